@@ -1,0 +1,173 @@
+//! What can be typed: commands, flags, and the help that teaches them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::domain::ids::{DagId, TaskId};
+
+/// Managed Airflow in one binary: YAML DAGs of emulate, produce, sink and transform tasks, every row exactly once.
+#[derive(Debug, Parser)]
+#[command(name = "pinsched", version, propagate_version = true, max_term_width = 110)]
+#[command(after_help = "Examples:
+  pinsched run dags/daily.yaml                    run a DAG now, on an embedded stack when nothing is configured
+  pinsched run dags/daily.yaml --param rows=11000 the same with another param
+  pinsched validate dags                          check every DAG file of a folder
+  pinsched runs                                   what ran, newest first
+  pinsched show latest                            one run in full: tasks, reconciliation, results
+  pinsched logs latest sink --follow              a task's log, live
+  pinsched up                                     keep the embedded stack running and print its URLs
+
+Exit codes: 0 done, 1 the answer is no (an invalid DAG, a failed run), 2 it could not be tried.")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) everywhere: Everywhere,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Everywhere {
+    /// Where the embedded stack keeps its data [default: .pinsched]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) home: Option<PathBuf>,
+    /// The database of pinsched's own state; without it the embedded one [env: DATABASE_URL]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+    /// Another settings file than ./pinsched.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// How the answer looks
+    #[arg(long, short, global = true, value_enum, default_value_t = OutputFormat::Table)]
+    pub(crate) output: OutputFormat,
+    /// Which log lines go to stderr, as `info` or `pinsched=debug` [default: warn]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+    /// How log lines look [default: text]
+    #[arg(long, global = true, value_name = "text|json")]
+    pub(crate) log_format: Option<String>,
+}
+
+/// How the answer looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// For people.
+    Table,
+    /// For programs: one JSON document.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a DAG file now and wait for its end
+    Run(RunArguments),
+    /// Check DAG files: every mistake at once, with its place
+    Validate {
+        /// Files, or folders whose *.yaml and *.yml are checked
+        #[arg(default_value = "dags")]
+        paths: Vec<PathBuf>,
+    },
+    /// Draw a DAG
+    Graph(GraphArguments),
+    /// Print the JSON Schema of DAG files, for editors
+    Schema,
+    /// List runs, newest first
+    Runs {
+        /// Of this DAG only
+        #[arg(long)]
+        dag: Option<DagId>,
+        /// At most so many
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+    },
+    /// Show a run: its tasks, the reconciliation, the results and where the objects are
+    Show {
+        /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+        run: String,
+    },
+    /// Print a task's log
+    Logs(LogsArguments),
+    /// Ask for a run's cancellation and wait for its end
+    Cancel {
+        /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+        run: String,
+    },
+    /// Go on with a run that was killed or stopped, from where it stood
+    Resume {
+        /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+        run: String,
+    },
+    /// Start the embedded stack, print its URLs, and keep it until Ctrl-C
+    Up,
+    /// Stop the embedded stack
+    Down,
+    /// Show every setting, its value and where it came from
+    Config,
+    /// Print a completion script: `source <(pinsched completions bash)`
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// The DAG file
+    pub(crate) file: PathBuf,
+    /// Which DAG, when the file has several
+    #[arg(long, value_name = "ID")]
+    pub(crate) dag: Option<DagId>,
+    /// Set a param; may be repeated
+    #[arg(long = "param", short, value_name = "KEY=VALUE")]
+    pub(crate) params: Vec<String>,
+    /// The run's logical date, as 2026-03-01 or 2026-03-01T02:00:00+01:00; in the DAG's zone when it names none
+    /// [default: now]
+    #[arg(long, value_name = "DATE")]
+    pub(crate) logical_date: Option<String>,
+    /// Start another run even if an earlier one is unfinished
+    #[arg(long)]
+    pub(crate) new: bool,
+    /// Run a logical date again that is finished
+    #[arg(long, requires = "logical_date")]
+    pub(crate) rerun: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GraphArguments {
+    /// The DAG file
+    pub(crate) file: PathBuf,
+    /// Which DAG, when the file has several
+    #[arg(long, value_name = "ID")]
+    pub(crate) dag: Option<DagId>,
+    /// The form
+    #[arg(long, value_enum, default_value_t = GraphFormat::Text)]
+    pub(crate) format: GraphFormat,
+}
+
+/// The form of a drawing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GraphFormat {
+    /// For the terminal.
+    Text,
+    /// For Markdown.
+    Mermaid,
+    /// For Graphviz.
+    Dot,
+    /// A picture.
+    Svg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArguments {
+    /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+    pub(crate) run: String,
+    /// The task
+    pub(crate) task: TaskId,
+    /// Which attempt, as `show` numbers them [default: the last one]
+    #[arg(long, value_name = "N")]
+    pub(crate) attempt: Option<u32>,
+    /// Wait for more lines until the attempt ends
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}

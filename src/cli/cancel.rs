@@ -1,0 +1,44 @@
+//! `pinsched cancel RUN`: writes the intent; the process that drives the run acts on it. Where none does any more, this
+//! one drives it to its end.
+
+use std::time::Duration;
+
+use crate::cli::drive;
+use crate::cli::exit::Exit;
+use crate::cli::session::{Session, find_run};
+use crate::clock;
+use crate::store::{Run, Store};
+
+/// How often the run is looked at while its end is waited for.
+const LOOK: Duration = Duration::from_millis(200);
+
+pub(crate) async fn cancel(session: &Session, run: &str) -> anyhow::Result<Exit> {
+    let (resolved, store) = session.connect(4).await?;
+    let run = find_run(&store, run).await?;
+    if store.request_cancel(run.key, clock::now()).await?.is_none() {
+        session.printer.error(&format!("run `{}` of DAG `{}` is finished ({})", run.run_id, run.dag_id, run.state));
+        return Ok(Exit::No);
+    }
+    session.printer.say(&format!("{}  {}  cancel requested", run.dag_id, run.run_id));
+    match end_by_its_driver(&store, &run).await? {
+        Some(ended) => {
+            session.printer.say(&format!("{}  {}  {} (cancelled)", ended.dag_id, ended.run_id, ended.state));
+            Ok(Exit::Done)
+        }
+        None => drive::drive_stored(session, &resolved, &store, run).await.map(|_| Exit::Done),
+    }
+}
+
+/// Waits while some live process drives the run; `None` when none does.
+async fn end_by_its_driver(store: &Store, run: &Run) -> anyhow::Result<Option<Run>> {
+    loop {
+        let Some(now) = store.run(run.key).await? else { return Ok(None) };
+        if now.state.is_final() {
+            return Ok(Some(now));
+        }
+        match now.owner {
+            Some(owner) if store.is_alive(owner).await? => tokio::time::sleep(LOOK).await,
+            _ => return Ok(None),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! DAG files on disk: found, read and checked. What every command does that is given one.
+
+use std::path::{Path, PathBuf};
+
+use crate::domain::check::{Checked, check, decode};
+use crate::domain::diagnostic::{Code, Diagnostic, Severity};
+use crate::domain::operator_kind::OperatorKind;
+use crate::domain::source::{LARGEST_FILE, SourceFile, Span};
+
+/// A DAG file and what became of it.
+#[derive(Debug)]
+pub(crate) struct LoadedFile {
+    /// Its text, for showing places in it.
+    pub(crate) source: SourceFile,
+    /// Its DAGs and what is wrong with it.
+    pub(crate) checked: Checked,
+}
+
+impl LoadedFile {
+    /// All that is wrong with it, as text.
+    pub(crate) fn render(&self, coloured: bool) -> String {
+        let rendered = self.checked.diagnostics.iter().map(|one| one.render(&self.source, coloured));
+        rendered.collect::<Vec<_>>().join("\n\n")
+    }
+
+    /// Why it could not even be read, when it could not.
+    pub(crate) fn unreadable(&self) -> Option<&Diagnostic> {
+        self.checked.diagnostics.iter().find(|one| one.code == Code::Unreadable)
+    }
+}
+
+/// Reads and checks one file.
+pub(crate) fn load(path: &Path, catalog: &[&'static OperatorKind]) -> LoadedFile {
+    let name = path.display().to_string();
+    let refused = |source: SourceFile, diagnostic: Diagnostic| LoadedFile {
+        source,
+        checked: Checked { dags: Vec::new(), diagnostics: vec![diagnostic] },
+    };
+    let bytes = match read(path) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            let message = format!("could not read `{name}`: {error}");
+            return refused(SourceFile::new(name, ""), Diagnostic::error(Code::Unreadable, Span::default(), message));
+        }
+    };
+    match decode(&name, bytes) {
+        Ok(source) => {
+            let checked = check(&source, catalog);
+            LoadedFile { source, checked }
+        }
+        Err(reason) => refused(reason.0, reason.1),
+    }
+}
+
+/// Reads at most one byte more than is allowed: `/dev/zero` is refused like any other large file.
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(LARGEST_FILE as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads and checks files, and the `*.yaml` and `*.yml` files of folders and the folders in them, in order of name.
+///
+/// A DAG id that two files use is an error in the later one.
+pub(crate) fn load_all(paths: &[PathBuf], catalog: &[&'static OperatorKind]) -> Vec<LoadedFile> {
+    let mut files = Vec::new();
+    for path in paths {
+        if path.is_dir() { collect(path, &mut files) } else { files.push(path.clone()) }
+    }
+    let mut loaded: Vec<LoadedFile> = Vec::with_capacity(files.len());
+    let mut seen = std::collections::HashSet::new();
+    let mut owners: std::collections::HashMap<String, PathBuf> = std::collections::HashMap::new();
+    for path in files {
+        if !seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
+            continue;
+        }
+        let mut file = load(&path, catalog);
+        let mut twice = Vec::new();
+        for dag in &file.checked.dags {
+            match owners.get(dag.id().as_str()) {
+                Some(other) => twice.push((dag.id().clone(), other.clone())),
+                None => drop(owners.insert(dag.id().to_string(), path.clone())),
+            }
+        }
+        for (id, other) in twice {
+            let message = format!("the DAG `{id}` is in `{}` already", other.display());
+            let problem = Diagnostic::error(Code::DuplicateDag, key_of(&file.source, id.as_str()), message)
+                .help("give one of them another id");
+            file.checked.dags.retain(|dag| *dag.id() != id);
+            file.checked.diagnostics.push(problem);
+        }
+        loaded.push(file);
+    }
+    loaded
+}
+
+/// Where a file has a DAG's id: the first line that starts with it.
+fn key_of(source: &SourceFile, id: &str) -> Span {
+    let text = source.text();
+    let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1));
+    let at = starts
+        .map(|start| {
+            if text[start..].starts_with(['"', '\'', '\u{feff}']) {
+                start + text[start..].chars().next().map_or(0, char::len_utf8)
+            } else {
+                start
+            }
+        })
+        .find(|start| {
+            text[*start..]
+                .strip_prefix(id)
+                .is_some_and(|rest| rest.trim_start_matches(['"', '\'', ' ']).starts_with(':'))
+        });
+    at.map_or_else(Span::default, |at| Span::new(at, at + id.len()))
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        files.push(folder.to_owned());
+        return;
+    };
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    for path in paths {
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if path.is_dir() && !path.is_symlink() && !hidden {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") && !hidden {
+            files.push(path);
+        }
+    }
+}
+
+/// How many diagnostics of a severity there are.
+pub(crate) fn count(files: &[LoadedFile], severity: Severity) -> usize {
+    files.iter().flat_map(|file| &file.checked.diagnostics).filter(|one| one.severity == severity).count()
+}

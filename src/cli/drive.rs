@@ -1,0 +1,110 @@
+//! Drives one run to its end in this process, with progress and Ctrl-C; what `run`, `resume` and `cancel` share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::interval;
+
+use crate::cli::dag_file;
+use crate::cli::exit::Exit;
+use crate::cli::progress::ProgressDisplay;
+use crate::cli::report::RunReport;
+use crate::cli::session::Session;
+use crate::domain::dag::Dag;
+use crate::domain::run_state::RunState;
+use crate::embedded::Resolved;
+use crate::engine::running::RunningRun;
+use crate::engine::shutdown::{Shutdown, ShutdownStep};
+use crate::engine::{Driven, Engine};
+use crate::operators;
+use crate::store::{Run, Store};
+
+/// Ten times a second: what an eye takes for motion.
+const REFRESH: Duration = Duration::from_millis(100);
+
+/// Drives `run` until it ends or the person stops it, then answers with its report.
+pub(crate) async fn drive(
+    session: &Session,
+    resolved: &Resolved,
+    store: &Store,
+    run: Run,
+    dag: Dag,
+) -> anyhow::Result<Exit> {
+    let running = RunningRun::new(&run, dag);
+    let display = Arc::new(ProgressDisplay::new(session.printer, Arc::clone(&running.dag)));
+    let engine = Engine {
+        store: store.clone(),
+        registrations: operators::registry(),
+        endpoints: Arc::new(resolved.endpoints.clone()),
+        observer: Arc::clone(&display) as _,
+        slots: session.settings.parallelism.get(),
+        memory_limit: session.settings.memory_limit,
+    };
+    let dag = Arc::clone(&running.dag);
+    let shutdown = Shutdown::default();
+    let driven = watch(engine.drive(running, &shutdown), &display, &shutdown).await?;
+    let run = store.run(run.key).await?.context("the run was deleted while it ran")?;
+    let report = RunReport::read(store, &run, &dag).await?;
+    session.printer.answer(&report, || report.render(session.printer));
+    Ok(match driven {
+        Driven::Concluded(RunState::Success) => Exit::Done,
+        Driven::Concluded(_) => Exit::No,
+        Driven::Stopped => {
+            session.printer.say(&format!(
+                "stopped before its end; nothing is lost: `pinsched resume {}` goes on from here",
+                run.run_id
+            ));
+            Exit::No
+        }
+    })
+}
+
+/// The same for a run whose DAG is read from the store.
+pub(crate) async fn drive_stored(
+    session: &Session,
+    resolved: &Resolved,
+    store: &Store,
+    run: Run,
+) -> anyhow::Result<Exit> {
+    let source = store.run_source(run.key).await?;
+    let dag = dag_file::reread(&source.file, source.source, &run.dag_id)?;
+    drive(session, resolved, store, run, dag).await
+}
+
+async fn watch<E>(
+    work: impl Future<Output = Result<Driven, E>>,
+    display: &ProgressDisplay,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Driven>
+where
+    anyhow::Error: From<E>,
+{
+    let mut interrupts = signal(SignalKind::interrupt()).context("could not listen for Ctrl-C")?;
+    let mut terminations = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
+    let mut refresh = interval(REFRESH);
+    tokio::pin!(work);
+    let mut asked = 0_u32;
+    loop {
+        tokio::select! {
+            driven = &mut work => return driven.map_err(anyhow::Error::from),
+            _ = interrupts.recv() => asked += 1,
+            _ = terminations.recv() => asked += 1,
+            _ = refresh.tick() => {
+                display.refresh();
+                continue;
+            }
+        }
+        if asked > 2 {
+            display.say("killed; what ran is taken over when the run is resumed");
+            return Ok(Driven::Stopped);
+        }
+        match shutdown.next() {
+            ShutdownStep::Drain => display.say(
+                "draining: nothing new starts, what runs may end; Ctrl-C again stops it (uncounted), a third time kills",
+            ),
+            ShutdownStep::Stop => display.say("stopping: what runs is handed back uncounted"),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The command line: one file per command. `output.rs` alone prints, `exit.rs` alone knows the exit codes.
+
+mod arguments;
+mod cancel;
+pub mod config;
+mod dag_file;
+mod dag_files;
+pub mod down;
+mod drive;
+mod exit;
+mod graph;
+mod logs;
+mod output;
+mod progress;
+mod report;
+mod resume;
+mod run;
+mod runs;
+mod schema;
+mod session;
+mod show;
+pub mod stack;
+pub mod up;
+mod validate;
+mod words;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{CommandFactory, Parser};
+
+use crate::cli::arguments::{Arguments, Command, GraphArguments, OutputFormat};
+use crate::cli::exit::Exit;
+use crate::cli::graph::GraphError;
+use crate::cli::output::Printer;
+use crate::cli::session::Session;
+use crate::config::Settings;
+use crate::operators;
+
+/// Runs the command that the arguments name (the program's own name first) and says how it ended: 0 done, 1 the answer
+/// is no, 2 it could not be tried.
+#[must_use]
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    // The stack's process needs the main thread, so it is told apart before any runtime starts.
+    if arguments.get(1).is_some_and(|command| command == "stack") {
+        return stack::run(arguments.into_iter().skip(1).collect());
+    }
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print(); // usage goes to stderr, help to stdout; a reader that went away is no error
+            return if error.use_stderr() { Exit::NotTried } else { Exit::Done }.into();
+        }
+    };
+    if let Command::Completions { shell } = &arguments.command {
+        let mut script = Vec::new();
+        clap_complete::generate(*shell, &mut Arguments::command(), "pinsched", &mut script);
+        Printer::new(OutputFormat::Table, true).text(&String::from_utf8_lossy(&script));
+        return Exit::Done.into();
+    }
+    let session = match Session::open(&arguments.everywhere) {
+        Ok(session) => session,
+        Err(error) => return refuse(Printer::new(arguments.everywhere.output, true), &error),
+    };
+    let printer = session.printer;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let ended = runtime.context("could not start a runtime").and_then(|runtime| {
+        let ended = runtime.block_on(execute(&session, &arguments.command));
+        // A blocked thread of a client library must not hold up the exit: all that counts is durable by now.
+        runtime.shutdown_background();
+        ended
+    });
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(error) => refuse(printer, &error),
+    }
+}
+
+fn refuse(printer: Printer, error: &anyhow::Error) -> ExitCode {
+    let error: &(dyn std::error::Error + 'static) = error.as_ref();
+    printer.error(&crate::engine::operator::chain(error));
+    Exit::NotTried.into()
+}
+
+async fn execute(session: &Session, command: &Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Run(arguments) => run::run(session, arguments).await,
+        Command::Runs { dag, limit } => runs::runs(session, dag.as_ref(), *limit).await,
+        Command::Show { run } => show::show(session, run).await,
+        Command::Logs(arguments) => logs::logs(session, arguments).await,
+        Command::Cancel { run } => cancel::cancel(session, run).await,
+        Command::Resume { run } => resume::resume(session, run).await,
+        Command::Up => keep_up(session).await,
+        Command::Down => {
+            let report = down::down(&session.settings).await?;
+            session.printer.answer(&report, || report.to_string());
+            Ok(Exit::Done)
+        }
+        Command::Config => Ok(show_config(session, &session.settings)),
+        Command::Validate { paths } => {
+            let report = validate::validate(paths, &operators::catalog());
+            session.printer.answer(&report.to_json(), || report.render(session.printer.answer_colours()));
+            Ok(report.exit())
+        }
+        Command::Graph(arguments) => Ok(draw(session.printer, arguments)),
+        Command::Schema => {
+            let schema = schema::schema(&operators::catalog());
+            session.printer.text(&format!("{schema:#}\n"));
+            Ok(Exit::Done)
+        }
+        Command::Completions { .. } => Ok(Exit::Done), // printed before there is a session
+    }
+}
+
+fn draw(printer: Printer, arguments: &GraphArguments) -> Exit {
+    match graph::graph(arguments, &operators::catalog(), printer.talk_colours()) {
+        Ok(drawing) => {
+            printer.text(&drawing);
+            Exit::Done
+        }
+        Err(GraphError::Invalid(diagnostics)) => {
+            printer.say(&diagnostics);
+            Exit::No
+        }
+        Err(error) => {
+            printer.error(&error.to_string());
+            error.exit()
+        }
+    }
+}
+
+fn show_config(session: &Session, settings: &Settings) -> Exit {
+    let report = config::config(settings);
+    session.printer.answer(&report, || report.to_string());
+    Exit::Done
+}
+
+async fn keep_up(session: &Session) -> anyhow::Result<Exit> {
+    let printer = session.printer;
+    let up = up::up(&session.settings, &mut session.starting()).await?;
+    let report = up.report();
+    printer.answer(&report, || report.to_string());
+    printer.say("the stack stays up until Ctrl-C");
+    Ok(match up.wait().await.context("could not listen for Ctrl-C")? {
+        up::Ended::Interrupted => Exit::Done,
+        up::Ended::StackGone => {
+            printer.error("the stack is gone: somebody stopped or killed it");
+            Exit::No
+        }
+    })
+}

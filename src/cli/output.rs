@@ -1,0 +1,133 @@
+//! The two streams: stdout is the answer, stderr is talk. The only file that prints.
+
+use std::io::{self, IsTerminal, Write};
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
+use serde::Serialize;
+
+use crate::cli::arguments::OutputFormat;
+use crate::domain::run_state::RunState;
+use crate::domain::task_state::TaskState;
+
+/// Prints. A reader that went away (`| head`) is no error: what it did not want to read is not written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Printer {
+    format: OutputFormat,
+    answer_colours: bool,
+    talk_colours: bool,
+    talk_is_terminal: bool,
+}
+
+impl Printer {
+    /// Colours where a terminal reads and `NO_COLOR` is not set.
+    pub(crate) fn new(format: OutputFormat, no_color: bool) -> Self {
+        Self {
+            format,
+            answer_colours: !no_color && io::stdout().is_terminal(),
+            talk_colours: !no_color && io::stderr().is_terminal(),
+            talk_is_terminal: io::stderr().is_terminal(),
+        }
+    }
+
+    /// Whether the answer goes to a program.
+    pub(crate) fn is_json(self) -> bool {
+        self.format == OutputFormat::Json
+    }
+
+    /// Whether somebody reads stderr on a terminal, so that a line may be drawn over.
+    pub(crate) fn talks_to_terminal(self) -> bool {
+        self.talk_is_terminal
+    }
+
+    /// Whether the answer may be coloured.
+    pub(crate) fn answer_colours(self) -> bool {
+        self.answer_colours
+    }
+
+    /// Whether the talk may be coloured.
+    pub(crate) fn talk_colours(self) -> bool {
+        self.talk_colours
+    }
+
+    /// Writes text to stdout as it is.
+    pub(crate) fn text(self, text: &str) {
+        let mut stdout = io::stdout().lock();
+        let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    }
+
+    /// Writes the answer: `json` for programs, `text` for people.
+    pub(crate) fn answer<T: Serialize>(self, json: &T, text: impl FnOnce() -> String) {
+        if self.is_json() {
+            let mut line = serde_json::to_string_pretty(json).expect("answers have text keys and no failing parts");
+            line.push('\n');
+            self.text(&line);
+        } else {
+            self.text(&text());
+        }
+    }
+
+    /// Says a line on stderr.
+    pub(crate) fn say(self, line: &str) {
+        let mut stderr = io::stderr().lock();
+        let _ = writeln!(stderr, "{line}");
+    }
+
+    /// Says what went wrong on stderr.
+    pub(crate) fn error(self, text: &str) {
+        if self.talk_colours {
+            self.say(&format!("\x1b[1;31merror\x1b[0m: {text}"));
+        } else {
+            self.say(&format!("error: {text}"));
+        }
+    }
+
+    /// An empty table with these headings, as wide as the terminal.
+    pub(crate) fn table(self, headings: &[&str]) -> Table {
+        let mut table = Table::new();
+        table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        if self.answer_colours {
+            table.enforce_styling();
+        } else {
+            table.force_no_tty();
+        }
+        let bold = |heading: &&str| Cell::new(heading).add_attribute(Attribute::Bold);
+        table.set_header(headings.iter().map(bold));
+        table
+    }
+}
+
+/// A table as text: no blanks at the ends of its lines, one line feed at its own.
+pub(crate) fn lines(table: &Table) -> String {
+    let mut text = String::new();
+    for line in table.to_string().lines() {
+        text.push_str(line.strip_prefix(' ').unwrap_or(line).trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A task's state as a cell, coloured as Airflow does.
+pub(crate) fn task_state_cell(state: TaskState) -> Cell {
+    let colour = match state {
+        TaskState::Success => Color::Green,
+        TaskState::Failed => Color::Red,
+        TaskState::UpstreamFailed => Color::DarkYellow,
+        TaskState::UpForRetry => Color::Yellow,
+        TaskState::Running => Color::Cyan,
+        TaskState::Skipped => Color::Magenta,
+        TaskState::None | TaskState::Queued => Color::Grey,
+    };
+    Cell::new(state).fg(colour)
+}
+
+/// A run's state as a cell.
+pub(crate) fn run_state_cell(state: RunState) -> Cell {
+    let colour = match state {
+        RunState::Success => Color::Green,
+        RunState::Failed => Color::Red,
+        RunState::Running => Color::Cyan,
+        RunState::Queued => Color::Grey,
+    };
+    Cell::new(state).fg(colour)
+}

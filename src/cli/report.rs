@@ -1,0 +1,258 @@
+//! A run in full, as `run`, `resume` and `show` answer with: tasks, reconciliation, results, and where the objects are.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use comfy_table::{Cell, CellAlignment};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::cli::output::{Printer, lines, run_state_cell, task_state_cell};
+use crate::cli::words;
+use crate::clock;
+use crate::domain::Timestamp;
+use crate::domain::dag::Dag;
+use crate::domain::reconcile::{TopicBalance, reconcile};
+use crate::domain::run_state::RunState;
+use crate::domain::task_state::TaskState;
+use crate::store::{Run, Store, StoreError, TaskRun};
+
+/// How many rows of a result people are shown; the objects have all.
+const PREVIEW_ROWS: usize = 5;
+
+/// The longest cell of a preview, in characters.
+const PREVIEW_CELL: usize = 48;
+
+/// A run, as it leaves the process.
+#[derive(Debug, Serialize)]
+pub(crate) struct RunReport {
+    run_id: String,
+    dag_id: String,
+    run_uuid: String,
+    logical_date: String,
+    state: RunState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancel_requested_at: Option<String>,
+    duration_ms: Option<i64>,
+    params: Map<String, Value>,
+    tasks: Vec<TaskReport>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reconciliation: Vec<TopicBalance>,
+}
+
+/// A task of a run, as it leaves the process.
+#[derive(Debug, Serialize)]
+struct TaskReport {
+    task_id: String,
+    operator: String,
+    state: TaskState,
+    attempts: usize,
+    lost: i32,
+    duration_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    output: Option<Map<String, Value>>,
+}
+
+impl RunReport {
+    /// Reads all of it from the store.
+    pub(crate) async fn read(store: &Store, run: &Run, dag: &Dag) -> Result<Self, StoreError> {
+        let mut tasks = Vec::new();
+        for task in store.task_runs(run.key).await? {
+            let attempts = if task.fence > 0 { store.attempts(run.key, task.task).await?.len() } else { 0 };
+            let operator = dag.task(task.task).map(|task| task.operator).unwrap_or_default();
+            tasks.push(TaskReport {
+                task_id: task.task_id.to_string(),
+                operator: operator.to_owned(),
+                state: task.state,
+                attempts,
+                lost: task.lost,
+                duration_ms: duration_ms(task.started_at, task.finished_at.or_else(|| still_running(&task))),
+                error: task.error,
+                output: task.output,
+            });
+        }
+        let outputs: Vec<(&str, &Map<String, Value>)> =
+            tasks.iter().filter_map(|task| Some((task.operator.as_str(), task.output.as_ref()?))).collect();
+        let reconciliation = reconcile(&outputs);
+        Ok(Self {
+            run_id: run.run_id.to_string(),
+            dag_id: run.dag_id.to_string(),
+            run_uuid: run.uuid.to_string(),
+            logical_date: run.logical_date.to_rfc3339(),
+            state: run.state,
+            cancel_requested_at: run.cancel_requested_at.map(|at| at.to_rfc3339()),
+            duration_ms: duration_ms(run.started_at, run.finished_at),
+            params: run.params.clone(),
+            tasks,
+            reconciliation,
+        })
+    }
+
+    /// For people.
+    pub(crate) fn render(&self, printer: Printer) -> String {
+        let mut text = String::new();
+        self.write_heading(printer, &mut text);
+        self.write_tasks(printer, &mut text);
+        self.write_reconciliation(printer, &mut text);
+        for task in &self.tasks {
+            if let Some(results) = task.output.as_ref().and_then(|output| output.get("results")?.as_object()) {
+                write_results(printer, results, &mut text);
+            }
+        }
+        self.write_places(&mut text);
+        text
+    }
+
+    fn write_heading(&self, printer: Printer, text: &mut String) {
+        let took = self.duration_ms.map(|ms| format!(" in {}", words::milliseconds(ms))).unwrap_or_default();
+        let cancelled = if self.cancel_requested_at.is_some() { " (cancelled)" } else { "" };
+        let mut state = printer.table(&[]);
+        state.add_row(vec![run_state_cell(self.state)]);
+        let state = lines(&state);
+        let _ = writeln!(text, "{}  {}  {}{cancelled}{took}\n", self.dag_id, self.run_id, state.trim());
+    }
+
+    fn write_tasks(&self, printer: Printer, text: &mut String) {
+        let mut table = printer.table(&["TASK", "OPERATOR", "STATE", "ATTEMPTS", "DURATION", ""]);
+        for task in &self.tasks {
+            table.add_row(vec![
+                Cell::new(&task.task_id),
+                Cell::new(&task.operator),
+                task_state_cell(task.state),
+                Cell::new(task.attempts).set_alignment(CellAlignment::Right),
+                Cell::new(task.duration_ms.map(words::milliseconds).unwrap_or_default())
+                    .set_alignment(CellAlignment::Right),
+                Cell::new(task.remark()),
+            ]);
+        }
+        text.push_str(&lines(&table));
+    }
+
+    fn write_reconciliation(&self, printer: Printer, text: &mut String) {
+        if self.reconciliation.is_empty() {
+            return;
+        }
+        text.push('\n');
+        let mut table = printer.table(&["TOPIC", "DRAWN", "PRODUCED", "SUNK", "DEAD-LETTERED", "REPLAYS DROPPED", ""]);
+        let number = |count: Option<u64>| {
+            Cell::new(count.map_or_else(|| "-".to_owned(), words::count)).set_alignment(CellAlignment::Right)
+        };
+        for topic in &self.reconciliation {
+            table.add_row(vec![
+                Cell::new(&topic.topic),
+                number(topic.drawn),
+                number(topic.produced),
+                number(topic.sunk),
+                number(Some(topic.dead_lettered)),
+                number(Some(topic.duplicates)),
+                Cell::new(if topic.balanced { "equal" } else { "UNEQUAL" }),
+            ]);
+        }
+        text.push_str(&lines(&table));
+    }
+
+    fn write_places(&self, text: &mut String) {
+        let mut places: Vec<String> = Vec::new();
+        for output in self.tasks.iter().filter_map(|task| task.output.as_ref()) {
+            let name = |key: &str| output.get(key).and_then(Value::as_str);
+            if let (Some(bucket), Some(folder)) = (name("bucket"), name("topics_dir")) {
+                places.push(format!("s3://{bucket}/{folder}/"));
+            }
+            let results = output.get("results").and_then(Value::as_object);
+            for result in results.into_iter().flat_map(Map::values) {
+                let objects = result.get("objects").and_then(Value::as_array).into_iter().flatten();
+                for object in objects.filter_map(Value::as_str) {
+                    let folder = object.rsplit_once('/').map_or(object, |(folder, _)| folder);
+                    places.push(format!("{folder}/"));
+                }
+                if let Some(table) = result.get("table").and_then(Value::as_str) {
+                    places.push(format!("table {table}"));
+                }
+            }
+        }
+        places.sort();
+        places.dedup();
+        if !places.is_empty() {
+            text.push_str("\nobjects are in\n");
+            for place in places {
+                let _ = writeln!(text, "  {place}");
+            }
+        }
+    }
+}
+
+impl TaskReport {
+    /// What matters most about the task, in a few words.
+    fn remark(&self) -> String {
+        if let Some(error) = &self.error {
+            return error.clone();
+        }
+        let Some(output) = &self.output else { return String::new() };
+        let number = |key: &str| output.get(key).and_then(Value::as_u64);
+        let of_topics = |key: &str| -> u64 {
+            let topics = output.get("topics").and_then(Value::as_object);
+            topics.into_iter().flat_map(Map::values).filter_map(|topic| topic.get(key)?.as_u64()).sum()
+        };
+        match self.operator.as_str() {
+            "emulate" => number("rows").map(|rows| format!("{} rows drawn", words::count(rows))),
+            "produce" => Some(format!("{} records", words::count(of_topics("produced")))),
+            "sink" => number("objects").map(|objects| {
+                format!("{} records in {} objects", words::count(of_topics("records")), words::count(objects))
+            }),
+            "transform" => {
+                let results = output.get("results").and_then(Value::as_object);
+                results.map(|results| format!("{} results", results.len()))
+            }
+            _ => output.get("return_value").and_then(Value::as_str).map(|value| value.chars().take(60).collect()),
+        }
+        .unwrap_or_default()
+    }
+}
+
+fn write_results(printer: Printer, results: &Map<String, Value>, text: &mut String) {
+    let by_name: BTreeMap<&String, &Value> = results.iter().collect();
+    for (name, result) in by_name {
+        let rows = result.get("rows").and_then(Value::as_u64).unwrap_or(0);
+        let noun = if rows == 1 { "row" } else { "rows" };
+        let _ = writeln!(text, "\n{name}  ({} {noun})", words::count(rows));
+        let empty = Vec::new();
+        let columns = result.get("columns").and_then(Value::as_array).unwrap_or(&empty);
+        let preview = result.get("preview").and_then(Value::as_array).unwrap_or(&empty);
+        let headings: Vec<&str> = columns.iter().filter_map(Value::as_str).collect();
+        let mut table = printer.table(&headings);
+        for row in preview.iter().take(PREVIEW_ROWS).filter_map(Value::as_array) {
+            table.add_row(row.iter().map(preview_cell));
+        }
+        for line in lines(&table).lines() {
+            let _ = writeln!(text, "  {line}");
+        }
+        let shown = preview.len().min(PREVIEW_ROWS) as u64;
+        if rows > shown {
+            let _ = writeln!(text, "  … {} more", words::count(rows - shown));
+        }
+    }
+}
+
+fn preview_cell(value: &Value) -> Cell {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    };
+    let short: String = if text.chars().count() > PREVIEW_CELL {
+        text.chars().take(PREVIEW_CELL - 1).chain(['…']).collect()
+    } else {
+        text
+    };
+    let cell = Cell::new(short.replace(['\n', '\r', '\t'], " "));
+    if value.is_number() { cell.set_alignment(CellAlignment::Right) } else { cell }
+}
+
+fn still_running(task: &TaskRun) -> Option<Timestamp> {
+    (task.state == TaskState::Running).then(clock::now)
+}
+
+fn duration_ms(from: Option<Timestamp>, to: Option<Timestamp>) -> Option<i64> {
+    Some((to? - from?).num_milliseconds())
+}

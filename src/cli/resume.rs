@@ -1,0 +1,22 @@
+//! `pinsched resume RUN`: goes on with a run that was killed or stopped.
+
+use crate::cli::drive;
+use crate::cli::exit::Exit;
+use crate::cli::session::{Session, find_run};
+
+pub(crate) async fn resume(session: &Session, run: &str) -> anyhow::Result<Exit> {
+    let (resolved, store) = session.connect(16).await?;
+    let run = find_run(&store, run).await?;
+    if run.state.is_final() {
+        session.printer.error(&format!(
+            "run `{}` of DAG `{}` is finished ({}); `pinsched run FILE --logical-date {} --rerun` runs it again",
+            run.run_id,
+            run.dag_id,
+            run.state,
+            run.logical_date.to_rfc3339()
+        ));
+        return Ok(Exit::No);
+    }
+    session.printer.say(&format!("{}  {}  resuming: it was left {}", run.dag_id, run.run_id, run.state));
+    drive::drive_stored(session, &resolved, &store, run).await
+}

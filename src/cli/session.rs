@@ -1,0 +1,90 @@
+//! What most commands need first: settings, logs, and the store behind them.
+
+use anyhow::Context;
+use secrecy::SecretString;
+
+use crate::cli::arguments::Everywhere;
+use crate::cli::output::Printer;
+use crate::config::{Environment, Flags, Settings, key};
+use crate::embedded::{self, Component, LeaseRequest, Phase, Progress, Resolved, StackLease};
+use crate::store::{Run, Store};
+
+/// A command's settings and its printer.
+pub(crate) struct Session {
+    pub(crate) settings: Settings,
+    pub(crate) printer: Printer,
+}
+
+impl Session {
+    /// Reads settings and sets logs up.
+    pub(crate) fn open(flags: &Everywhere) -> anyhow::Result<Self> {
+        let settings = Settings::load(&to_flags(flags), &Environment::capture(), ".".as_ref())?;
+        crate::telemetry::init(&settings, "warn")?;
+        let printer = Printer::new(flags.output, settings.no_color);
+        Ok(Self { settings, printer })
+    }
+
+    /// Connects the store alone, for commands that read: of the embedded stack only Postgres is started.
+    pub(crate) async fn connect_store(&self) -> anyhow::Result<(Option<StackLease>, Store)> {
+        let (lease, url) = match &self.settings.database_url {
+            Some(url) => (None, url.clone()),
+            None => {
+                let request = LeaseRequest::new(&self.settings, vec![Component::Postgres]);
+                let lease = embedded::attach(&request, &mut self.starting()).await?;
+                let url = lease.urls().database_url.clone().context("the embedded stack has no database")?;
+                (Some(lease), SecretString::from(url))
+            }
+        };
+        let store = Store::connect(&url, 2).await?;
+        store.migrate().await?;
+        Ok((lease, store))
+    }
+
+    /// Finds or starts everything that is not configured, telling the person who waits, and connects the store.
+    pub(crate) async fn connect(&self, connections: u32) -> anyhow::Result<(Resolved, Store)> {
+        let resolved = embedded::resolve(&self.settings, &mut self.starting()).await?;
+        let store = Store::connect(&resolved.database_url, connections).await?;
+        store.migrate().await?;
+        Ok((resolved, store))
+    }
+}
+
+impl Session {
+    /// Tells the person who waits what of the stack is being started.
+    pub(crate) fn starting(&self) -> impl FnMut(Progress) + Send + use<> {
+        let printer = self.printer;
+        move |progress| match progress {
+            Progress::Launching => printer.say("starting the embedded stack (for what is not configured)"),
+            Progress::Component(component, Phase::Ready) if printer.talks_to_terminal() => {
+                printer.say(&format!("  {component} is ready"));
+            }
+            Progress::Component(..) => {}
+        }
+    }
+}
+
+/// The run that a person means: an id, the start of a uuid, or `latest`.
+pub(crate) async fn find_run(store: &Store, text: &str) -> anyhow::Result<Run> {
+    if text == "latest" {
+        let latest = store.list_runs(None, 1).await?.into_iter().next();
+        return latest.context("there is no run yet; start one by `pinsched run FILE`");
+    }
+    let mut found = store.runs_named(text).await?;
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => anyhow::bail!("there is no run `{text}`; `pinsched runs` lists them"),
+        count => {
+            let uuids: Vec<String> = found.iter().map(|run| format!("{} of {}", run.uuid, run.dag_id)).collect();
+            anyhow::bail!("`{text}` names {count} runs; name one by its uuid: {}", uuids.join(", "))
+        }
+    }
+}
+
+fn to_flags(flags: &Everywhere) -> Flags {
+    Flags::default()
+        .with_config(flags.config.clone())
+        .with(&key::HOME, flags.home.as_ref().map(|home| home.to_string_lossy().into_owned()))
+        .with(&key::DATABASE_URL, flags.database_url.clone())
+        .with(&key::LOG_FILTER, flags.log.clone())
+        .with(&key::LOG_FORMAT, flags.log_format.clone())
+}

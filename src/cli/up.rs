@@ -1,0 +1,81 @@
+//! `pinsched up`: starts the embedded stack of a home, tells where its parts are, and keeps it until it is interrupted.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Settings;
+use crate::embedded::{Component, LeaseRequest, Progress, StackError, StackLease, StackUrls, attach, lacking};
+
+/// What the command answers, passwords included: it is for the user's own clients.
+#[derive(Debug, Serialize)]
+pub struct UpReport {
+    /// The home.
+    pub home: PathBuf,
+    /// Where the parts can be reached; those that are configured elsewhere are not started.
+    #[serde(flatten)]
+    pub urls: StackUrls,
+}
+
+/// The stack, held.
+#[derive(Debug)]
+pub struct Up {
+    lease: StackLease,
+}
+
+/// Why `up` ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// By Ctrl-C or SIGTERM; the stack goes some seconds later, unless others use it.
+    Interrupted,
+    /// Somebody stopped or killed the stack.
+    StackGone,
+}
+
+/// Starts the parts that are not configured elsewhere: all of them, when nothing is.
+pub async fn up(settings: &Settings, progress: &mut (dyn FnMut(Progress) + Send)) -> Result<Up, StackError> {
+    let components: Vec<Component> = lacking(settings);
+    Ok(Up { lease: attach(&LeaseRequest::new(settings, components), progress).await? })
+}
+
+impl Up {
+    /// Where everything is.
+    #[must_use]
+    pub fn report(&self) -> UpReport {
+        UpReport { home: self.lease.home().path().to_owned(), urls: self.lease.urls().clone() }
+    }
+
+    /// Holds the stack until there is a reason not to.
+    pub async fn wait(mut self) -> std::io::Result<Ended> {
+        let mut terminated = signal(SignalKind::terminate())?;
+        let mut interrupted = signal(SignalKind::interrupt())?;
+        Ok(tokio::select! {
+            _ = terminated.recv() => Ended::Interrupted,
+            _ = interrupted.recv() => Ended::Interrupted,
+            () = self.lease.ended() => Ended::StackGone,
+        })
+    }
+}
+
+impl fmt::Display for UpReport {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(formatter, "home      {}", self.home.display())?;
+        if let Some(url) = &self.urls.database_url {
+            writeln!(formatter, "database  {url}")?;
+        }
+        if let Some(url) = &self.urls.source_url {
+            writeln!(formatter, "source    {url}")?;
+        }
+        if let Some(servers) = &self.urls.kafka_bootstrap_servers {
+            writeln!(formatter, "kafka     {servers}")?;
+        }
+        if let Some(s3) = &self.urls.s3 {
+            writeln!(formatter, "s3        {}", s3.endpoint_url)?;
+            writeln!(formatter, "          AWS_ACCESS_KEY_ID={}", s3.access_key_id)?;
+            writeln!(formatter, "          AWS_SECRET_ACCESS_KEY={}", s3.secret_access_key)?;
+        }
+        Ok(())
+    }
+}

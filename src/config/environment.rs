@@ -1,0 +1,57 @@
+//! The process's environment, taken once. Everything else is handed this value, so that tests may hand in their own.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Every variable that has a value in UTF-8, and the search path.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    variables: BTreeMap<String, String>,
+    path: Option<OsString>,
+}
+
+impl Environment {
+    /// Reads the process's environment.
+    #[must_use]
+    pub fn capture() -> Self {
+        let variables = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        Self { variables, path: std::env::var_os("PATH") }
+    }
+
+    /// The variable's value; one that is empty counts as not set.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The variables that start with `prefix` and have a value, in order of their names.
+    pub fn starting_with<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.variables
+            .range(prefix.to_owned()..)
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .take_while(move |(name, _)| name.starts_with(prefix))
+            .filter(|(_, value)| !value.is_empty())
+    }
+
+    /// The directories in which programs are looked for.
+    #[must_use]
+    pub fn search_path(&self) -> Vec<PathBuf> {
+        self.path.as_ref().map(|path| std::env::split_paths(path).collect()).unwrap_or_default()
+    }
+
+    /// Whether the user asked for no colours (<https://no-color.org>).
+    #[must_use]
+    pub fn no_color(&self) -> bool {
+        self.value("NO_COLOR").is_some()
+    }
+}
+
+impl<const N: usize> From<[(&str, &str); N]> for Environment {
+    fn from(pairs: [(&str, &str); N]) -> Self {
+        let variables = pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Self { variables, path: None }
+    }
+}

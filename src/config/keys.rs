@@ -1,0 +1,235 @@
+//! The settings that there are. `mod.rs` has the same table for people; a test holds them together.
+
+/// How a value is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Masking {
+    /// As it is.
+    Shown,
+    /// A URL, without its password.
+    UrlPassword,
+    /// Not at all.
+    Hidden,
+}
+
+/// One setting.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Its dotted name in `pinsched.toml`.
+    pub name: &'static str,
+    /// The environment's variables, the first that has a value wins.
+    pub variables: &'static [&'static str],
+    /// What it is when nobody sets it.
+    pub default: Option<&'static str>,
+    /// Whether the embedded stack stands in when nobody sets it.
+    pub embedded: bool,
+    /// How it is shown.
+    pub masking: Masking,
+    /// What it is, for people.
+    pub about: &'static str,
+}
+
+const PLAIN: Key = Key { name: "", variables: &[], default: None, embedded: false, masking: Masking::Shown, about: "" };
+
+/// Each setting by its name in Rust.
+pub mod key {
+    use super::{Key, Masking, PLAIN};
+
+    /// Where the embedded stack keeps its data.
+    pub const HOME: Key = Key {
+        name: "home",
+        variables: &["PINSCHED_HOME"],
+        default: Some(".pinsched"),
+        about: "where the embedded stack keeps its data",
+        ..PLAIN
+    };
+    /// The database of pinsched's own state.
+    pub const DATABASE_URL: Key = Key {
+        name: "database.url",
+        variables: &["DATABASE_URL"],
+        embedded: true,
+        masking: Masking::UrlPassword,
+        about: "the Postgres database of pinsched's own state",
+        ..PLAIN
+    };
+    /// Where Postgres's server programs are.
+    pub const POSTGRES_BIN: Key = Key {
+        name: "postgres.bin",
+        variables: &["PINSCHED_POSTGRES_BIN"],
+        about: "the directory of initdb and postgres, for the embedded stack",
+        ..PLAIN
+    };
+    /// The Kafka cluster.
+    pub const KAFKA_BOOTSTRAP_SERVERS: Key = Key {
+        name: "kafka.bootstrap_servers",
+        variables: &["PINSCHED_KAFKA_BOOTSTRAP_SERVERS"],
+        embedded: true,
+        about: "the Kafka cluster, host:port, comma separated",
+        ..PLAIN
+    };
+    /// The object store, when it is not AWS.
+    pub const S3_ENDPOINT_URL: Key = Key {
+        name: "s3.endpoint_url",
+        variables: &["PINSCHED_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"],
+        embedded: true,
+        masking: Masking::UrlPassword,
+        about: "the object store, when it is not AWS",
+        ..PLAIN
+    };
+    /// The region to sign for.
+    pub const S3_REGION: Key = Key {
+        name: "s3.region",
+        variables: &["PINSCHED_S3_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"],
+        about: "the object store's region",
+        ..PLAIN
+    };
+    /// A static access key.
+    pub const S3_ACCESS_KEY_ID: Key = Key {
+        name: "s3.access_key_id",
+        variables: &["PINSCHED_S3_ACCESS_KEY_ID"],
+        about: "a static access key; without it the AWS SDK's own chain is used",
+        ..PLAIN
+    };
+    /// The static access key's secret.
+    pub const S3_SECRET_ACCESS_KEY: Key = Key {
+        name: "s3.secret_access_key",
+        variables: &["PINSCHED_S3_SECRET_ACCESS_KEY"],
+        masking: Masking::Hidden,
+        about: "the access key's secret",
+        ..PLAIN
+    };
+    /// How a bucket is named in a URL.
+    pub const S3_PATH_STYLE: Key = Key {
+        name: "s3.path_style",
+        variables: &["PINSCHED_S3_PATH_STYLE"],
+        about: "http://host/bucket/key; true when an endpoint is given, else false",
+        ..PLAIN
+    };
+    /// The bucket of drawn rows and of results that name no bucket.
+    pub const S3_STAGING_BUCKET: Key = Key {
+        name: "s3.staging_bucket",
+        variables: &["PINSCHED_STAGING_BUCKET"],
+        default: Some("pinsched-staging"),
+        about: "the bucket of drawn rows, and of results that name no bucket",
+        ..PLAIN
+    };
+    /// The default source database.
+    pub const SOURCE_URL: Key = Key {
+        name: "source.url",
+        variables: &["PINSCHED_SOURCE_URL"],
+        embedded: true,
+        masking: Masking::UrlPassword,
+        about: "the default source database, mysql:// or postgres://",
+        ..PLAIN
+    };
+    /// How many tasks run at once.
+    pub const ENGINE_PARALLELISM: Key = Key {
+        name: "engine.parallelism",
+        variables: &["PINSCHED_PARALLELISM"],
+        default: Some("16"),
+        about: "how many tasks run at once",
+        ..PLAIN
+    };
+    /// How much memory the transform may take before it spills.
+    pub const ENGINE_MEMORY_LIMIT: Key = Key {
+        name: "engine.memory_limit",
+        variables: &["PINSCHED_MEMORY_LIMIT"],
+        default: Some("512MiB"),
+        about: "how much memory a transform takes before it spills to disk",
+        ..PLAIN
+    };
+    /// How long the embedded stack outlives its last user.
+    pub const STACK_LINGER: Key = Key {
+        name: "stack.linger",
+        variables: &["PINSCHED_STACK_LINGER"],
+        default: Some("10s"),
+        about: "how long the embedded stack outlives its last user",
+        ..PLAIN
+    };
+    /// Which log lines are written.
+    pub const LOG_FILTER: Key = Key {
+        name: "log.filter",
+        variables: &["PINSCHED_LOG", "RUST_LOG"],
+        default: Some("warn"),
+        about: "which log lines are written: a level, or target=level, comma separated",
+        ..PLAIN
+    };
+    /// How log lines look.
+    pub const LOG_FORMAT: Key = Key {
+        name: "log.format",
+        variables: &["PINSCHED_LOG_FORMAT"],
+        default: Some("text"),
+        about: "how log lines look: text or json",
+        ..PLAIN
+    };
+}
+
+/// All settings, in the order in which they are shown.
+pub const KEYS: &[Key] = &[
+    key::HOME,
+    key::DATABASE_URL,
+    key::POSTGRES_BIN,
+    key::KAFKA_BOOTSTRAP_SERVERS,
+    key::S3_ENDPOINT_URL,
+    key::S3_REGION,
+    key::S3_ACCESS_KEY_ID,
+    key::S3_SECRET_ACCESS_KEY,
+    key::S3_PATH_STYLE,
+    key::S3_STAGING_BUCKET,
+    key::SOURCE_URL,
+    key::ENGINE_PARALLELISM,
+    key::ENGINE_MEMORY_LIMIT,
+    key::STACK_LINGER,
+    key::LOG_FILTER,
+    key::LOG_FORMAT,
+];
+
+/// A table of the user's own keys: librdkafka's properties, named connections.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Table {
+    /// Its dotted name in `pinsched.toml`.
+    pub(super) name: &'static str,
+    /// What the environment's variables of its keys start with.
+    pub(super) prefix: &'static str,
+    /// What an underscore in a variable's name stands for in the key.
+    pub(super) underscore: &'static str,
+}
+
+/// Properties handed to librdkafka as they are.
+pub(super) const KAFKA_PROPERTIES: Table =
+    Table { name: "kafka.properties", prefix: "PINSCHED_KAFKA_", underscore: "." };
+/// Databases that a task may name.
+pub(super) const CONNECTIONS: Table = Table { name: "connections", prefix: "PINSCHED_CONNECTION_", underscore: "_" };
+/// All tables.
+pub(super) const TABLES: &[Table] = &[KAFKA_PROPERTIES, CONNECTIONS];
+
+/// How one entry of a table is shown.
+pub(super) fn masking_of(table: &Table, entry: &str) -> Masking {
+    /// What librdkafka's secret properties have in their names.
+    const TELLTALE: [&str; 6] = ["password", "secret", "token", "key", "pem", "oauthbearer.config"];
+    match table.name {
+        "connections" => Masking::UrlPassword,
+        _ if TELLTALE.iter().any(|part| entry.contains(part)) => Masking::Hidden,
+        _ => Masking::Shown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_for_people_has_every_key() {
+        let documented = include_str!("mod.rs");
+        for key in KEYS {
+            let row = documented.lines().find(|line| line.starts_with(&format!("//! | `{}`", key.name)));
+            let row = row.unwrap_or_else(|| panic!("`{}` is not in the table of mod.rs", key.name));
+            for variable in key.variables {
+                assert!(row.contains(&format!("`{variable}`")), "`{variable}` is not in the row of `{}`", key.name);
+            }
+            if let Some(default) = key.default {
+                assert!(row.contains(&format!("`{default}`")), "the default of `{}` is not in its row", key.name);
+            }
+            assert_eq!(row.contains("the embedded stack"), key.embedded, "`{}`", key.name);
+        }
+    }
+}

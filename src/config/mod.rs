@@ -1,0 +1,46 @@
+//! Settings: flag over environment over `pinsched.toml` over default. The only room that reads the environment.
+//!
+//! It says where each value came from, and decides nothing by it: what is not set comes from the embedded stack, and
+//! that is `embedded`'s to arrange. An empty variable counts as not set. `pinsched.toml` is read from the working
+//! directory, or from where `--config` or `PINSCHED_CONFIG` says.
+//!
+//! | key in `pinsched.toml`    | environment                                                        | default             |
+//! |---------------------------|--------------------------------------------------------------------|---------------------|
+//! | `home`                    | `PINSCHED_HOME`                                                    | `.pinsched`         |
+//! | `database.url`            | `DATABASE_URL`                                                     | the embedded stack  |
+//! | `postgres.bin`            | `PINSCHED_POSTGRES_BIN`                                            | searched for        |
+//! | `kafka.bootstrap_servers` | `PINSCHED_KAFKA_BOOTSTRAP_SERVERS`                                 | the embedded stack  |
+//! | `kafka.properties.<name>` | `PINSCHED_KAFKA_<NAME>`, dots as `_`                               |                     |
+//! | `s3.endpoint_url`         | `PINSCHED_S3_ENDPOINT_URL`, `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL` | the embedded stack |
+//! | `s3.region`               | `PINSCHED_S3_REGION`, `AWS_REGION`, `AWS_DEFAULT_REGION`           |                     |
+//! | `s3.access_key_id`        | `PINSCHED_S3_ACCESS_KEY_ID`                                        | the SDK's own chain |
+//! | `s3.secret_access_key`    | `PINSCHED_S3_SECRET_ACCESS_KEY`                                    | the SDK's own chain |
+//! | `s3.path_style`           | `PINSCHED_S3_PATH_STYLE`                                           | with an endpoint    |
+//! | `s3.staging_bucket`       | `PINSCHED_STAGING_BUCKET`                                          | `pinsched-staging`  |
+//! | `source.url`              | `PINSCHED_SOURCE_URL`                                              | the embedded stack  |
+//! | `connections.<name>`      | `PINSCHED_CONNECTION_<NAME>`                                       |                     |
+//! | `engine.parallelism`      | `PINSCHED_PARALLELISM`                                             | `16`                |
+//! | `engine.memory_limit`     | `PINSCHED_MEMORY_LIMIT`                                            | `512MiB`            |
+//! | `stack.linger`            | `PINSCHED_STACK_LINGER`                                            | `10s`               |
+//! | `log.filter`              | `PINSCHED_LOG`, `RUST_LOG`                                         | `warn`              |
+//! | `log.format`              | `PINSCHED_LOG_FORMAT`                                              | `text`              |
+//!
+//! `NO_COLOR` turns colours off. S3 counts as configured when its endpoint is given, or a region or a key by
+//! `pinsched.toml`, a flag or a `PINSCHED_` variable: `AWS_REGION` alone, which many shells carry, does not send a
+//! laptop's run to AWS.
+
+mod environment;
+mod error;
+mod file;
+mod keys;
+mod settings;
+mod values;
+
+pub use environment::Environment;
+pub use error::{ConfigError, Problem};
+pub use keys::{KEYS, Key, Masking, key};
+pub use settings::{Flags, KafkaSettings, LogFormat, S3Settings, Settings};
+pub use values::{Entry, Origin};
+
+#[cfg(test)]
+mod tests;

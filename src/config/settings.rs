@@ -1,0 +1,283 @@
+//! The typed settings that the rest is handed.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use super::environment::Environment;
+use super::error::{ConfigError, Problem};
+use super::file;
+use super::keys::{CONNECTIONS, KAFKA_PROPERTIES, Key, key};
+use super::values::{Entry, Origin, Value, Values};
+
+/// What the command line sets.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    config: Option<PathBuf>,
+    values: BTreeMap<&'static str, String>,
+}
+
+impl Flags {
+    /// Reads this file, which must be there, in place of `pinsched.toml`, which need not.
+    #[must_use]
+    pub fn with_config(mut self, file: Option<PathBuf>) -> Self {
+        self.config = file;
+        self
+    }
+
+    /// Sets a key when the flag was given.
+    #[must_use]
+    pub fn with(mut self, key: &Key, value: Option<impl Into<String>>) -> Self {
+        if let Some(value) = value {
+            self.values.insert(key.name, value.into());
+        }
+        self
+    }
+}
+
+/// Everything that is configured. What is `None` comes from the embedded stack, or is the outside system's own default.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the embedded stack keeps its data.
+    pub home: PathBuf,
+    /// The database of pinsched's own state.
+    pub database_url: Option<SecretString>,
+    /// Where Postgres's server programs are.
+    pub postgres_bin: Option<PathBuf>,
+    /// The Kafka cluster.
+    pub kafka: KafkaSettings,
+    /// The object store.
+    pub s3: S3Settings,
+    /// The default source database.
+    pub source_url: Option<SecretString>,
+    /// Other databases, by name.
+    pub connections: BTreeMap<String, SecretString>,
+    /// How many tasks run at once.
+    pub parallelism: NonZeroUsize,
+    /// How many bytes a transform takes before it spills.
+    pub memory_limit: u64,
+    /// How long the embedded stack outlives its last user.
+    pub stack_linger: Duration,
+    /// Which log lines are written; none leaves it to the command.
+    pub log_filter: Option<String>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Whether colours are off.
+    pub no_color: bool,
+    /// The directories in which programs are looked for.
+    pub search_path: Vec<PathBuf>,
+    values: Values,
+}
+
+/// The Kafka cluster.
+#[derive(Debug, Clone)]
+pub struct KafkaSettings {
+    /// `host:port`, comma separated.
+    pub bootstrap_servers: Option<String>,
+    /// Properties handed to librdkafka as they are.
+    pub properties: BTreeMap<String, SecretString>,
+}
+
+/// The object store.
+#[derive(Debug, Clone)]
+pub struct S3Settings {
+    /// Whether the settings name an object store at all.
+    pub configured: bool,
+    /// Where it is, when it is not AWS.
+    pub endpoint_url: Option<Url>,
+    /// The region to sign for.
+    pub region: Option<String>,
+    /// A static access key and its secret.
+    pub credentials: Option<(String, SecretString)>,
+    /// How a bucket is named in a URL.
+    pub path_style: bool,
+    /// The bucket of drawn rows, and of results that name no bucket.
+    pub staging_bucket: String,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+impl Settings {
+    /// Reads all sources. `directory` is where `pinsched.toml` is looked for and what relative paths start from.
+    pub fn load(flags: &Flags, environment: &Environment, directory: &Path) -> Result<Self, ConfigError> {
+        let file = read_file(flags, environment, directory)?;
+        let values = Values::gather(file, environment, &flags.values);
+        let mut problems = Vec::new();
+        let settings = assemble(&values, environment, directory, &mut problems);
+        match settings {
+            Some(settings) if problems.is_empty() => Ok(settings),
+            _ => Err(ConfigError::Problems(problems)),
+        }
+    }
+
+    /// Every setting with its value, masked where it is secret, and where it came from.
+    #[must_use]
+    pub fn entries(&self) -> Vec<Entry> {
+        self.values.entries()
+    }
+}
+
+fn read_file(flags: &Flags, environment: &Environment, directory: &Path) -> Result<Vec<file::Typed>, ConfigError> {
+    let named = flags.config.clone().or_else(|| environment.value("PINSCHED_CONFIG").map(PathBuf::from));
+    let path = named.clone().unwrap_or_else(|| "pinsched.toml".into());
+    match std::fs::read_to_string(directory.join(&path)) {
+        Ok(content) => file::parse(&path, &content).map_err(ConfigError::Problems),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => Ok(Vec::new()),
+        Err(source) => Err(ConfigError::Read { path, source }),
+    }
+}
+
+/// Parses every value, so that all problems are found; `None` only where there is at least one.
+fn assemble(
+    values: &Values,
+    environment: &Environment,
+    directory: &Path,
+    problems: &mut Vec<Problem>,
+) -> Option<Settings> {
+    let home = values.parse(&key::HOME, problems, path);
+    let database_url = values.parse(&key::DATABASE_URL, problems, postgres_url);
+    let postgres_bin = values.parse(&key::POSTGRES_BIN, problems, path);
+    let bootstrap_servers = values.parse(&key::KAFKA_BOOTSTRAP_SERVERS, problems, bootstrap_servers);
+    let s3 = s3(values, problems);
+    let source_url = values.parse(&key::SOURCE_URL, problems, source_url);
+    let parallelism = values.parse(&key::ENGINE_PARALLELISM, problems, |text| {
+        text.parse::<NonZeroUsize>().map_err(|_| "a whole number above 0")
+    });
+    let memory_limit = values.parse(&key::ENGINE_MEMORY_LIMIT, problems, bytes);
+    let stack_linger = values.parse(&key::STACK_LINGER, problems, duration);
+    let log_format = values.parse(&key::LOG_FORMAT, problems, |text| match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("`text` or `json`"),
+    });
+    Some(Settings {
+        home: std::path::absolute(directory.join(home?)).ok()?,
+        database_url,
+        postgres_bin: postgres_bin.map(|bin| directory.join(bin)),
+        kafka: KafkaSettings { bootstrap_servers, properties: table(values, &KAFKA_PROPERTIES) },
+        s3: s3?,
+        source_url,
+        connections: table(values, &CONNECTIONS),
+        parallelism: parallelism?,
+        memory_limit: memory_limit?,
+        stack_linger: stack_linger?,
+        log_filter: values.set(&key::LOG_FILTER).map(|value| value.text.expose_secret().to_owned()),
+        log_format: log_format?,
+        no_color: environment.no_color(),
+        search_path: environment.search_path(),
+        values: values.clone(),
+    })
+}
+
+fn s3(values: &Values, problems: &mut Vec<Problem>) -> Option<S3Settings> {
+    let endpoint_url = values.parse(&key::S3_ENDPOINT_URL, problems, http_url);
+    let plain = |text: &str| Ok(text.to_owned());
+    let region = values.parse(&key::S3_REGION, problems, plain);
+    let path_style = values
+        .parse(&key::S3_PATH_STYLE, problems, |text| text.parse::<bool>().map_err(|_| "`true` or `false`"))
+        .unwrap_or(endpoint_url.is_some());
+    let id = values.set(&key::S3_ACCESS_KEY_ID);
+    let secret = values.set(&key::S3_SECRET_ACCESS_KEY);
+    let credentials = match (id, secret) {
+        (Some(id), Some(secret)) => Some((id.text.expose_secret().to_owned(), secret.text.clone())),
+        (None, None) => None,
+        (Some(lone), None) => lacking(lone, &key::S3_ACCESS_KEY_ID, &key::S3_SECRET_ACCESS_KEY, problems),
+        (None, Some(lone)) => lacking(lone, &key::S3_SECRET_ACCESS_KEY, &key::S3_ACCESS_KEY_ID, problems),
+    };
+    let ours = |value: Option<&Value>| {
+        value.is_some_and(|value| !matches!(&value.origin, Origin::Environment(name) if name.starts_with("AWS_")))
+    };
+    Some(S3Settings {
+        configured: endpoint_url.is_some() || id.is_some() || ours(values.set(&key::S3_REGION)),
+        endpoint_url,
+        region,
+        credentials,
+        path_style,
+        staging_bucket: values.parse(&key::S3_STAGING_BUCKET, problems, plain)?,
+    })
+}
+
+fn lacking<T>(lone: &Value, set: &Key, lacks: &Key, problems: &mut Vec<Problem>) -> Option<T> {
+    let message = format!("`{}` is set, and `{}` is not", set.name, lacks.name);
+    let help = lacks.variables.first().map(|variable| format!("set {variable}"));
+    problems.push(Problem { origin: lone.origin.clone(), message, help });
+    None
+}
+
+fn table(values: &Values, table: &super::keys::Table) -> BTreeMap<String, SecretString> {
+    values.table(table).map(|(name, value)| (name.to_owned(), value.text.clone())).collect()
+}
+
+fn path(text: &str) -> Result<PathBuf, &'static str> {
+    if text.is_empty() { Err("a path") } else { Ok(PathBuf::from(text)) }
+}
+
+fn postgres_url(text: &str) -> Result<SecretString, &'static str> {
+    url_of(text, &["postgres", "postgresql"]).ok_or("a URL such as postgres://user:password@host:5432/database")?;
+    Ok(text.into())
+}
+
+fn source_url(text: &str) -> Result<SecretString, &'static str> {
+    url_of(text, &["postgres", "postgresql", "mysql", "mariadb"])
+        .ok_or("a URL such as mysql://user:password@host:3306/database or postgres://…")?;
+    Ok(text.into())
+}
+
+fn http_url(text: &str) -> Result<Url, &'static str> {
+    url_of(text, &["http", "https"]).filter(Url::has_host).ok_or("a URL such as http://127.0.0.1:9000")
+}
+
+fn url_of(text: &str, schemes: &[&str]) -> Option<Url> {
+    Url::parse(text).ok().filter(|url| schemes.contains(&url.scheme()))
+}
+
+fn bootstrap_servers(text: &str) -> Result<String, &'static str> {
+    let is_address = |server: &str| {
+        server.trim().rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    };
+    if text.split(',').all(is_address) { Ok(text.to_owned()) } else { Err("host:port, comma separated") }
+}
+
+/// `2GB`, `512MiB`, or a number of bytes.
+fn bytes(text: &str) -> Result<u64, &'static str> {
+    const EXPECTED: &str = "a size such as 512MiB, 2GB or a number of bytes";
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic() || letter == ' ');
+    let factor: u64 = match text[digits.len()..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        _ => return Err(EXPECTED),
+    };
+    let number: u64 = digits.parse().map_err(|_| EXPECTED)?;
+    number.checked_mul(factor).filter(|bytes| *bytes > 0).ok_or(EXPECTED)
+}
+
+/// `10s`, `500ms`, `2m`, or a number of seconds.
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    const EXPECTED: &str = "a duration such as 500ms, 10s, 2m or a number of seconds";
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let factor_ms: u64 = match &text[digits.len()..] {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(EXPECTED),
+    };
+    let number: u64 = digits.parse().map_err(|_| EXPECTED)?;
+    number.checked_mul(factor_ms).map(Duration::from_millis).ok_or(EXPECTED)
+}

@@ -1,0 +1,137 @@
+//! What wins, what is refused, and that secrets stay out of sight.
+
+use std::path::Path;
+
+use secrecy::ExposeSecret;
+
+use super::{ConfigError, Environment, Flags, Settings, key};
+
+fn load(toml: &str, environment: Environment, flags: &Flags) -> Result<Settings, ConfigError> {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("pinsched.toml"), toml).unwrap();
+    Settings::load(flags, &environment, directory.path())
+}
+
+fn shown(settings: &Settings) -> String {
+    let line =
+        |entry: super::Entry| format!("{} = {} ({})", entry.name, entry.value.as_deref().unwrap_or("-"), entry.origin);
+    settings.entries().into_iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn refused(toml: &str, environment: Environment) -> String {
+    load(toml, environment, &Flags::default()).unwrap_err().to_string()
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
+    let toml = r#"
+        home = "from-file"
+        [engine]
+        parallelism = 2
+        memory_limit = "1GiB"
+        [s3]
+        region = "eu-west-1"
+        secret_access_key = "hush"
+        [kafka.properties]
+        "security.protocol" = "SASL_SSL"
+        sasl.password = "hush"
+        [connections]
+        lake = "postgres://reader:hush@lake/db?sslmode=require"
+    "#;
+    let environment = Environment::from([
+        ("PINSCHED_PARALLELISM", "4"),
+        ("PINSCHED_HOME", "from-environment"),
+        ("PINSCHED_S3_ACCESS_KEY_ID", "AKIA"),
+        ("AWS_REGION", "us-east-1"),
+        ("DATABASE_URL", "postgres://me:hush@db.example:5432/pinsched"),
+        ("PINSCHED_KAFKA_SASL_USERNAME", "me"),
+        ("PINSCHED_SOURCE_URL", ""),
+    ]);
+    let flags = Flags::default().with(&key::HOME, Some("from-flag")).with(&key::S3_ENDPOINT_URL, None::<String>);
+    let settings = load(toml, environment, &flags).unwrap();
+    let listing = shown(&settings);
+    assert!(!listing.contains("hush"), "{listing}");
+    insta::assert_snapshot!(listing, @"
+    home = from-flag (flag)
+    database.url = postgres://me:********@db.example:5432/pinsched (DATABASE_URL)
+    postgres.bin = - (default)
+    kafka.bootstrap_servers = - (embedded)
+    s3.endpoint_url = - (embedded)
+    s3.region = us-east-1 (AWS_REGION)
+    s3.access_key_id = AKIA (PINSCHED_S3_ACCESS_KEY_ID)
+    s3.secret_access_key = ******** (pinsched.toml:8)
+    s3.path_style = - (default)
+    s3.staging_bucket = pinsched-staging (default)
+    source.url = - (embedded)
+    engine.parallelism = 4 (PINSCHED_PARALLELISM)
+    engine.memory_limit = 1GiB (pinsched.toml:5)
+    stack.linger = 10s (default)
+    log.filter = warn (default)
+    log.format = text (default)
+    kafka.properties.sasl.password = ******** (pinsched.toml:11)
+    kafka.properties.sasl.username = me (PINSCHED_KAFKA_SASL_USERNAME)
+    kafka.properties.security.protocol = SASL_SSL (pinsched.toml:10)
+    connections.lake = postgres://reader:********@lake/db?sslmode=require (pinsched.toml:13)
+    ");
+    assert_eq!(settings.parallelism.get(), 4);
+    assert_eq!(settings.memory_limit, 1 << 30);
+    assert!(settings.home.is_absolute() && settings.home.ends_with("from-flag"));
+    assert_eq!(settings.kafka.properties["sasl.password"].expose_secret(), "hush");
+    assert!(settings.source_url.is_none(), "an empty variable is not set");
+    assert!(!format!("{settings:?}").contains("hush"));
+}
+
+#[test]
+fn every_unknown_key_is_told_with_its_line_and_what_was_meant() {
+    let toml = "hoem = \"x\"\n[kafka]\nbootstrap_server = \"a:1\"\n[engine]\ncolour = 1\nparallelism = [1]\n[s3.x]\n";
+    insta::assert_snapshot!(refused(toml, Environment::default()), @"
+    pinsched.toml:1: unknown setting `hoem` (did you mean `home`?)
+    pinsched.toml:3: unknown setting `kafka.bootstrap_server` (did you mean `kafka.bootstrap_servers`?)
+    pinsched.toml:5: unknown setting `engine.colour`
+    pinsched.toml:6: `engine.parallelism` takes a single value, and this is of type array
+    pinsched.toml:7: unknown setting `s3.x`
+    ");
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_told_with_its_line() {
+    insta::assert_snapshot!(refused("home = \"x\"\n[kafka\n", Environment::default()), @"pinsched.toml:2: unclosed table, expected `]`");
+    insta::assert_snapshot!(refused("database = \"postgres://x\"\n", Environment::default()), @"pinsched.toml:1: `database` is a section, not a value ([database])");
+}
+
+#[test]
+fn every_wrong_value_is_told_with_its_origin_and_without_its_secret() {
+    let environment = Environment::from([
+        ("DATABASE_URL", "mysql://me:hush@db/pinsched"),
+        ("PINSCHED_PARALLELISM", "0"),
+        ("PINSCHED_MEMORY_LIMIT", "lots"),
+        ("PINSCHED_S3_ACCESS_KEY_ID", "AKIA"),
+    ]);
+    let toml = "[kafka]\nbootstrap_servers = \"broker\"\n[source]\nurl = \"hush\"\n";
+    let message = refused(toml, environment);
+    assert!(!message.contains("hush"), "{message}");
+    insta::assert_snapshot!(message, @"
+    DATABASE_URL: `database.url` is `mysql://me:********@db/pinsched`, which is not a URL such as postgres://user:password@host:5432/database
+    pinsched.toml:2: `kafka.bootstrap_servers` is `broker`, which is not host:port, comma separated
+    PINSCHED_S3_ACCESS_KEY_ID: `s3.access_key_id` is set, and `s3.secret_access_key` is not (set PINSCHED_S3_SECRET_ACCESS_KEY)
+    pinsched.toml:4: `source.url` is `********`, which is not a URL such as mysql://user:password@host:3306/database or postgres://…
+    PINSCHED_PARALLELISM: `engine.parallelism` is `0`, which is not a whole number above 0
+    PINSCHED_MEMORY_LIMIT: `engine.memory_limit` is `lots`, which is not a size such as 512MiB, 2GB or a number of bytes
+    ");
+}
+
+#[test]
+fn a_named_file_must_be_there() {
+    let flags = Flags::default().with_config(Some("absent.toml".into()));
+    let error = Settings::load(&flags, &Environment::default(), Path::new("/")).unwrap_err();
+    assert_eq!(error.to_string(), "could not read the configuration absent.toml");
+}
+
+#[test]
+fn a_region_in_the_shell_alone_does_not_send_a_run_to_aws() {
+    let of = |pairs| load("", pairs, &Flags::default()).unwrap().s3;
+    assert!(!of(Environment::from([("AWS_REGION", "eu-west-1")])).configured);
+    assert!(of(Environment::from([("PINSCHED_S3_REGION", "eu-west-1")])).configured);
+    let other = of(Environment::from([("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")]));
+    assert!(other.configured && other.path_style);
+}

@@ -1,0 +1,119 @@
+//! From a file's text to checked DAGs, or to all that is wrong with it at once. Only this makes a [`Dag`].
+
+mod catalog;
+mod config;
+mod graph;
+mod settings;
+mod tasks;
+mod templates;
+
+#[cfg(test)]
+pub(in crate::domain) use config::mismatches;
+
+use crate::domain::dag::Dag;
+use crate::domain::diagnostic::{Code, Diagnostic, Severity};
+use crate::domain::operator_kind::OperatorKind;
+use crate::domain::source::{LARGEST_FILE, SourceFile, Span};
+use crate::domain::spec::{self, DagSpec, Problems};
+use crate::domain::yaml;
+use catalog::Catalog;
+
+/// What became of a file.
+#[derive(Debug)]
+pub struct Checked {
+    /// The DAGs that can be used, in the file's order.
+    pub dags: Vec<Dag>,
+    /// All that is wrong, in the file's order; warnings may accompany DAGs.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Checked {
+    /// Whether one of the diagnostics is an error.
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+}
+
+/// A file's bytes as a source file that can be checked; a diagnostic when they are too many or no text.
+///
+/// # Errors
+/// The diagnostic with the part of the file that could be read, for rendering.
+pub fn decode(name: &str, bytes: Vec<u8>) -> Result<SourceFile, Box<(SourceFile, Diagnostic)>> {
+    if bytes.len() > LARGEST_FILE {
+        let megabytes = LARGEST_FILE / (1024 * 1024);
+        let message = format!("the file has {} bytes; a DAG file has at most {megabytes} MB", bytes.len());
+        let problem = Diagnostic::error(Code::TooLarge, Span::default(), message)
+            .help("split the DAGs over several files, or keep data in files of its own");
+        return Err(Box::new((SourceFile::new(name, ""), problem)));
+    }
+    String::from_utf8(bytes).map(|text| SourceFile::new(name, text)).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let byte = error.as_bytes()[at];
+        let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+        let message = format!("the file is not UTF-8: byte {byte:#04x} at offset {at}");
+        let problem = Diagnostic::error(Code::NotUtf8, Span::new(at, at + '\u{fffd}'.len_utf8()), message)
+            .help("save the file as UTF-8");
+        Box::new((SourceFile::new(name, text), problem))
+    })
+}
+
+/// Checks a file against the operators that there are.
+#[must_use]
+pub fn check(file: &SourceFile, operators: &[&'static OperatorKind]) -> Checked {
+    let mut problems = Problems::new(file);
+    let document = yaml::read(file.text());
+    for problem in document.problems {
+        problems.add(problem);
+    }
+    for duplicate in &document.duplicates {
+        problems.add(duplicate_key(duplicate));
+    }
+    let readable = problems.errors() == 0;
+    let mut dags = Vec::new();
+    match &document.root {
+        _ if document.broken => {}
+        Some(root) if !root.is_null() => {
+            let mut catalog = Catalog::new(operators);
+            for spec in spec::read_file(root, &mut problems) {
+                dags.extend(check_dag(&spec, &mut catalog, &mut problems).filter(|_| readable));
+            }
+            if root.as_mapping().is_some_and(<[_]>::is_empty) {
+                problems.add(empty_file(root.span));
+            }
+        }
+        _ => problems.add(empty_file(Span::default())),
+    }
+    let mut diagnostics = problems.found;
+    diagnostics.sort_by(|one, other| (one.span, one.code, &one.message).cmp(&(other.span, other.code, &other.message)));
+    // What `default_args` get wrong is wrong once, not once for each task.
+    diagnostics.dedup();
+    Checked { dags, diagnostics }
+}
+
+fn check_dag(spec: &DagSpec, catalog: &mut Catalog, problems: &mut Problems<'_>) -> Option<Dag> {
+    let errors_before = problems.errors();
+    let settings = settings::check(spec, problems);
+    let tasks = tasks::check(spec, catalog, problems);
+    graph::report_cycles(&tasks, problems);
+    templates::check(spec, &tasks, problems);
+    let settings = settings.filter(|_| spec.sound && problems.errors() == errors_before)?;
+    let edges = tasks.edges();
+    let tasks = tasks.checked.into_iter().map(|task| task.task).collect::<Option<Vec<_>>>()?;
+    Some(Dag::assemble(settings, tasks, &edges).expect("cycles were looked for and would have been errors"))
+}
+
+fn empty_file(span: Span) -> Diagnostic {
+    Diagnostic::error(Code::EmptyFile, span, "there is no DAG in this file")
+        .help("a DAG starts with its id: `my_dag:`, and `tasks` below it")
+}
+
+fn duplicate_key(duplicate: &yaml::Duplicate) -> Diagnostic {
+    let name = &duplicate.key.text;
+    let (code, message) = match duplicate.path.as_slice() {
+        [] => (Code::DuplicateDag, format!("two DAGs are called `{name}`")),
+        [_, tasks] if tasks == "tasks" => (Code::DuplicateTask, format!("two tasks are called `{name}`")),
+        _ => (Code::DuplicateKey, format!("the key `{name}` stands twice in one mapping")),
+    };
+    Diagnostic::error(code, duplicate.key.span, message).related(duplicate.first, "the first one")
+}

@@ -1,0 +1,280 @@
+//! The templates in tasks' configuration: their syntax, their names, and what the operator says of what they render to.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde_json::Value;
+
+use crate::domain::check::config::mismatches;
+use crate::domain::check::tasks::{CheckedTask, CheckedTasks};
+use crate::domain::diagnostic::{Code, Diagnostic, closest, listed};
+use crate::domain::ids::TaskId;
+use crate::domain::source::Span;
+use crate::domain::spec::{DagSpec, Problems};
+use crate::domain::template::names::{Reference, references};
+use crate::domain::template::{RunFacts, TemplateScope, is_template};
+use crate::domain::yaml::{Entry, Node, NodeKind};
+
+/// The names of templates, with the attributes of those that have a fixed set.
+const NAMES: [(&str, Option<&[&str]>); 21] = [
+    ("ds", None),
+    ("ds_nodash", None),
+    ("ts", None),
+    ("ts_nodash", None),
+    ("ts_nodash_with_tz", None),
+    ("logical_date", None),
+    ("data_interval_start", None),
+    ("data_interval_end", None),
+    ("run_id", None),
+    ("run_uuid", None),
+    ("dag", Some(&["dag_id"])),
+    ("task", Some(&["task_id", "operator"])),
+    ("dag_run", Some(&["dag_id", "run_id", "logical_date", "data_interval_start", "data_interval_end", "conf"])),
+    ("ti", Some(&["task_id", "dag_id", "run_id", "xcom_pull"])),
+    ("task_instance", Some(&["task_id", "dag_id", "run_id", "xcom_pull"])),
+    ("params", None),
+    ("outputs", None),
+    ("var", Some(&["value", "json"])),
+    ("conn", None),
+    ("macros", Some(&["ds_add", "ds_format"])),
+    ("loop", None),
+];
+
+/// Functions that the template engine brings.
+const FUNCTIONS: [&str; 6] = ["range", "dict", "debug", "namespace", "self", "super"];
+
+/// Names whose values are there only when a run is: what uses them cannot be tried out.
+const KNOWN_AT_RUN_TIME: [&str; 6] = ["outputs", "ti", "task_instance", "var", "conn", "dag_run"];
+
+pub(super) fn check(spec: &DagSpec, tasks: &CheckedTasks<'_>, problems: &mut Problems<'_>) {
+    let Ok(dag_id) = spec.id.text.parse() else { return };
+    let mut facts = RunFacts::sample(dag_id);
+    if let Some(params) = &spec.keys.params {
+        facts.params.clone_from(&params.value.0);
+    }
+    let checker = Checker { params: &facts.params.clone(), tasks, ancestors: Ancestors::default() };
+    checker.all(&facts, problems);
+}
+
+struct Checker<'c, 's> {
+    params: &'c serde_json::Map<String, Value>,
+    tasks: &'c CheckedTasks<'s>,
+    ancestors: Ancestors,
+}
+
+impl Checker<'_, '_> {
+    fn all(mut self, facts: &RunFacts, problems: &mut Problems<'_>) {
+        for (position, task) in self.tasks.checked.iter().enumerate() {
+            let errors_before = problems.errors();
+            let mut at_run_time = false;
+            for entry in task.config.as_mapping().into_iter().flatten() {
+                let late = late_variables(task, &entry.key.text);
+                at_run_time |= self.value(position, &entry.value, late, problems);
+            }
+            if !at_run_time && task.fits && problems.errors() == errors_before {
+                try_out(task, facts, problems);
+            }
+        }
+    }
+
+    /// Checks the templates in a value; whether one of them needs what only a run has.
+    fn value(&mut self, task: usize, node: &Node, late: &[&str], problems: &mut Problems<'_>) -> bool {
+        match &node.kind {
+            NodeKind::Text(text) if is_template(text) => self.template(task, node, text, late, problems),
+            NodeKind::List(items) => {
+                items.iter().fold(false, |found, item| self.value(task, item, late, problems) | found)
+            }
+            NodeKind::Mapping(entries) => {
+                entries.iter().fold(false, |found, entry| self.value(task, &entry.value, late, problems) | found)
+            }
+            NodeKind::Null | NodeKind::Bool(_) | NodeKind::Number(_) | NodeKind::Text(_) => false,
+        }
+    }
+
+    fn template(&mut self, task: usize, node: &Node, text: &str, late: &[&str], problems: &mut Problems<'_>) -> bool {
+        let found = match references(text) {
+            Ok(found) => found,
+            Err(problem) => {
+                let span = problems.span_within(node, problem.range);
+                let message = format!("this template cannot be read: {}", problem.message);
+                let mut diagnostic = Diagnostic::error(Code::TemplateSyntax, span, message);
+                diagnostic.help = problem.help.map(ToOwned::to_owned);
+                problems.add(diagnostic);
+                return false;
+            }
+        };
+        let mut at_run_time = false;
+        for reference in &found {
+            let root = reference.path[0].as_str();
+            at_run_time |= KNOWN_AT_RUN_TIME.contains(&root);
+            // A param without a default gets its value when somebody triggers the run.
+            at_run_time |= root == "params"
+                && reference.path.get(1).is_some_and(|name| self.params.get(name).is_some_and(Value::is_null));
+            let span = problems.span_within(node, reference.range.clone());
+            if let Some(problem) = self.reference(task, reference, span, late) {
+                problems.add(problem);
+            }
+        }
+        at_run_time
+    }
+
+    fn reference(&mut self, task: usize, reference: &Reference, span: Span, late: &[&str]) -> Option<Diagnostic> {
+        let path: Vec<&str> = reference.path.iter().map(String::as_str).collect();
+        match path.as_slice() {
+            [name, ..] if late.contains(name) || FUNCTIONS.contains(name) => None,
+            ["params", name, ..] if !self.params.contains_key(*name) && !reference.is_guarded => {
+                let names = || self.params.keys().map(String::as_str);
+                Some(
+                    Diagnostic::error(Code::UnknownParam, span, format!("the DAG has no param `{name}`")).did_you_mean(
+                        name,
+                        names(),
+                        || Some(format!("declare it with a default under the DAG's `params`: {name}: …")),
+                    ),
+                )
+            }
+            ["outputs", other, ..] => self.output(task, other, span),
+            [name, rest @ ..] => match NAMES.iter().find(|(known, _)| known == name) {
+                None if reference.is_guarded => None,
+                None => Some(unknown_name(name, span, late)),
+                Some((_, Some(attributes))) => {
+                    let first = rest.first().filter(|first| !attributes.contains(first))?;
+                    Some(
+                        Diagnostic::error(Code::UnknownTemplateName, span, format!("`{name}` has no `{first}`"))
+                            .did_you_mean(first, attributes.iter().copied(), || {
+                                Some(format!("it has {}", listed(attributes.iter().copied())))
+                            }),
+                    )
+                }
+                Some((_, None)) => None,
+            },
+            [] => None,
+        }
+    }
+
+    /// Another task's output: the task has to exist, and to have ended before this one begins.
+    fn output(&mut self, task: usize, other: &str, span: Span) -> Option<Diagnostic> {
+        let Some(position) = self.tasks.position(other) else {
+            let message = format!("there is no task `{other}` whose output this could be");
+            let problem = Diagnostic::error(Code::OutputOfUnknownTask, span, message);
+            return Some(problem.did_you_mean(other, self.tasks.ids(), || None));
+        };
+        if self.ancestors.has(task, position, self.tasks) {
+            return None;
+        }
+        let me = &self.tasks.checked[task].spec.id;
+        let message = format!("`{}` uses the output of `{other}`, but does not wait for it", me.text);
+        let help = if task == position {
+            "a task's output is there when it has ended; other tasks can use it".to_owned()
+        } else {
+            format!("add `{other}` to the `dependencies` of `{}`, or of a task that it waits for", me.text)
+        };
+        Some(Diagnostic::error(Code::OutputNotUpstream, span, message).help(help))
+    }
+}
+
+fn unknown_name(name: &str, span: Span, late: &[&str]) -> Diagnostic {
+    let problem = Diagnostic::error(Code::UnknownTemplateName, span, format!("templates have no name `{name}`"));
+    let instead = match name {
+        "execution_date" | "next_execution_date" => Some("Airflow 3 calls it `logical_date`"),
+        "next_ds" | "tomorrow_ds" => Some("`data_interval_end | ds` is the day after"),
+        "prev_ds" | "yesterday_ds" => Some("`macros.ds_add(ds, -1)` is the day before"),
+        _ => None,
+    };
+    if let Some(instead) = instead {
+        return problem.help(instead);
+    }
+    let names = || NAMES.iter().map(|(known, _)| *known).filter(|known| *known != "loop").chain(late.iter().copied());
+    match closest(name, names()) {
+        Some(close) => problem.help(format!("did you mean `{close}`?")),
+        None => problem.help(format!("there are {}", listed(names()))),
+    }
+}
+
+/// The variables that an operator fills in itself, for one of its keys.
+fn late_variables(task: &CheckedTask<'_>, key: &str) -> &'static [&'static str] {
+    let fields = task.operator.as_ref().map_or(&[][..], |operator| operator.kind.late_fields);
+    fields.iter().find(|field| field.key == key).map_or(&[], |field| field.variables)
+}
+
+/// Renders a task's configuration with the DAG's defaults and lets the operator look at it.
+fn try_out(task: &CheckedTask<'_>, facts: &RunFacts, problems: &mut Problems<'_>) {
+    let (Some(operator), Ok(id)) = (&task.operator, task.spec.id.text.parse::<TaskId>()) else { return };
+    let config = task.config.to_json();
+    let scope = TemplateScope::for_sample(facts, &id, operator.kind.name);
+    let rendered = match scope.render_config(&config, operator.kind.late_fields) {
+        Ok(rendered) => rendered,
+        Err(error) => {
+            let span = task.config.span_at(&error.path);
+            let message = format!("this template cannot be rendered: {}", error.message);
+            problems.add(Diagnostic::error(Code::TemplateFails, span, message));
+            return;
+        }
+    };
+    let found =
+        mismatches(&operator.schema, &as_rendered(&task.config, &rendered), operator.kind.name, task.spec.id.span);
+    if !found.is_empty() {
+        for problem in found {
+            let became = "that is what the template comes to with the DAG's own params";
+            problems.add(if problem.help.is_none() { problem.help(became) } else { problem });
+        }
+        return;
+    }
+    for problem in (operator.kind.check)(&rendered) {
+        let span = task.config.span_at(&problem.path);
+        let mut diagnostic = Diagnostic::error(Code::BadConfig, span, problem.message);
+        diagnostic.help = problem.help;
+        problems.add(diagnostic);
+    }
+}
+
+/// A configuration with the values that its templates came to, each in its template's place.
+fn as_rendered(node: &Node, rendered: &Value) -> Node {
+    let kind = match (&node.kind, rendered) {
+        (NodeKind::Mapping(entries), Value::Object(fields)) => {
+            let field = |entry: &Entry| Entry {
+                key: entry.key.clone(),
+                value: fields
+                    .get(&entry.key.text)
+                    .map_or_else(|| entry.value.clone(), |value| as_rendered(&entry.value, value)),
+            };
+            NodeKind::Mapping(entries.iter().map(field).collect())
+        }
+        (NodeKind::List(items), Value::Array(values)) => {
+            NodeKind::List(items.iter().zip(values).map(|(item, value)| as_rendered(item, value)).collect())
+        }
+        (NodeKind::Text(text), value) if is_template(text) => return Node::from_json(value, node.span),
+        (kind, _) => kind.clone(),
+    };
+    Node { span: node.span, kind }
+}
+
+/// Who waits for whom, however indirectly; looked up once a task.
+#[derive(Default)]
+struct Ancestors {
+    of: HashMap<usize, BTreeSet<usize>>,
+}
+
+impl Ancestors {
+    fn has(&mut self, task: usize, ancestor: usize, tasks: &CheckedTasks<'_>) -> bool {
+        // Nearly always it is a direct dependency: no need to know all of them.
+        if tasks.checked[task].upstream.iter().any(|(upstream, _)| *upstream == ancestor) {
+            return true;
+        }
+        // A set for each of ten thousand tasks in a row would be fifty million entries: only the last one is kept.
+        if !self.of.contains_key(&task) {
+            self.of.clear();
+            let mut found = BTreeSet::new();
+            let mut waiting = vec![task];
+            while let Some(at) = waiting.pop() {
+                for (upstream, _) in &tasks.checked[at].upstream {
+                    if found.insert(*upstream) {
+                        waiting.push(*upstream);
+                    }
+                }
+            }
+            // In a circle a task is its own ancestor; its output still is not there.
+            found.remove(&task);
+            self.of.insert(task, found);
+        }
+        self.of[&task].contains(&ancestor)
+    }
+}

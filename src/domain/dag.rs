@@ -1,0 +1,316 @@
+//! A DAG that was checked: what the engine plans with. Only `domain::check` makes one.
+
+use std::time::Duration;
+
+use chrono_tz::Tz;
+use petgraph::Direction;
+use petgraph::graph::{DiGraph, NodeIndex};
+use petgraph::visit::EdgeRef;
+use serde_json::{Map, Value};
+
+use crate::domain::Timestamp;
+use crate::domain::ids::{DagId, TaskId, TaskIndex};
+use crate::domain::retry::RetryPolicy;
+use crate::domain::trigger_rule::TriggerRule;
+
+/// A DAG: acyclic, every edge names a task, every key was understood.
+#[derive(Debug, Clone)]
+pub struct Dag {
+    /// What a file says of the DAG as a whole.
+    pub settings: DagSettings,
+    tasks: Vec<Task>,
+    graph: DiGraph<TaskIndex, ()>,
+}
+
+/// The keys of a DAG that are not its tasks.
+#[derive(Debug, Clone)]
+pub struct DagSettings {
+    /// Its id, unique over all files.
+    pub id: DagId,
+    /// One line about it.
+    pub description: Option<String>,
+    /// Markdown about it (Airflow's `doc_md`).
+    pub doc_md: Option<String>,
+    /// When it runs, in `timezone`.
+    pub schedule: Schedule,
+    /// The zone in which `schedule` is read.
+    pub timezone: Tz,
+    /// No logical date before this instant.
+    pub start_date: Option<Timestamp>,
+    /// No logical date after this instant.
+    pub end_date: Option<Timestamp>,
+    /// What becomes of ticks that were missed.
+    pub catchup: Catchup,
+    /// What becomes of a tick while an earlier run is unfinished.
+    pub overlap: Overlap,
+    /// What becomes of local times that a change of the clocks skips or repeats.
+    pub dst: DstPolicy,
+    /// Runs at once.
+    pub max_active_runs: u32,
+    /// Task runs at once, over all runs of the DAG.
+    pub max_active_tasks: Option<u32>,
+    /// Whether a new DAG starts paused (`is_paused_upon_creation`).
+    pub paused_upon_creation: bool,
+    /// A run that takes longer is failed.
+    pub dagrun_timeout: Option<Duration>,
+    /// Who looks after it.
+    pub owner: Option<String>,
+    /// Words to find it by.
+    pub tags: Vec<String>,
+    /// Parameters with their defaults; `--param` and `conf` override them.
+    pub params: Map<String, Value>,
+}
+
+/// When a DAG runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Schedule {
+    /// Only when triggered.
+    None,
+    /// Once, at the start date.
+    Once,
+    /// As soon as the last run ended (Airflow's `@continuous`).
+    Continuous,
+    /// Whenever one of these cron expressions (5 or 6 fields, presets resolved) matches local time.
+    Cron(Vec<String>),
+    /// At this distance from the start date on.
+    Every(Duration),
+}
+
+/// What becomes of ticks that were missed while nothing ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Catchup {
+    /// Nothing before the next tick.
+    #[default]
+    None,
+    /// The latest one.
+    Latest,
+    /// Every one.
+    All,
+    /// Those of the last `window`, at most `max`.
+    Window {
+        /// How far back.
+        window: Duration,
+        /// How many at the most.
+        max: Option<u32>,
+    },
+}
+
+/// What becomes of a tick while an earlier run is unfinished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overlap {
+    /// It waits.
+    #[default]
+    Queue,
+    /// It is dropped.
+    Skip,
+    /// The earlier run is cancelled.
+    CancelRunning,
+}
+
+/// What becomes of local times around a change of the clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DstPolicy {
+    /// A local time that does not exist.
+    pub gap: DstGap,
+    /// A local time that comes twice.
+    pub overlap: DstOverlap,
+}
+
+/// A local time that the clocks skip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DstGap {
+    /// Runs as much later as the clocks moved: 02:30 runs at 03:30 (Airflow's way).
+    #[default]
+    Shift,
+    /// Runs when the gap ends: 02:30 runs at 03:00.
+    RunAtEnd,
+    /// Does not run.
+    Skip,
+}
+
+/// A local time that the clocks repeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DstOverlap {
+    /// Runs the second time (Airflow's way).
+    #[default]
+    Second,
+    /// Runs the first time.
+    First,
+    /// Runs both times.
+    Both,
+}
+
+/// One task of a DAG.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Its place in the DAG.
+    pub index: TaskIndex,
+    /// Its id, unique in the DAG.
+    pub id: TaskId,
+    /// The operator's short name, as registered.
+    pub operator: &'static str,
+    /// The operator's own keys as typed, templates not rendered yet; an object.
+    pub config: Value,
+    /// When it is tried again.
+    pub retry: RetryPolicy,
+    /// An attempt that takes longer is stopped and fails.
+    pub execution_timeout: Option<Duration>,
+    /// When it may run.
+    pub trigger_rule: TriggerRule,
+    /// Whether it prepares what others use (Airflow's setup tasks).
+    pub is_setup: bool,
+    /// The pool whose slots it takes.
+    pub pool: Option<String>,
+    /// How many slots of the pool.
+    pub pool_slots: u32,
+    /// Higher goes first among ready tasks.
+    pub priority_weight: i32,
+    /// Waits for its own previous run's success.
+    pub depends_on_past: bool,
+    /// Waits for its previous run's direct downstreams.
+    pub wait_for_downstream: bool,
+    /// At most so many of it at once, over all runs.
+    pub max_active_tis_per_dag: Option<u32>,
+    /// Markdown about it.
+    pub doc_md: Option<String>,
+}
+
+/// The graph of a DAG has a cycle: these tasks, in order, the last waiting for the first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cycle(pub Vec<TaskIndex>);
+
+impl Dag {
+    /// Puts a DAG together; `edges` go from upstream to downstream and name tasks by their place in `tasks`.
+    ///
+    /// Duplicate edges count once.
+    ///
+    /// # Errors
+    /// [`Cycle`] names one whole cycle.
+    pub(in crate::domain) fn assemble(
+        settings: DagSettings,
+        tasks: Vec<Task>,
+        edges: &[(TaskIndex, TaskIndex)],
+    ) -> Result<Self, Cycle> {
+        let mut graph = DiGraph::with_capacity(tasks.len(), edges.len());
+        for task in &tasks {
+            graph.add_node(task.index);
+        }
+        for (upstream, downstream) in edges {
+            graph.update_edge(node(*upstream), node(*downstream), ());
+        }
+        match petgraph::algo::toposort(&graph, None) {
+            Ok(_) => Ok(Self { settings, tasks, graph }),
+            Err(cycle) => Err(Cycle(cycle_through(&graph, cycle.node_id()))),
+        }
+    }
+
+    /// The DAG's id.
+    #[must_use]
+    pub fn id(&self) -> &DagId {
+        &self.settings.id
+    }
+
+    /// The tasks, in the file's order; a task's place is its [`TaskIndex`].
+    #[must_use]
+    pub fn tasks(&self) -> &[Task] {
+        &self.tasks
+    }
+
+    /// The task at `index`, when there is one.
+    #[must_use]
+    pub fn task(&self, index: TaskIndex) -> Option<&Task> {
+        self.tasks.get(index.as_usize())
+    }
+
+    /// The task with that id.
+    #[must_use]
+    pub fn task_named(&self, id: &TaskId) -> Option<&Task> {
+        self.tasks.iter().find(|task| task.id == *id)
+    }
+
+    /// The tasks that `index` waits for, in index order.
+    #[must_use]
+    pub fn upstream(&self, index: TaskIndex) -> Vec<TaskIndex> {
+        self.neighbours(index, Direction::Incoming)
+    }
+
+    /// The tasks that wait for `index`, in index order.
+    #[must_use]
+    pub fn downstream(&self, index: TaskIndex) -> Vec<TaskIndex> {
+        self.neighbours(index, Direction::Outgoing)
+    }
+
+    /// How many tasks wait for `index`.
+    #[must_use]
+    pub fn out_degree(&self, index: TaskIndex) -> usize {
+        self.graph.edges_directed(node(index), Direction::Outgoing).count()
+    }
+
+    /// Every edge, upstream first, in index order.
+    #[must_use]
+    pub fn edges(&self) -> Vec<(TaskIndex, TaskIndex)> {
+        let mut edges: Vec<_> =
+            self.graph.edge_references().map(|edge| (self.graph[edge.source()], self.graph[edge.target()])).collect();
+        edges.sort_unstable();
+        edges
+    }
+
+    /// The tasks so that each comes after all of its upstreams; equal ones in index order.
+    #[must_use]
+    pub fn topological(&self) -> Vec<TaskIndex> {
+        let mut waiting: Vec<usize> = self
+            .tasks
+            .iter()
+            .map(|task| self.graph.edges_directed(node(task.index), Direction::Incoming).count())
+            .collect();
+        let mut ready: std::collections::BTreeSet<TaskIndex> =
+            self.tasks.iter().map(|task| task.index).filter(|index| waiting[index.as_usize()] == 0).collect();
+        let mut order = Vec::with_capacity(self.tasks.len());
+        while let Some(index) = ready.pop_first() {
+            order.push(index);
+            for next in self.downstream(index) {
+                waiting[next.as_usize()] -= 1;
+                if waiting[next.as_usize()] == 0 {
+                    ready.insert(next);
+                }
+            }
+        }
+        order
+    }
+
+    fn neighbours(&self, index: TaskIndex, direction: Direction) -> Vec<TaskIndex> {
+        let mut found: Vec<TaskIndex> =
+            self.graph.neighbors_directed(node(index), direction).map(|node| self.graph[node]).collect();
+        found.sort_unstable();
+        found
+    }
+}
+
+fn node(index: TaskIndex) -> NodeIndex {
+    NodeIndex::new(index.as_usize())
+}
+
+/// A shortest cycle through `start`, found breadth first among the nodes that can come back to it.
+fn cycle_through(graph: &DiGraph<TaskIndex, ()>, start: NodeIndex) -> Vec<TaskIndex> {
+    let mut came_from = vec![None; graph.node_count()];
+    let mut queue = std::collections::VecDeque::from([start]);
+    while let Some(at) = queue.pop_front() {
+        for next in graph.neighbors_directed(at, Direction::Outgoing) {
+            if next == start {
+                let mut path = vec![graph[at]];
+                let mut back = at;
+                while let Some(previous) = came_from[back.index()] {
+                    path.push(graph[previous]);
+                    back = previous;
+                }
+                path.reverse();
+                return path;
+            }
+            if next != start && came_from[next.index()].is_none() {
+                came_from[next.index()] = Some(at);
+                queue.push_back(next);
+            }
+        }
+    }
+    vec![graph[start]]
+}

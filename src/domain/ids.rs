@@ -1,0 +1,163 @@
+//! Names and keys as types: parsed once at the edge, then passed on as what they are.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Airflow's own limit for the ids of DAGs, tasks and runs.
+const LONGEST_ID: usize = 250;
+
+/// A name that is not one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// Nothing was given.
+    #[error("{what} must not be empty")]
+    Empty {
+        /// Which kind of name.
+        what: &'static str,
+    },
+    /// More than 250 characters.
+    #[error("{what} `{start}…` has {length} characters; at most {LONGEST_ID} are allowed")]
+    TooLong {
+        /// Which kind of name.
+        what: &'static str,
+        /// Its first characters.
+        start: String,
+        /// How many it has.
+        length: usize,
+    },
+    /// A character outside of `A-Z a-z 0-9 _ - .` (and, for runs, `: + ~`).
+    #[error("{what} `{id}` has `{character}` in it; letters, digits, `_`, `-` and `.` are allowed")]
+    Character {
+        /// Which kind of name.
+        what: &'static str,
+        /// The whole of it.
+        id: String,
+        /// The first character that names do not have.
+        character: char,
+    },
+}
+
+fn validated(what: &'static str, text: &str, extra: &str) -> Result<String, IdError> {
+    let length = text.chars().count();
+    if length == 0 {
+        return Err(IdError::Empty { what });
+    }
+    if length > LONGEST_ID {
+        return Err(IdError::TooLong { what, start: text.chars().take(20).collect(), length });
+    }
+    let allowed = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.') || extra.contains(c);
+    match text.chars().find(|&c| !allowed(c)) {
+        Some(character) => Err(IdError::Character { what, id: text.to_owned(), character }),
+        None => Ok(text.to_owned()),
+    }
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident, $what:literal, $extra:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[serde(transparent)]
+        pub struct $type(String);
+
+        impl $type {
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                validated($what, text, $extra).map(Self)
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+name! {
+    /// The id of a DAG: letters of any script, digits, `_`, `-`, `.`; 1 to 250 characters.
+    DagId, "a DAG id", ""
+}
+name! {
+    /// The id of a task within its DAG; the same characters as a [`DagId`].
+    TaskId, "a task id", ""
+}
+name! {
+    /// The id of a run within its DAG, as Airflow forms it: `manual__2026-03-01T02:00:00+00:00`.
+    RunId, "a run id", ":+~"
+}
+
+/// The key of a run in our own tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RunKey(pub i64);
+
+/// The place of a task in its DAG's list of tasks; with a [`RunKey`] the key of a task run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TaskIndex(pub u32);
+
+impl TaskIndex {
+    /// The same as a position in a slice.
+    #[must_use]
+    pub fn as_usize(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// One task of one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskRunKey {
+    /// The run.
+    pub run: RunKey,
+    /// The task in it.
+    pub task: TaskIndex,
+}
+
+/// One execution of one task by one worker. Every write about the task, to Postgres or to the outside, shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AttemptKey {
+    /// The run's identity towards the outside: in object names, transactional ids, record headers.
+    pub run_uuid: Uuid,
+    /// The task run.
+    pub task_run: TaskRunKey,
+    /// Rises with each counted retry or clear, from 1; part of every outside idempotency key.
+    pub try_number: i32,
+    /// Rises with each claim and is never reused: a later holder has a higher one.
+    pub fence: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_take_airflows_characters_and_name_the_first_wrong_one() {
+        assert_eq!("pinterest_daily-2.x".parse::<DagId>().map(|id| id.to_string()), Ok("pinterest_daily-2.x".into()));
+        assert!("manual__2026-03-01T02:00:00+00:00".parse::<RunId>().is_ok());
+        assert_eq!(
+            "a b".parse::<TaskId>().unwrap_err().to_string(),
+            "a task id `a b` has ` ` in it; letters, digits, `_`, `-` and `.` are allowed"
+        );
+        assert_eq!("".parse::<TaskId>().unwrap_err().to_string(), "a task id must not be empty");
+        assert!("x".repeat(251).parse::<DagId>().is_err());
+    }
+}

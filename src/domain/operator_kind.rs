@@ -1,0 +1,53 @@
+//! What the DAG file's checks need to know of an operator, without the operator.
+
+use serde_json::Value;
+
+/// The pure side of an operator: its names, the keys that it takes, and its own check.
+pub struct OperatorKind {
+    /// Its short name in a DAG file, as `sink`.
+    pub name: &'static str,
+    /// Airflow class paths that mean the same, as `airflow.providers.standard.operators.bash.BashOperator`.
+    pub class_paths: &'static [&'static str],
+    /// One line on what it does.
+    pub about: &'static str,
+    /// The JSON Schema of its own keys, made from the type that its `build` deserialises; unknown keys are refused.
+    pub schema: fn() -> schemars::Schema,
+    /// Checks a rendered configuration beyond what the schema says. Pure. Also reports what does not deserialise.
+    pub check: fn(&Value) -> Vec<ConfigProblem>,
+    /// Keys whose templates the operator renders itself, since they name variables that only it knows.
+    pub late_fields: &'static [LateField],
+}
+
+/// A key whose template is rendered by the operator.
+pub struct LateField {
+    /// The key, as `topics`.
+    pub key: &'static str,
+    /// The variables that it may use beside the usual ones, as `table`.
+    pub variables: &'static [&'static str],
+}
+
+/// Something wrong with a task's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigProblem {
+    /// Where, from the task's own mapping downwards, as `["partitioner", "path_format"]`; list positions as digits.
+    pub path: Vec<String>,
+    /// What is wrong, lower case, no period.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+impl ConfigProblem {
+    /// A problem at one key.
+    #[must_use]
+    pub fn at(key: &str, message: impl Into<String>) -> Self {
+        Self { path: vec![key.to_owned()], message: message.into(), help: None }
+    }
+
+    /// The same with advice.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}

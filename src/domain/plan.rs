@@ -1,0 +1,293 @@
+//! What follows from what happened: the ends of attempts, or a cancel request, become decisions; the store applies them.
+//!
+//! Planning looks at the neighbourhood only: a completion costs its out-degree, not the size of the DAG. Where a skip
+//! or a failure runs on through the graph, [`plan`] asks for the tasks that it has not been shown yet.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::domain::Timestamp;
+use crate::domain::dag::{Dag, Task};
+use crate::domain::ids::TaskIndex;
+use crate::domain::run_state::RunState;
+use crate::domain::task_state::{IllegalTransition, TaskEvent, TaskState};
+use crate::domain::trigger_rule::{UpstreamCounts, Verdict};
+
+/// How often a worker may die under one task before the task is failed: so that a task that kills its worker ends.
+pub const LOST_LIMIT: i32 = 5;
+
+/// A task run as the transaction sees it, locked by its run's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TaskSnapshot {
+    /// Where it stands.
+    pub state: TaskState,
+    /// How its upstreams stand.
+    pub upstream: UpstreamCounts,
+    /// Its current try, from 1.
+    pub try_number: i32,
+    /// How many workers died under it.
+    pub lost: i32,
+}
+
+/// A run as the transaction sees it: the run's own row, and the tasks of the neighbourhood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Whether somebody asked for its cancellation.
+    pub cancel_requested: bool,
+    /// Tasks that are not final.
+    pub tasks_unfinished: u32,
+    /// Leaves that ended in a failure.
+    pub leaves_failed: u32,
+    /// The tasks that were looked up.
+    pub tasks: BTreeMap<TaskIndex, TaskSnapshot>,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Ending {
+    /// With an output.
+    Succeeded,
+    /// With an error.
+    Failed {
+        /// Whether another try may help.
+        retryable: bool,
+        /// Drawn from `[0, 1)` for the wait before the next try.
+        jitter: f64,
+    },
+    /// Stopped because the run was cancelled.
+    Cancelled,
+    /// Handed back by a worker that stops.
+    Interrupted,
+    /// Its worker died.
+    Lost,
+}
+
+/// One step of one task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Move {
+    /// The task.
+    pub task: TaskIndex,
+    /// What happened to it.
+    pub event: TaskEvent,
+    /// The state that it must still be in.
+    pub from: TaskState,
+    /// The state after.
+    pub to: TaskState,
+    /// Not to be claimed before this instant; set exactly when `to` is queued or `up_for_retry`.
+    pub ready_at: Option<Timestamp>,
+    /// The try after.
+    pub try_number: i32,
+    /// The losses after.
+    pub lost: i32,
+}
+
+/// What is to be written, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// The steps; a task has at most one.
+    pub moves: Vec<Move>,
+    /// The upstream counts of tasks whose upstreams ended, as they are after.
+    pub counts: BTreeMap<TaskIndex, UpstreamCounts>,
+    /// How many tasks became final.
+    pub finished: u32,
+    /// How many of them are leaves that ended in a failure.
+    pub leaves_failed: u32,
+    /// The run's end, when this was its last task.
+    pub concluded: Option<RunState>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The consequences reach these tasks: look them up and plan again.
+    #[error("{} more tasks are needed", .0.len())]
+    Needs(BTreeSet<TaskIndex>),
+    /// The snapshot contradicts what is said to have happened.
+    #[error(transparent)]
+    Illegal(#[from] IllegalTransition),
+}
+
+/// The first states of a new run's tasks: what is ready at once, and what waits for how many.
+#[must_use]
+pub fn begin(dag: &Dag) -> Vec<(TaskState, UpstreamCounts)> {
+    dag.tasks()
+        .iter()
+        .map(|task| {
+            let counts = initial_counts(dag, task);
+            let ready = task.trigger_rule.verdict(counts) == Verdict::Run;
+            (if ready { TaskState::Queued } else { TaskState::None }, counts)
+        })
+        .collect()
+}
+
+fn initial_counts(dag: &Dag, task: &Task) -> UpstreamCounts {
+    let upstream = dag.upstream(task.index);
+    let setups = upstream.iter().filter(|&&index| is_setup(dag, index)).count();
+    UpstreamCounts {
+        unfinished: u32::try_from(upstream.len()).unwrap_or(u32::MAX),
+        setups: u32::try_from(setups).unwrap_or(u32::MAX),
+        ..UpstreamCounts::default()
+    }
+}
+
+/// How many of a task's upstreams are setups: a fact of the DAG, not stored with the run.
+#[must_use]
+pub fn setups_upstream(dag: &Dag, task: TaskIndex) -> u32 {
+    let count = dag.upstream(task).into_iter().filter(|&index| is_setup(dag, index)).count();
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn is_setup(dag: &Dag, index: TaskIndex) -> bool {
+    dag.task(index).is_some_and(|task| task.is_setup)
+}
+
+/// Plans what follows from attempts that ended, and, where the run's cancellation was asked for, ends everything in the
+/// snapshot that is not running: what runs is told to stop by its worker.
+///
+/// # Errors
+/// [`PlanError::Needs`] when the snapshot is too small; [`PlanError::Illegal`] when it contradicts `ended`.
+pub fn plan(dag: &Dag, snapshot: &Snapshot, ended: &[(TaskIndex, Ending)], now: Timestamp) -> Result<Plan, PlanError> {
+    let mut planner = Planner::new(dag, snapshot, now);
+    for &(index, ending) in ended {
+        planner.end_attempt(index, ending)?;
+    }
+    if snapshot.cancel_requested {
+        planner.cancel_idle()?;
+    }
+    planner.follow()
+}
+
+struct Planner<'a> {
+    dag: &'a Dag,
+    snapshot: &'a Snapshot,
+    now: Timestamp,
+    tasks: BTreeMap<TaskIndex, TaskSnapshot>,
+    needs: BTreeSet<TaskIndex>,
+    ended: VecDeque<(TaskIndex, TaskState)>,
+    plan: Plan,
+}
+
+impl<'a> Planner<'a> {
+    fn new(dag: &'a Dag, snapshot: &'a Snapshot, now: Timestamp) -> Self {
+        Self {
+            dag,
+            snapshot,
+            now,
+            tasks: snapshot.tasks.clone(),
+            needs: BTreeSet::new(),
+            ended: VecDeque::new(),
+            plan: Plan::default(),
+        }
+    }
+
+    fn end_attempt(&mut self, index: TaskIndex, ending: Ending) -> Result<(), PlanError> {
+        let Some(task) = self.tasks.get(&index).copied() else {
+            self.needs.insert(index);
+            return Ok(());
+        };
+        let policy = self.dag.task(index).map(|task| task.retry.clone()).unwrap_or_default();
+        match ending {
+            Ending::Succeeded => self.step(index, TaskEvent::Succeeded, None),
+            Ending::Cancelled => self.step(index, TaskEvent::Cancelled, None),
+            Ending::Failed { .. } | Ending::Interrupted | Ending::Lost if self.snapshot.cancel_requested => {
+                self.step(index, TaskEvent::Cancelled, None)
+            }
+            Ending::Failed { retryable, jitter } if retryable && policy.allows_another(task.try_number) => {
+                let wait = policy.wait_after(task.try_number, jitter);
+                self.step(index, TaskEvent::FailedForNow, Some(later(self.now, wait)))
+            }
+            Ending::Failed { .. } => self.step(index, TaskEvent::FailedForGood, None),
+            Ending::Interrupted => self.step(index, TaskEvent::Interrupted, Some(self.now)),
+            Ending::Lost if task.lost + 1 >= LOST_LIMIT => self.step(index, TaskEvent::LostForGood, None),
+            Ending::Lost => self.step(index, TaskEvent::Lost, Some(self.now)),
+        }
+    }
+
+    fn cancel_idle(&mut self) -> Result<(), PlanError> {
+        let idle: Vec<TaskIndex> = self
+            .tasks
+            .iter()
+            .filter(|(_, task)| !task.state.is_final() && task.state != TaskState::Running)
+            .map(|(&index, _)| index)
+            .collect();
+        idle.into_iter().try_for_each(|index| self.step(index, TaskEvent::Cancelled, None))
+    }
+
+    /// Moves one task on and notes what its end means to others.
+    fn step(&mut self, index: TaskIndex, event: TaskEvent, ready_at: Option<Timestamp>) -> Result<(), PlanError> {
+        let Some(task) = self.tasks.get_mut(&index) else {
+            self.needs.insert(index);
+            return Ok(());
+        };
+        let from = task.state;
+        let to = from.next(event)?;
+        task.state = to;
+        match event {
+            TaskEvent::FailedForNow => task.try_number += 1,
+            TaskEvent::Lost | TaskEvent::LostForGood => task.lost += 1,
+            TaskEvent::Released
+            | TaskEvent::Claimed
+            | TaskEvent::Succeeded
+            | TaskEvent::FailedForGood
+            | TaskEvent::Interrupted
+            | TaskEvent::Skipped
+            | TaskEvent::UpstreamFailed
+            | TaskEvent::Cancelled => {}
+        }
+        let (try_number, lost) = (task.try_number, task.lost);
+        self.plan.moves.push(Move { task: index, event, from, to, ready_at, try_number, lost });
+        if to.is_final() {
+            self.plan.finished += 1;
+            self.plan.leaves_failed += u32::from(to.is_failure() && self.dag.out_degree(index) == 0);
+            self.ended.push_back((index, to));
+        }
+        Ok(())
+    }
+
+    /// Tells each ended task's downstreams, and theirs where they end by that.
+    fn follow(mut self) -> Result<Plan, PlanError> {
+        while let Some((index, state)) = self.ended.pop_front() {
+            let setup = is_setup(self.dag, index);
+            for downstream in self.dag.downstream(index) {
+                self.tell(downstream, state, setup)?;
+            }
+        }
+        if !self.needs.is_empty() {
+            return Err(PlanError::Needs(self.needs));
+        }
+        if self.plan.finished > 0 && self.plan.finished >= self.snapshot.tasks_unfinished {
+            let failed = self.snapshot.cancel_requested || self.snapshot.leaves_failed + self.plan.leaves_failed > 0;
+            self.plan.concluded = Some(if failed { RunState::Failed } else { RunState::Success });
+        }
+        Ok(self.plan)
+    }
+
+    fn tell(&mut self, downstream: TaskIndex, state: TaskState, setup: bool) -> Result<(), PlanError> {
+        let Some(task) = self.tasks.get_mut(&downstream) else {
+            self.needs.insert(downstream);
+            return Ok(());
+        };
+        task.upstream.count(state, setup);
+        self.plan.counts.insert(downstream, task.upstream);
+        if task.state != TaskState::None {
+            return Ok(()); // it did not wait for this one, or was cancelled
+        }
+        let counts = task.upstream;
+        let rule = self.dag.task(downstream).map(|task| task.trigger_rule).unwrap_or_default();
+        match rule.verdict(counts) {
+            Verdict::Wait => Ok(()),
+            Verdict::Run if self.snapshot.cancel_requested => self.step(downstream, TaskEvent::Cancelled, None),
+            Verdict::Run => self.step(downstream, TaskEvent::Released, Some(self.now)),
+            Verdict::Skip => self.step(downstream, TaskEvent::Skipped, None),
+            Verdict::UpstreamFailed => self.step(downstream, TaskEvent::UpstreamFailed, None),
+        }
+    }
+}
+
+fn later(now: Timestamp, wait: Duration) -> Timestamp {
+    chrono::Duration::from_std(wait).ok().and_then(|wait| now.checked_add_signed(wait)).unwrap_or(Timestamp::MAX_UTC)
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

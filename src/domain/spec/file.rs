@@ -1,0 +1,259 @@
+//! A file's DAGs and their tasks as typed, with dag-factory's `default` block and `default_args` filled in.
+
+use crate::domain::diagnostic::{Code, Diagnostic};
+use crate::domain::source::Span;
+use crate::domain::spec::Problems;
+use crate::domain::spec::keys::{DagKeys, TaskKeys};
+use crate::domain::spec::known::{Standing, airflow_dag_key};
+use crate::domain::yaml::{Entry, Key, Node, NodeKind};
+
+/// The key of dag-factory's block of defaults for every DAG of a file.
+const DEFAULTS: &str = "default";
+
+/// Keys of `default_args` that are the DAG's.
+const DAG_KEYS_IN_DEFAULT_ARGS: [&str; 4] = ["owner", "start_date", "end_date", "timezone"];
+
+/// A DAG as typed.
+#[derive(Debug)]
+pub(in crate::domain) struct DagSpec {
+    pub(in crate::domain) id: Key,
+    pub(in crate::domain) keys: DagKeys,
+    /// What `default_args` say of operators' keys: the DAG's own, then the file's.
+    pub(in crate::domain) default_config: Vec<Entry>,
+    pub(in crate::domain) tasks: Vec<TaskSpec>,
+    /// Whether reading it found an error.
+    pub(in crate::domain) sound: bool,
+}
+
+/// A task as typed, `default_args` filled in.
+#[derive(Debug)]
+pub(in crate::domain) struct TaskSpec {
+    pub(in crate::domain) id: Key,
+    pub(in crate::domain) keys: TaskKeys,
+    /// The keys that are not of every task: the operator's.
+    pub(in crate::domain) config: Vec<Entry>,
+    /// Whether its `operator`, or the whole task, had a wrong form and was reported.
+    pub(in crate::domain) operator_refused: bool,
+}
+
+/// Defaults for tasks, as `default_args` gives them.
+#[derive(Debug, Default, Clone)]
+struct TaskDefaults {
+    keys: TaskKeys,
+    rest: Vec<Entry>,
+    dag: DagKeys,
+}
+
+/// Reads the DAGs of a file.
+pub(in crate::domain) fn read_file(root: &Node, problems: &mut Problems<'_>) -> Vec<DagSpec> {
+    let Some(entries) = root.as_mapping() else {
+        let message = format!("a DAG file is a mapping from DAG ids to DAGs, but this is {}", root.describe());
+        problems.add(Diagnostic::error(Code::WrongType, root.span, message).help("start with the DAG's id: `my_dag:`"));
+        return Vec::new();
+    };
+    if let Some(stray) = entries.iter().find(|entry| is_dag_key(entry)) {
+        problems.add(
+            Diagnostic::error(
+                Code::WrongType,
+                stray.key.span,
+                format!("`{}` stands where a DAG's id is expected", stray.key.text),
+            )
+            .help("put the DAG's id above its keys, and the keys below it, indented: `my_dag:`"),
+        );
+        return Vec::new();
+    }
+    let mut file_keys = DagKeys::default();
+    let mut file_defaults = TaskDefaults::default();
+    if let Some(defaults) = entries.iter().find(|entry| entry.key.text == DEFAULTS) {
+        (file_keys, file_defaults) = read_dag_keys(defaults, problems);
+        if let Some(tasks) = &file_keys.tasks {
+            let message = "the `default` block holds defaults for DAGs, and no tasks of its own";
+            problems.add(Diagnostic::error(Code::UnsupportedKey, tasks.key, message));
+        }
+    }
+    let sound = problems.errors() == 0;
+    entries
+        .iter()
+        .filter(|entry| entry.key.text != DEFAULTS)
+        .map(|entry| {
+            let mut dag = read_dag(entry, &file_keys, &file_defaults, problems);
+            dag.sound &= sound;
+            dag
+        })
+        .collect()
+}
+
+/// Whether an entry at the top of a file looks like a DAG's key rather than a DAG.
+fn is_dag_key(entry: &Entry) -> bool {
+    let is_name = |name: &str| name == entry.key.text;
+    let is_dag = entry.value.as_mapping().is_some_and(|entries| entries.iter().any(|inner| inner.key.text == "tasks"));
+    !is_dag
+        && (DagKeys::KEYS.iter().any(|name| is_name(name)) || DagKeys::ALIASES.iter().any(|(alias, _)| is_name(alias)))
+}
+
+fn read_dag(entry: &Entry, file_keys: &DagKeys, file_defaults: &TaskDefaults, problems: &mut Problems<'_>) -> DagSpec {
+    let errors_before = problems.errors();
+    let (mut keys, mut defaults) = read_dag_keys(entry, problems);
+    keys.fill_from(file_keys);
+    keys.fill_from(&file_defaults.dag);
+    defaults.keys.fill_from(&file_defaults.keys);
+    let own = defaults.rest.len();
+    for inherited in &file_defaults.rest {
+        if !defaults.rest[..own].iter().any(|own| own.key.text == inherited.key.text) {
+            defaults.rest.push(inherited.clone());
+        }
+    }
+    let tasks = match &keys.tasks {
+        Some(tasks) => read_tasks(&tasks.value.0, &defaults.keys, problems),
+        None => Vec::new(),
+    };
+    if tasks.is_empty() && problems.errors() == errors_before {
+        let span = keys.tasks.as_ref().map_or(entry.key.span, |tasks| tasks.key);
+        problems.add(
+            Diagnostic::error(Code::NoTasks, span, format!("the DAG `{}` has no tasks", entry.key.text))
+                .help("give it `tasks`, at least one"),
+        );
+    }
+    let sound = problems.errors() == errors_before;
+    DagSpec { id: entry.key.clone(), keys, default_config: defaults.rest, tasks, sound }
+}
+
+/// Reads a DAG's own keys, and what its `default_args` say.
+fn read_dag_keys(dag: &Entry, problems: &mut Problems<'_>) -> (DagKeys, TaskDefaults) {
+    let mut keys = DagKeys::default();
+    let mut defaults = TaskDefaults::default();
+    let Some(entries) = dag.value.as_mapping() else {
+        let message = format!("the DAG `{}` is a mapping, but this is {}", dag.key.text, dag.value.describe());
+        let span = if dag.value.is_null() { dag.key.span } else { dag.value.span };
+        problems.add(Diagnostic::error(Code::WrongType, span, message).help("its keys stand below it, indented"));
+        return (keys, defaults);
+    };
+    for entry in entries {
+        if !keys.take(entry, problems) {
+            refuse_dag_key(entry, problems);
+        }
+    }
+    let given = keys.default_args.as_ref().map_or(&[][..], |given| &given.value.0);
+    for entry in given {
+        let name = entry.key.text.as_str();
+        if matches!(name, "task_id" | "operator" | "dependencies") {
+            let message = format!("`default_args` cannot hold `{name}`: it differs from task to task");
+            problems.add(Diagnostic::error(Code::UnsupportedKey, entry.key.span, message));
+        } else if DAG_KEYS_IN_DEFAULT_ARGS.contains(&name) {
+            defaults.dag.take(entry, problems);
+        } else if !defaults.keys.take(entry, problems) {
+            defaults.rest.push(entry.clone());
+        }
+    }
+    keys.fill_from(&defaults.dag);
+    (keys, defaults)
+}
+
+fn refuse_dag_key(entry: &Entry, problems: &mut Problems<'_>) {
+    let name = entry.key.text.as_str();
+    if let Some(standing) = airflow_dag_key(name) {
+        report_standing(standing, entry, problems);
+        return;
+    }
+    let span = entry.key.span;
+    let problem = Diagnostic::error(Code::UnknownDagKey, span, format!("a DAG has no key `{name}`"));
+    let names = DagKeys::KEYS.iter().copied().filter(|name| *name != "dag_id");
+    problems.add(problem.did_you_mean(name, names, || {
+        TaskKeys::KEYS
+            .contains(&name)
+            .then(|| format!("`{name}` is a key of tasks; for all tasks of the DAG put it under `default_args`"))
+    }));
+}
+
+/// Reports a key that Airflow has.
+pub(in crate::domain) fn report_standing(standing: Standing, entry: &Entry, problems: &mut Problems<'_>) {
+    let name = entry.key.text.as_str();
+    let span = entry.key.span;
+    let off = matches!(&entry.value.kind, NodeKind::Null | NodeKind::Bool(false))
+        || matches!(&entry.value.kind, NodeKind::Number(number) if number.as_i64() == Some(0))
+        || matches!(&entry.value.kind, NodeKind::List(items) if items.is_empty());
+    problems.add(match standing {
+        Standing::IgnoredWhenOff(why) if !off => {
+            Diagnostic::error(Code::UnsupportedKey, span, format!("`{name}` is known from Airflow, but not supported"))
+                .help(why)
+        }
+        Standing::Ignored(why) | Standing::IgnoredWhenOff(why) => {
+            Diagnostic::warning(Code::IgnoredKey, span, format!("`{name}` has no effect")).help(why)
+        }
+        Standing::Unsupported(instead) => {
+            Diagnostic::error(Code::UnsupportedKey, span, format!("`{name}` is known from Airflow, but not supported"))
+                .help(instead)
+        }
+        Standing::NotYet(instead) => {
+            Diagnostic::error(Code::NotYet, span, format!("`{name}` is not supported yet")).help(instead)
+        }
+    });
+}
+
+fn read_tasks(node: &Node, defaults: &TaskKeys, problems: &mut Problems<'_>) -> Vec<TaskSpec> {
+    let mut tasks = Vec::new();
+    match &node.kind {
+        NodeKind::Mapping(entries) => {
+            for entry in entries {
+                let mut task = read_task(entry.key.clone(), &entry.value, defaults, problems);
+                if let Some(typed) = task.keys.task_id.take()
+                    && typed.value != entry.key.text
+                {
+                    let message =
+                        format!("`task_id` says `{}`, but the task stands under `{}`", typed.value, entry.key.text);
+                    problems.add(
+                        Diagnostic::error(Code::BadId, typed.span, message)
+                            .related(entry.key.span, "its id by its key")
+                            .help("leave `task_id` out where tasks are keyed by their id"),
+                    );
+                }
+                tasks.push(task);
+            }
+        }
+        NodeKind::List(items) => {
+            for item in items {
+                let head = Span::new(item.span.start, item.span.start + 1);
+                let mut task = read_task(Key { text: String::new(), span: head }, item, defaults, problems);
+                match task.keys.task_id.take() {
+                    Some(typed) => {
+                        task.id = Key { text: typed.value, span: typed.span };
+                        tasks.push(task);
+                    }
+                    None if item.as_mapping().is_some() => problems.add(
+                        Diagnostic::error(Code::MissingTaskId, item.span, "a task in a list needs its `task_id`")
+                            .help("add `task_id: …`, or write `tasks` as a mapping keyed by task id"),
+                    ),
+                    None => {}
+                }
+            }
+        }
+        NodeKind::Null | NodeKind::Bool(_) | NodeKind::Number(_) | NodeKind::Text(_) => {}
+    }
+    tasks
+}
+
+fn read_task(id: Key, node: &Node, defaults: &TaskKeys, problems: &mut Problems<'_>) -> TaskSpec {
+    let mut keys = TaskKeys::default();
+    let mut config = Vec::new();
+    match node.as_mapping() {
+        Some(entries) => {
+            for entry in entries {
+                if !keys.take(entry, problems) {
+                    config.push(entry.clone());
+                }
+            }
+        }
+        None => {
+            let span = if node.is_null() { id.span } else { node.span };
+            let name = if id.text.is_empty() { "a task".to_owned() } else { format!("the task `{}`", id.text) };
+            let message = format!("{name} is a mapping, but this is {}", node.describe());
+            problems.add(Diagnostic::error(Code::WrongType, span, message).help("it needs at least its `operator`"));
+        }
+    }
+    let operator_refused = keys.operator.is_none()
+        && node
+            .as_mapping()
+            .is_none_or(|entries| entries.iter().any(|entry| entry.key.text == "operator" && !entry.value.is_null()));
+    keys.fill_from(defaults);
+    TaskSpec { id, keys, config, operator_refused }
+}

@@ -1,0 +1,152 @@
+//! The keys of a DAG and of a task. Each is listed once, here: reading, "did you mean" and the JSON Schema follow.
+
+use schemars::JsonSchema;
+
+use crate::domain::dag::{Catchup, DstPolicy, Overlap, Schedule};
+use crate::domain::diagnostic::{Code, Diagnostic};
+use crate::domain::spec::Problems;
+use crate::domain::spec::value::{
+    Count, DateOrInstant, Dependencies, FreeMapping, FromNode, Params, Positive, Seconds, Spanned, Tags, Tasks, Zone,
+};
+use crate::domain::trigger_rule::TriggerRule;
+use crate::domain::yaml::Entry;
+
+macro_rules! keys {
+    ($(#[$about:meta])+ $name:ident { $($(#[$doc:meta])+ $key:ident $(or $alias:ident)? : $type:ty,)+ }) => {
+        $(#[$about])+
+        #[derive(Debug, Clone, Default, JsonSchema)]
+        pub(in crate::domain) struct $name {
+            $($(#[$doc])+ pub(in crate::domain) $key: Option<Spanned<$type>>,)+
+        }
+
+        impl $name {
+            /// The names of the keys.
+            pub(in crate::domain) const KEYS: &'static [&'static str] = &[$(stringify!($key),)+];
+
+            /// Other names of keys, with the name that they stand for.
+            pub(in crate::domain) const ALIASES: &'static [(&'static str, &'static str)] =
+                &[$($((stringify!($alias), stringify!($key)),)?)+];
+
+            /// Reads an entry if its key is one of these; whether it is.
+            pub(in crate::domain) fn take(&mut self, entry: &Entry, problems: &mut Problems<'_>) -> bool {
+                let typed = entry.key.text.as_str();
+                $(
+                    if typed == stringify!($key) $(|| typed == stringify!($alias))? {
+                        read_key(&mut self.$key, entry, problems);
+                        return true;
+                    }
+                )+
+                false
+            }
+
+            /// Takes from `defaults` what is not set here.
+            pub(in crate::domain) fn fill_from(&mut self, defaults: &Self) {
+                $(
+                    if self.$key.is_none() {
+                        self.$key.clone_from(&defaults.$key);
+                    }
+                )+
+            }
+        }
+    };
+}
+
+fn read_key<T: FromNode>(place: &mut Option<Spanned<T>>, entry: &Entry, problems: &mut Problems<'_>) {
+    if let Some(first) = place {
+        let message = format!("`{}` is another name of a key that stands there already", entry.key.text);
+        let problem =
+            Diagnostic::error(Code::DuplicateKey, entry.key.span, message).related(first.key, "the other one");
+        problems.add(problem);
+        return;
+    }
+    let is_absent = entry.value.is_null() && !T::NULL_MEANS_SOMETHING;
+    if !is_absent && let Some(value) = T::from_node(&entry.value, &entry.key.text, problems) {
+        *place = Some(Spanned { value, span: entry.value.span, key: entry.key.span });
+    }
+}
+
+keys! {
+    /// A DAG: when it runs, and its tasks.
+    DagKeys {
+        /// The DAG's id once more, as MWAA Serverless wants it; the same as its key in the file.
+        dag_id: String,
+        /// One line about the DAG.
+        description: String,
+        /// Markdown about the DAG.
+        doc_md: String,
+        /// When it runs: cron (5 or 6 fields), `@daily` and the like, a duration such as `15m`, a list of crons, or
+        /// `none`.
+        schedule or schedule_interval: Schedule,
+        /// The zone in which the schedule and dates are read, as `Europe/London`; UTC unless given.
+        timezone: Zone,
+        /// No run is for a time before this.
+        start_date: DateOrInstant,
+        /// No run is for a time after this.
+        end_date: DateOrInstant,
+        /// What becomes of runs that were missed: `none`, `latest`, `all`, or `{window: 3d, max: 10}`; `true` and
+        /// `false` are read as `all` and `none`.
+        catchup: Catchup,
+        /// What becomes of a run that is due while an earlier one is unfinished: `queue`, `skip` or `cancel_running`.
+        overlap: Overlap,
+        /// What becomes of local times that a change of the clocks skips (`gap`) or repeats (`overlap`).
+        dst: DstPolicy,
+        /// How many runs may go on at once.
+        max_active_runs: Positive,
+        /// How many tasks may run at once, over all runs.
+        max_active_tasks or concurrency: Positive,
+        /// Whether the DAG is paused when it is first seen.
+        is_paused_upon_creation: bool,
+        /// A run that takes longer fails.
+        dagrun_timeout: Seconds,
+        /// Who looks after it.
+        owner: String,
+        /// Words to find it by.
+        tags: Tags,
+        /// Parameters with their defaults; templates see them as `params`.
+        params: Params,
+        /// Keys that every task has unless it sets them itself.
+        default_args: FreeMapping,
+        /// The tasks: a mapping keyed by task id, or a list of tasks with `task_id`.
+        tasks: Tasks,
+    }
+}
+
+keys! {
+    /// The keys that every task has; the others belong to its operator.
+    TaskKeys {
+        /// The task's id, in the list form of `tasks`.
+        task_id: String,
+        /// What the task does: an operator's name, or the path of an Airflow class that has an equivalent.
+        operator: String,
+        /// The tasks that this one waits for.
+        dependencies: Dependencies,
+        /// How often it is tried again after a failure.
+        retries: Count,
+        /// How long to wait before it is tried again.
+        retry_delay: Seconds,
+        /// Whether each further wait is twice as long.
+        retry_exponential_backoff: bool,
+        /// The longest wait.
+        max_retry_delay: Seconds,
+        /// An attempt that takes longer is stopped and fails.
+        execution_timeout: Seconds,
+        /// Which ends of the tasks before it let it run.
+        trigger_rule: TriggerRule,
+        /// The pool whose slots it takes.
+        pool: String,
+        /// How many slots of the pool it takes.
+        pool_slots: Positive,
+        /// Higher goes first when not all can run.
+        priority_weight: i32,
+        /// Whether it waits for its own success in the run before.
+        depends_on_past: bool,
+        /// Whether it waits for the tasks right after it in the run before.
+        wait_for_downstream: bool,
+        /// How many of it may run at once, over all runs.
+        max_active_tis_per_dag: Positive,
+        /// Whether it prepares what other tasks use.
+        setup: bool,
+        /// Markdown about the task.
+        doc_md: String,
+    }
+}

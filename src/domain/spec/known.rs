@@ -1,0 +1,90 @@
+//! Keys of Airflow and dag-factory that pinsched knows and does not take: each says why, instead of "unknown key".
+
+/// How a known key stands here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::domain) enum Standing {
+    /// It would change what happens, and cannot: an error, with what to do instead.
+    Unsupported(&'static str),
+    /// It will come: an error until then.
+    NotYet(&'static str),
+    /// It makes no difference here: a warning.
+    Ignored(&'static str),
+    /// It makes no difference when it is off; an error otherwise.
+    IgnoredWhenOff(&'static str),
+}
+
+use Standing::{Ignored, IgnoredWhenOff, NotYet, Unsupported};
+
+/// Where a key of Airflow's `DAG` stands.
+pub(in crate::domain) fn airflow_dag_key(key: &str) -> Option<Standing> {
+    Some(match key {
+        "task_groups" => NotYet("list the tasks directly under `tasks`"),
+        "default_view" | "orientation" => Ignored("it arranges Airflow's own pages"),
+        "render_template_as_native_obj" => Ignored("a value that is one `{{ … }}` always keeps its type"),
+        "auto_register" => Ignored("every DAG of a file that is given is there"),
+        "dag_display_name" => Ignored("pages show the DAG's id"),
+        "template_searchpath" => Unsupported("paths in a task start at the DAG file's folder"),
+        "user_defined_macros" | "user_defined_filters" | "jinja_environment_kwargs" | "template_undefined" => {
+            Unsupported("templates have Airflow's names and nothing that runs Python")
+        }
+        "timetable" => {
+            Unsupported("use `schedule`: a list of crons, `timezone` and `dst` say most of what timetables do")
+        }
+        "on_failure_callback" | "on_success_callback" | "sla_miss_callback" | "deadline" => {
+            Unsupported("callbacks are Python; a last task with `trigger_rule: one_failed` runs after a failure")
+        }
+        "access_control" => Unsupported("there are no roles per DAG"),
+        "fail_fast" | "fail_stop" => IgnoredWhenOff("tasks that do not depend on a failed one go on"),
+        "max_consecutive_failed_dag_runs" => IgnoredWhenOff("a DAG is paused by hand"),
+        "max_active_tis_per_dagrun" => {
+            Unsupported("`max_active_tis_per_dag` on a task, or a pool, limits how many run")
+        }
+        "dag_id_prefix" | "vars" => Unsupported("write the value where it is used, or use `params`"),
+        _ => return None,
+    })
+}
+
+/// Where a key of Airflow's `BaseOperator` stands.
+pub(in crate::domain) fn airflow_task_key(key: &str) -> Option<Standing> {
+    Some(match key {
+        "expand" | "partial" | "expand_kwargs" | "map_index_template" => {
+            NotYet("dynamic mapping will come; until then write one task for each")
+        }
+        "task_group" | "task_group_name" | "parent_group_name" => NotYet("leave the group out"),
+        "teardown" | "setup_task" | "teardown_task" | "is_teardown" | "is_setup" | "on_failure_fail_dagrun" => {
+            NotYet("`setup: true` marks a setup; for the clean-up use `trigger_rule: all_done`")
+        }
+        "decorator" | "python_callable" | "python_callable_name" | "python_callable_file" => {
+            Unsupported("Python is not run in process; the `bash` operator can run a script")
+        }
+        "on_failure_callback"
+        | "on_success_callback"
+        | "on_retry_callback"
+        | "on_execute_callback"
+        | "on_skipped_callback" => {
+            Unsupported("callbacks are Python; a task with `trigger_rule: one_failed` runs after a failure")
+        }
+        "email" | "email_on_failure" | "email_on_retry" => IgnoredWhenOff("pinsched sends no mail"),
+        "sla" => Unsupported("`execution_timeout` and `dagrun_timeout` end what takes too long"),
+        "queue" | "executor" | "executor_config" | "run_as_user" | "resources" => {
+            Unsupported("every worker takes every task; a `pool` limits how many run at once")
+        }
+        "weight_rule" => Unsupported("`priority_weight` counts as it is written"),
+        "owner" => Ignored("the DAG's `owner` is shown"),
+        "inlets" | "outlets" => Unsupported("assets are not known here"),
+        "do_xcom_push" | "multiple_outputs" => Ignored("what a task leaves is always kept, by key"),
+        "task_display_name" => Ignored("pages show the task's id"),
+        "ignore_first_depends_on_past" => Ignored("a first run never waits for one before it"),
+        "wait_for_past_depends_before_skipping" => IgnoredWhenOff("a skip does not wait"),
+        "max_active_tis_per_dagrun" => Unsupported("`max_active_tis_per_dag` or a pool limits how many run at once"),
+        "start_date" | "end_date" => Unsupported("set it on the DAG: tasks have none of their own"),
+        "upstream" | "upstream_tasks" | "depends_on" | "needs" | "upstream_task_ids" => {
+            Unsupported("the tasks that a task waits for are its `dependencies`")
+        }
+        "downstream" | "downstream_tasks" | "downstream_task_ids" => {
+            Unsupported("write it the other way: the later task names this one in its `dependencies`")
+        }
+        "params" => Unsupported("params belong to the DAG; every task's templates see them"),
+        _ => return None,
+    })
+}

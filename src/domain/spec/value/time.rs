@@ -1,0 +1,179 @@
+//! Durations, dates, timezones and schedules.
+
+use std::time::Duration;
+
+use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime};
+use chrono_tz::Tz;
+
+use crate::domain::dag::Schedule;
+use crate::domain::diagnostic::{Code, Diagnostic};
+use crate::domain::duration::{DurationError, from_seconds, parse_duration};
+use crate::domain::schedule::ScheduleError;
+use crate::domain::spec::Problems;
+use crate::domain::spec::value::{FromNode, described, wrong_type};
+use crate::domain::yaml::{Node, NodeKind};
+
+/// A length of time.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::domain) struct Seconds(pub(in crate::domain) Duration);
+
+impl FromNode for Seconds {
+    fn from_node(node: &Node, key: &str, problems: &mut Problems<'_>) -> Option<Self> {
+        let read = match &node.kind {
+            NodeKind::Number(number) => from_seconds(number.as_f64().unwrap_or(f64::NAN)),
+            NodeKind::Text(text) => parse_duration(text),
+            NodeKind::Null | NodeKind::Bool(_) | NodeKind::List(_) | NodeKind::Mapping(_) => {
+                wrong_type(node, key, "a duration", problems);
+                return None;
+            }
+        };
+        read.map_err(|error| {
+            let help = match error {
+                DurationError::Form(_) => {
+                    "a number of seconds, or a number with `s`, `m`, `h` or `d`: `90`, `30s`, `1h30m`"
+                }
+                DurationError::Negative | DurationError::TooLong => "it counts in seconds unless it has a unit",
+            };
+            problems.add(Diagnostic::error(Code::BadDuration, node.span, format!("`{key}`: {error}")).help(help));
+        })
+        .ok()
+        .map(Self)
+    }
+}
+described!(Seconds, "Duration", {
+    "description": "A number of seconds, or a number with a unit: 30s, 5m, 2h, 1d.",
+    "anyOf": [{ "type": "number", "minimum": 0 }, { "type": "string", "pattern": "^[0-9]" }]
+});
+
+/// A point in time as typed: with its own offset, or in the DAG's zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::domain) enum Date {
+    Local(NaiveDateTime),
+    Fixed(DateTime<FixedOffset>),
+}
+
+/// A [`Date`] in a file.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::domain) struct DateOrInstant(pub(in crate::domain) Date);
+
+fn parse_date(text: &str) -> Option<Date> {
+    let text = text.trim();
+    if let Ok(fixed) =
+        DateTime::parse_from_rfc3339(text).or_else(|_| DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f%:z"))
+    {
+        return Some(Date::Fixed(fixed));
+    }
+    if let Ok(date) = NaiveDate::parse_from_str(text, "%Y-%m-%d") {
+        return Some(Date::Local(date.and_time(chrono::NaiveTime::MIN)));
+    }
+    ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
+        .iter()
+        .find_map(|format| NaiveDateTime::parse_from_str(text, format).ok())
+        .map(Date::Local)
+}
+
+impl FromNode for DateOrInstant {
+    fn from_node(node: &Node, key: &str, problems: &mut Problems<'_>) -> Option<Self> {
+        let Some(text) = node.as_text() else {
+            wrong_type(node, key, "a date", problems);
+            return None;
+        };
+        let date = parse_date(text);
+        if date.is_none() {
+            problems.add(Diagnostic::error(Code::BadDate, node.span, format!("`{key}`: `{text}` is not a date")).help(
+                "write 2026-01-31, or 2026-01-31T02:00:00, with an offset (+01:00, Z) if it is not in the DAG's zone",
+            ));
+        }
+        date.map(Self)
+    }
+}
+described!(DateOrInstant, "Date", {
+    "type": "string",
+    "description": "2026-01-31, 2026-01-31T02:00:00, or with an offset: 2026-01-31T02:00:00+01:00."
+});
+
+/// A timezone by its name.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::domain) struct Zone(pub(in crate::domain) Tz);
+
+impl FromNode for Zone {
+    fn from_node(node: &Node, key: &str, problems: &mut Problems<'_>) -> Option<Self> {
+        let Some(text) = node.as_text() else {
+            wrong_type(node, key, "the name of a timezone", problems);
+            return None;
+        };
+        let zone = text.parse().ok();
+        if zone.is_none() {
+            problems.add(
+                Diagnostic::error(Code::BadTimezone, node.span, format!("there is no timezone `{text}`")).did_you_mean(
+                    text,
+                    chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()),
+                    || Some("use a name of the IANA database, as `Europe/London` or `UTC`".to_owned()),
+                ),
+            );
+        }
+        zone.map(Self)
+    }
+}
+described!(Zone, "Timezone", { "type": "string", "description": "A name of the IANA database, as Europe/London." });
+
+impl FromNode for Schedule {
+    const NULL_MEANS_SOMETHING: bool = true;
+
+    fn from_node(node: &Node, key: &str, problems: &mut Problems<'_>) -> Option<Self> {
+        match &node.kind {
+            NodeKind::Null => Some(Self::None),
+            NodeKind::Number(_) => Seconds::from_node(node, key, problems).and_then(|every| {
+                if every.0.is_zero() {
+                    problems.add(Diagnostic::error(Code::BadSchedule, node.span, "a schedule of no time at all"));
+                    return None;
+                }
+                Some(Self::Every(every.0))
+            }),
+            NodeKind::Text(_) => one_schedule(node, problems),
+            NodeKind::List(items) if !items.is_empty() => {
+                let mut crons = Vec::new();
+                for item in items {
+                    match one_schedule(item, problems)? {
+                        Self::Cron(more) => crons.extend(more),
+                        Self::None | Self::Once | Self::Continuous | Self::Every(_) => {
+                            let message = "a list of schedules holds cron expressions only";
+                            problems.add(Diagnostic::error(Code::BadSchedule, item.span, message));
+                            return None;
+                        }
+                    }
+                }
+                Some(Self::Cron(crons))
+            }
+            NodeKind::Bool(_) | NodeKind::List(_) | NodeKind::Mapping(_) => {
+                wrong_type(node, key, "a cron expression, a preset, a duration or a list of crons", problems);
+                None
+            }
+        }
+    }
+}
+described!(Schedule, "Schedule", {
+    "anyOf": [
+        { "type": "string" },
+        { "type": "number", "exclusiveMinimum": 0 },
+        { "type": "array", "minItems": 1, "items": { "type": "string" } }
+    ]
+});
+
+fn one_schedule(node: &Node, problems: &mut Problems<'_>) -> Option<Schedule> {
+    let Some(text) = node.as_text() else {
+        wrong_type(node, "schedule", "a cron expression", problems);
+        return None;
+    };
+    text.parse()
+        .map_err(|error: ScheduleError| {
+            let mut problem = Diagnostic::error(
+                Code::BadSchedule,
+                problems.span_within(node, error.range.clone()),
+                error.message.clone(),
+            );
+            problem.help = error.help;
+            problems.add(problem);
+        })
+        .ok()
+}

@@ -1,0 +1,206 @@
+//! The state of a task run and the one table of its transitions.
+//!
+//! The same states stand in the SQL CHECK, in `store/rows.rs` and in ARCHITECTURE.md's diagram; a test holds them
+//! together.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// Where a task run stands, with Airflow's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// Waits for its upstreams; the completion of one of them moves it on.
+    None,
+    /// Its trigger rule is met; a worker's claim moves it on.
+    Queued,
+    /// A worker holds it under a lease; that worker's completion moves it on, or the reaper when the worker died.
+    Running,
+    /// Failed with tries left; a claim after its `ready_at` moves it on.
+    UpForRetry,
+    /// Done. Final.
+    Success,
+    /// Out of tries, fatally wrong, or cancelled. Final.
+    Failed,
+    /// Never ran: an upstream failed. Final.
+    UpstreamFailed,
+    /// Never ran: its rule or an upstream said so. Final.
+    Skipped,
+}
+
+/// What can happen to a task run; past tense, as it is written into the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskEvent {
+    /// The upstreams ended so that the trigger rule is met.
+    Released,
+    /// A worker took it under a new fence.
+    Claimed,
+    /// The operator returned its output.
+    Succeeded,
+    /// The operator failed, and another try is due.
+    FailedForNow,
+    /// The operator failed, and no try is left or another would fail the same way.
+    FailedForGood,
+    /// The worker handed it back at a stop: the try is not counted.
+    Interrupted,
+    /// The worker died under it: the try is not counted, the loss is.
+    Lost,
+    /// Too many workers died under it.
+    LostForGood,
+    /// Its trigger rule or an upstream's skip said not to run it.
+    Skipped,
+    /// An upstream failed, so that its trigger rule can never be met.
+    UpstreamFailed,
+    /// Somebody asked for the run to be cancelled.
+    Cancelled,
+}
+
+/// An event that cannot happen in that state: a broken invariant of ours or a corrupt row, never a user's mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a task that is {from} cannot be {event}")]
+pub struct IllegalTransition {
+    /// The state it was in.
+    pub from: TaskState,
+    /// What was said to have happened.
+    pub event: TaskEvent,
+}
+
+impl TaskState {
+    /// Every state, in the order of a task's life.
+    pub const ALL: [Self; 8] = [
+        Self::None,
+        Self::Queued,
+        Self::Running,
+        Self::UpForRetry,
+        Self::Success,
+        Self::Failed,
+        Self::UpstreamFailed,
+        Self::Skipped,
+    ];
+
+    /// The state after `event`.
+    ///
+    /// # Errors
+    /// [`IllegalTransition`] when that event cannot happen in this state.
+    pub fn next(self, event: TaskEvent) -> Result<Self, IllegalTransition> {
+        use TaskEvent as E;
+        Ok(match (self, event) {
+            (Self::None, E::Released) => Self::Queued,
+            (Self::None, E::Skipped) => Self::Skipped,
+            (Self::None, E::UpstreamFailed) => Self::UpstreamFailed,
+            (Self::Queued | Self::UpForRetry, E::Claimed) => Self::Running,
+            (Self::Running, E::Succeeded) => Self::Success,
+            (Self::Running, E::FailedForNow) => Self::UpForRetry,
+            (Self::Running, E::FailedForGood | E::LostForGood) => Self::Failed,
+            (Self::Running, E::Interrupted | E::Lost) => Self::Queued, // not the task's fault
+            (Self::None | Self::Queued | Self::Running | Self::UpForRetry, E::Cancelled) => Self::Failed,
+            (from, event) => return Err(IllegalTransition { from, event }),
+        })
+    }
+
+    /// Airflow's name for it, as it stands in Postgres, JSON and pages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::UpForRetry => "up_for_retry",
+            Self::Success => "success",
+            Self::Failed => "failed",
+            Self::UpstreamFailed => "upstream_failed",
+            Self::Skipped => "skipped",
+        }
+    }
+
+    /// Whether nothing moves it on any more.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::None | Self::Queued | Self::Running | Self::UpForRetry => false,
+            Self::Success | Self::Failed | Self::UpstreamFailed | Self::Skipped => true,
+        }
+    }
+
+    /// Whether a run with this at a leaf has failed.
+    #[must_use]
+    pub fn is_failure(self) -> bool {
+        match self {
+            Self::Failed | Self::UpstreamFailed => true,
+            Self::None | Self::Queued | Self::Running | Self::UpForRetry | Self::Success | Self::Skipped => false,
+        }
+    }
+}
+
+impl TaskEvent {
+    /// Every event.
+    pub const ALL: [Self; 11] = [
+        Self::Released,
+        Self::Claimed,
+        Self::Succeeded,
+        Self::FailedForNow,
+        Self::FailedForGood,
+        Self::Interrupted,
+        Self::Lost,
+        Self::LostForGood,
+        Self::Skipped,
+        Self::UpstreamFailed,
+        Self::Cancelled,
+    ];
+
+    /// Its name in the history.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Released => "released",
+            Self::Claimed => "claimed",
+            Self::Succeeded => "succeeded",
+            Self::FailedForNow => "failed_for_now",
+            Self::FailedForGood => "failed_for_good",
+            Self::Interrupted => "interrupted",
+            Self::Lost => "lost",
+            Self::LostForGood => "lost_for_good",
+            Self::Skipped => "skipped",
+            Self::UpstreamFailed => "upstream_failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl fmt::Display for TaskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Display for TaskEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn final_states_accept_no_event() {
+        for state in TaskState::ALL.into_iter().filter(|state| state.is_final()) {
+            for event in TaskEvent::ALL {
+                assert!(state.next(event).is_err(), "{state} moved on by {event}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_unfinished_state_can_be_cancelled_and_every_event_happens_somewhere() {
+        for state in TaskState::ALL.into_iter().filter(|state| !state.is_final()) {
+            assert_eq!(state.next(TaskEvent::Cancelled), Ok(TaskState::Failed));
+        }
+        for event in TaskEvent::ALL {
+            assert!(TaskState::ALL.into_iter().any(|state| state.next(event).is_ok()), "{event} never happens");
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Jinja templates with Airflow's names. Strict: an unknown name is an error, never an empty string. Bounded: a template
+//! that does not end is stopped.
+
+mod environment;
+mod facts;
+pub(in crate::domain) mod names;
+mod values;
+
+pub use facts::RunFacts;
+
+use std::collections::BTreeMap;
+
+use minijinja::value::Serde;
+use serde_json::{Map, Value};
+
+use crate::domain::dag::Task;
+use crate::domain::ids::TaskId;
+use crate::domain::operator_kind::LateField;
+use environment::ENVIRONMENT;
+
+/// The values that a task's templates see.
+#[derive(Debug, Clone)]
+pub struct TemplateScope {
+    values: minijinja::Value,
+}
+
+/// A template that could not be rendered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{message}", where_in_config(.path))]
+pub struct TemplateError {
+    /// Where in a task's configuration, from its own mapping downwards; empty for a lone template.
+    pub path: Vec<String>,
+    /// What is wrong, with the name or line.
+    pub message: String,
+}
+
+fn where_in_config(path: &[String]) -> String {
+    if path.is_empty() { String::new() } else { format!("could not render `{}`: ", path.join(".")) }
+}
+
+impl TemplateScope {
+    /// A scope with these variables; an object.
+    #[must_use]
+    pub fn new(values: Value) -> Self {
+        Self { values: minijinja::Value::from(Serde(values)) }
+    }
+
+    /// What a task of a run sees; `outputs` are those of the tasks upstream of it that have ended.
+    #[must_use]
+    pub fn for_task(facts: &RunFacts, task: &Task, outputs: &BTreeMap<TaskId, Map<String, Value>>) -> Self {
+        Self { values: values::of_task(facts, &task.id, task.operator, outputs) }
+    }
+
+    /// The same for a task that is known by its id and operator only.
+    pub(in crate::domain) fn for_sample(facts: &RunFacts, task: &TaskId, operator: &str) -> Self {
+        Self { values: values::of_task(facts, task, operator, &BTreeMap::new()) }
+    }
+
+    /// Renders a template; `extra` are variables beside the scope's own.
+    ///
+    /// # Errors
+    /// [`TemplateError`] says what is wrong with it; an unknown name is an error, never an empty string.
+    pub fn render(&self, template: &str, extra: &[(&str, Value)]) -> Result<String, TemplateError> {
+        let context = self.with(extra);
+        let rendered = ENVIRONMENT.template_from_str(template).and_then(|template| template.render(&context));
+        rendered.map_err(|error| TemplateError { path: Vec::new(), message: explain(&error, template) })
+    }
+
+    /// Renders every string of a task's configuration.
+    ///
+    /// A string that is exactly one `{{ expression }}` becomes the expression's value with its type: a number stays a
+    /// number. The fields named by `late_fields` are left as they are: the operator renders those itself.
+    ///
+    /// # Errors
+    /// [`TemplateError`] has the path of the string.
+    pub fn render_config(&self, config: &Value, late_fields: &[LateField]) -> Result<Value, TemplateError> {
+        let Value::Object(fields) = config else { return self.render_value(config, &mut Vec::new()) };
+        let rendered = fields.iter().map(|(key, value)| {
+            let is_late = late_fields.iter().any(|field| field.key == key);
+            let value = if is_late { value.clone() } else { self.render_value(value, &mut vec![key.clone()])? };
+            Ok((key.clone(), value))
+        });
+        rendered.collect::<Result<Map<_, _>, _>>().map(Value::Object)
+    }
+
+    fn render_value(&self, value: &Value, path: &mut Vec<String>) -> Result<Value, TemplateError> {
+        match value {
+            Value::String(text) if is_template(text) => {
+                self.render_typed(text).map_err(|message| TemplateError { path: path.clone(), message })
+            }
+            Value::Array(items) => {
+                let mut rendered = Vec::with_capacity(items.len());
+                for (position, item) in items.iter().enumerate() {
+                    path.push(position.to_string());
+                    rendered.push(self.render_value(item, path)?);
+                    path.pop();
+                }
+                Ok(Value::Array(rendered))
+            }
+            Value::Object(fields) => {
+                let mut rendered = Map::new();
+                for (key, field) in fields {
+                    path.push(key.clone());
+                    rendered.insert(key.clone(), self.render_value(field, path)?);
+                    path.pop();
+                }
+                Ok(Value::Object(rendered))
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(value.clone()),
+        }
+    }
+
+    /// Renders one string, keeping the type of a lone expression.
+    fn render_typed(&self, text: &str) -> Result<Value, String> {
+        let Some(expression) = names::lone_expression(text) else {
+            return self.render(text, &[]).map(Value::String).map_err(|error| error.message);
+        };
+        let evaluated = ENVIRONMENT.compile_expression(expression).and_then(|compiled| compiled.eval(&self.values));
+        let value = evaluated.map_err(|error| explain(&error, expression))?;
+        if value.is_undefined() {
+            return Err(format!("`{}` is not defined", expression.trim()));
+        }
+        // Dates and other things that JSON has not become the text that they show.
+        if value.as_object().is_some_and(|object| object.is::<values::Instant>()) {
+            return Ok(Value::String(value.to_string()));
+        }
+        serde_json::to_value(&value).map_err(|error| error.to_string())
+    }
+
+    fn with(&self, extra: &[(&str, Value)]) -> minijinja::Value {
+        if extra.is_empty() {
+            return self.values.clone();
+        }
+        let extra: BTreeMap<String, minijinja::Value> =
+            extra.iter().map(|(name, value)| ((*name).to_owned(), minijinja::Value::from(Serde(value)))).collect();
+        minijinja::value::merge_maps([minijinja::Value::from(Serde(extra)), self.values.clone()])
+    }
+}
+
+/// Whether a string has anything to render.
+pub(in crate::domain) fn is_template(text: &str) -> bool {
+    text.contains("{{") || text.contains("{%") || text.contains("{#")
+}
+
+/// An error of the template engine in our words: the name that is missing, rather than "undefined value".
+fn explain(error: &minijinja::Error, template: &str) -> String {
+    let place = error.range().and_then(|range| template.get(range));
+    match (error.kind(), place) {
+        (minijinja::ErrorKind::UndefinedError, Some(name)) if !name.trim().is_empty() => {
+            format!("`{}` is not defined", name.trim_matches(|c: char| c.is_whitespace() || matches!(c, '{' | '}')))
+        }
+        (minijinja::ErrorKind::OutOfFuel, _) => "the template does too much work".to_owned(),
+        (kind, _) => {
+            let what = error.detail().map_or_else(|| kind.to_string(), ToOwned::to_owned);
+            match error.line() {
+                Some(line) if template.contains('\n') => format!("{what} (line {line} of the template)"),
+                _ => what,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn scope() -> TemplateScope {
+        let mut facts = RunFacts::sample("orders".parse().unwrap());
+        facts.params = json!({"rows": 500, "user": "abc", "tags": ["a", "b"]}).as_object().unwrap().clone();
+        let outputs = json!({"rows": 7, "return_value": "r", "topics": {"t.pin": {"produced": 3}}});
+        let outputs = BTreeMap::from([("emulate".parse().unwrap(), outputs.as_object().unwrap().clone())]);
+        TemplateScope { values: values::of_task(&facts, &"sink".parse().unwrap(), "sink", &outputs) }
+    }
+
+    #[test]
+    fn airflows_names_are_there() {
+        let text = "{{ ds }} {{ ds_nodash }} {{ ts }} {{ ts_nodash }} {{ logical_date }} {{ run_id }} {{ dag.dag_id }} \
+                    {{ task.task_id }} {{ dag_run.run_id }} {{ params.user }} {{ data_interval_end | ds }} \
+                    {{ macros.ds_add(ds, 2) }} {{ logical_date.strftime('%d/%m') }} {{ (logical_date | ts) }}";
+        assert_eq!(
+            scope().render(text, &[]).unwrap(),
+            "2026-01-01 20260101 2026-01-01T00:00:00+00:00 20260101T000000 2026-01-01T00:00:00+00:00 \
+             scheduled__2026-01-01T00:00:00+00:00 orders sink scheduled__2026-01-01T00:00:00+00:00 abc 2026-01-02 \
+             2026-01-03 01/01 2026-01-01T00:00:00+00:00"
+        );
+    }
+
+    #[test]
+    fn outputs_are_reached_by_either_name() {
+        let text = "{{ outputs.emulate.rows }} {{ ti.xcom_pull(task_ids='emulate', key='rows') }} \
+                    {{ ti.xcom_pull('emulate') }} {{ outputs.emulate.topics['t.pin'].produced }} \
+                    {{ ti.xcom_pull(task_ids=['emulate'], key='rows') | tojson }}";
+        assert_eq!(scope().render(text, &[]).unwrap(), "7 7 r 3 [7]");
+    }
+
+    #[test]
+    fn a_lone_expression_keeps_its_type() {
+        let config = json!({"rows": "{{ params.rows }}", "both": "{{ params.rows }} rows", "list": ["{{ params.tags }}"],
+            "late": "{{ table }}", "at": "{{ logical_date }}", "n": 3, "sum": "{{ params.rows + 1 }}"});
+        let late = [LateField { key: "late", variables: &["table"] }];
+        assert_eq!(
+            scope().render_config(&config, &late).unwrap(),
+            json!({"rows": 500, "both": "500 rows", "list": [["a", "b"]], "late": "{{ table }}",
+                "at": "2026-01-01T00:00:00+00:00", "n": 3, "sum": 501})
+        );
+    }
+
+    #[test]
+    fn what_is_undefined_is_named_with_its_key() {
+        let error = scope().render_config(&json!({"a": {"b": ["x", "{{ params.rwos }}"]}}), &[]).unwrap_err();
+        assert_eq!(error.to_string(), "could not render `a.b.1`: `params.rwos` is not defined");
+        let error = scope().render("x {{ nothing }} y", &[]).unwrap_err();
+        assert_eq!(error.to_string(), "`nothing` is not defined");
+        assert_eq!(scope().render("{{ table }}", &[("table", json!("pin"))]).unwrap(), "pin");
+    }
+
+    #[test]
+    fn nothing_is_escaped_and_endless_work_is_stopped() {
+        assert_eq!(scope().render("{{ '<&>' }}", &[]).unwrap(), "<&>");
+        assert_eq!(scope().render("${{ '{#' }}name}", &[]).unwrap(), "${#name}");
+        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{{ a }}{% endfor %}{% endfor %}";
+        assert_eq!(scope().render(endless, &[]).unwrap_err().to_string(), "the template does too much work");
+    }
+}

@@ -1,0 +1,349 @@
+//! Which names a template uses, found without rendering it.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use minijinja::machinery::ast::{CallArg, Expr, Stmt};
+use minijinja::machinery::{Span, parse};
+
+use crate::domain::template::environment::syntax;
+
+/// A name with the attributes behind it, as `params.rows` or `outputs.emulate.rows`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::domain) struct Reference {
+    /// The name, then the attributes.
+    pub(in crate::domain) path: Vec<String>,
+    /// Where in the template, in bytes.
+    pub(in crate::domain) range: Range<usize>,
+    /// Whether the template itself provides for its absence (`| default(…)`, `is defined`).
+    pub(in crate::domain) is_guarded: bool,
+}
+
+/// A template that cannot be parsed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::domain) struct SyntaxProblem {
+    pub(in crate::domain) message: String,
+    pub(in crate::domain) help: Option<&'static str>,
+    pub(in crate::domain) range: Range<usize>,
+}
+
+/// All the names that a template takes from outside. A pull of another task's output reads as `outputs.<task>`.
+pub(in crate::domain) fn references(template: &str) -> Result<Vec<Reference>, SyntaxProblem> {
+    let parsed = parse(template, "template", syntax()).map_err(|error| {
+        let mut range = error.range().unwrap_or(0..template.len());
+        // In the shell `${#name}` is a length; the engine blames the template's end.
+        let comment =
+            error.detail().is_some_and(|detail| detail.contains("comment")).then(|| template.rfind("{#")).flatten();
+        if let Some(start) = comment {
+            range = start..start + 2;
+        }
+        SyntaxProblem {
+            help: comment.map(|_| "`{#` starts a comment that ends with `#}`; to have it as text, write `{{ '{#' }}`"),
+            message: error.detail().map_or_else(|| error.kind().to_string(), ToOwned::to_owned),
+            range: range.start.min(template.len())..range.end.min(template.len()),
+        }
+    })?;
+    let mut names = Names::default();
+    names.statement(&parsed);
+    Ok(names.found)
+}
+
+/// The expression of a template that is one `{{ expression }}` and nothing else.
+pub(in crate::domain) fn lone_expression(template: &str) -> Option<&str> {
+    let inner = template.trim().strip_prefix("{{")?.strip_suffix("}}")?;
+    let Ok(Stmt::Template(parsed)) = parse(template.trim(), "template", syntax()) else {
+        return None;
+    };
+    let [Stmt::EmitExpr(_)] = parsed.children.as_slice() else { return None };
+    let inner = inner.strip_prefix(['-', '+']).unwrap_or(inner);
+    Some(inner.strip_suffix('-').unwrap_or(inner))
+}
+
+#[derive(Default)]
+struct Names<'a> {
+    found: Vec<Reference>,
+    /// What the template defines itself. Scopes are not told apart: a name that is set anywhere is not ours to judge.
+    own: HashSet<&'a str>,
+    guarded: bool,
+}
+
+fn range(span: Span) -> Range<usize> {
+    span.start_offset as usize..span.end_offset as usize
+}
+
+impl<'a> Names<'a> {
+    fn statements(&mut self, statements: &[Stmt<'a>]) {
+        statements.iter().for_each(|statement| self.statement(statement));
+    }
+
+    fn statement(&mut self, statement: &Stmt<'a>) {
+        match statement {
+            Stmt::Template(template) => self.statements(&template.children),
+            Stmt::EmitExpr(emit) => self.expression(&emit.expr),
+            Stmt::EmitRaw(_) => {}
+            Stmt::ForLoop(each) => {
+                self.expression(&each.iter);
+                self.target(&each.target);
+                self.own.insert("loop");
+                each.filter_expr.iter().for_each(|filter| self.expression(filter));
+                self.statements(&each.body);
+                self.statements(&each.else_body);
+            }
+            Stmt::IfCond(condition) => {
+                self.expression(&condition.expr);
+                self.statements(&condition.true_body);
+                self.statements(&condition.false_body);
+            }
+            Stmt::WithBlock(with) => {
+                for (target, value) in &with.assignments {
+                    self.expression(value);
+                    self.target(target);
+                }
+                self.statements(&with.body);
+            }
+            Stmt::Set(set) => {
+                self.expression(&set.expr);
+                self.target(&set.target);
+            }
+            Stmt::SetBlock(set) => {
+                self.target(&set.target);
+                self.statements(&set.body);
+            }
+            Stmt::AutoEscape(block) => self.statements(&block.body),
+            Stmt::FilterBlock(block) => {
+                self.expression(&block.filter);
+                self.statements(&block.body);
+            }
+            Stmt::Block(block) => self.statements(&block.body),
+            Stmt::Macro(defined) => {
+                self.own.insert(defined.name);
+                self.own.insert("caller");
+                defined.args.iter().for_each(|argument| self.target(argument));
+                defined.defaults.iter().for_each(|default| self.expression(default));
+                self.statements(&defined.body);
+            }
+            Stmt::CallBlock(block) => {
+                self.expression(&block.call.expr);
+                self.arguments(&block.call.args);
+                self.statements(&block.macro_decl.body);
+            }
+            Stmt::Do(action) => {
+                self.expression(&action.call.expr);
+                self.arguments(&action.call.args);
+            }
+            // There is one template only: nothing to import, include or extend, and the engine says so.
+            Stmt::Import(_) | Stmt::FromImport(_) | Stmt::Extends(_) | Stmt::Include(_) => {}
+        }
+    }
+
+    fn target(&mut self, target: &Expr<'a>) {
+        match target {
+            Expr::Var(name) => {
+                self.own.insert(name.id);
+            }
+            Expr::List(list) => list.items.iter().for_each(|item| self.target(item)),
+            Expr::Tuple(tuple) => tuple.items.iter().for_each(|item| self.target(item)),
+            _ => {}
+        }
+    }
+
+    fn guarded(&mut self, expression: &Expr<'a>) {
+        let before = std::mem::replace(&mut self.guarded, true);
+        self.expression(expression);
+        self.guarded = before;
+    }
+
+    fn arguments(&mut self, arguments: &[CallArg<'a>]) {
+        for argument in arguments {
+            match argument {
+                CallArg::Pos(value)
+                | CallArg::Kwarg(_, value)
+                | CallArg::PosSplat(value)
+                | CallArg::KwargSplat(value) => {
+                    self.expression(value);
+                }
+            }
+        }
+    }
+
+    fn expression(&mut self, expression: &Expr<'a>) {
+        if let Some(path) = path_of(expression) {
+            let end = range(expression.span());
+            self.reference(path, root_span(expression).start_offset as usize..end.end);
+            return;
+        }
+        match expression {
+            Expr::Var(_) | Expr::Const(_) => {}
+            Expr::Slice(slice) => {
+                self.expression(&slice.expr);
+                [&slice.start, &slice.stop, &slice.step].into_iter().flatten().for_each(|part| self.expression(part));
+            }
+            Expr::UnaryOp(operation) => self.expression(&operation.expr),
+            Expr::BinOp(operation) => {
+                self.expression(&operation.left);
+                self.expression(&operation.right);
+            }
+            Expr::Compare(compare) => {
+                self.expression(&compare.expr);
+                compare.ops.iter().for_each(|operation| self.expression(&operation.expr));
+            }
+            Expr::IfExpr(condition) => {
+                self.expression(&condition.test_expr);
+                self.expression(&condition.true_expr);
+                condition.false_expr.iter().for_each(|other| self.expression(other));
+            }
+            Expr::Filter(filter) => {
+                if let Some(inner) = &filter.expr {
+                    if matches!(filter.name, "default" | "d") { self.guarded(inner) } else { self.expression(inner) }
+                }
+                self.arguments(&filter.args);
+            }
+            Expr::Test(test) => {
+                if matches!(test.name, "defined" | "undefined") {
+                    self.guarded(&test.expr);
+                } else {
+                    self.expression(&test.expr);
+                }
+                self.arguments(&test.args);
+            }
+            Expr::GetAttr(get) => self.expression(&get.expr),
+            Expr::GetItem(get) => {
+                self.expression(&get.expr);
+                self.expression(&get.subscript_expr);
+            }
+            Expr::Call(call) => {
+                if !self.pull(&call.expr, &call.args) {
+                    self.expression(&call.expr);
+                    self.arguments(&call.args);
+                }
+            }
+            Expr::List(list) => list.items.iter().for_each(|item| self.expression(item)),
+            Expr::Tuple(tuple) => tuple.items.iter().for_each(|item| self.expression(item)),
+            Expr::Map(map) => map.keys.iter().chain(&map.values).for_each(|item| self.expression(item)),
+        }
+    }
+
+    fn reference(&mut self, path: Vec<String>, range: Range<usize>) {
+        if !self.own.contains(path[0].as_str()) {
+            self.found.push(Reference { path, range, is_guarded: self.guarded });
+        }
+    }
+
+    /// Reads `ti.xcom_pull(task_ids='a', key='b')` as `outputs.a.b`; whether it was one with fixed task ids.
+    fn pull(&mut self, callee: &Expr<'a>, arguments: &[CallArg<'a>]) -> bool {
+        let is_pull = path_of(callee).is_some_and(|path| {
+            matches!(path.as_slice(), [ti, pull] if matches!(ti.as_str(), "ti" | "task_instance") && pull == "xcom_pull")
+        });
+        if !is_pull {
+            return false;
+        }
+        let mut tasks = None;
+        let mut key = None;
+        for argument in arguments {
+            match argument {
+                CallArg::Pos(value) | CallArg::Kwarg("task_ids", value) if tasks.is_none() => tasks = Some(value),
+                CallArg::Kwarg("key", Expr::Const(value)) => key = value.value.as_str().map(ToOwned::to_owned),
+                _ => {}
+            }
+        }
+        let items: Vec<&Expr<'a>> = match tasks {
+            Some(Expr::List(list)) => list.items.iter().collect(),
+            Some(Expr::Tuple(tuple)) => tuple.items.iter().collect(),
+            Some(one) => vec![one],
+            None => return false,
+        };
+        for item in items {
+            let Expr::Const(id) = item else { return false };
+            let Some(id) = id.value.as_str() else { return false };
+            let path = ["outputs", id].into_iter().map(ToOwned::to_owned).chain(key.clone()).collect();
+            self.reference(path, range(item.span()));
+        }
+        true
+    }
+}
+
+/// `a.b['c']` as its names, when it is nothing but names.
+fn path_of(expression: &Expr<'_>) -> Option<Vec<String>> {
+    match expression {
+        Expr::Var(name) => Some(vec![name.id.to_owned()]),
+        Expr::GetAttr(get) => {
+            let mut path = path_of(&get.expr)?;
+            path.push(get.name.to_owned());
+            Some(path)
+        }
+        Expr::GetItem(get) => {
+            let Expr::Const(subscript) = &get.subscript_expr else { return None };
+            let mut path = path_of(&get.expr)?;
+            path.push(subscript.value.as_str()?.to_owned());
+            Some(path)
+        }
+        _ => None,
+    }
+}
+
+fn root_span(expression: &Expr<'_>) -> Span {
+    match expression {
+        Expr::GetAttr(get) => root_span(&get.expr),
+        Expr::GetItem(get) => root_span(&get.expr),
+        other => other.span(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(template: &str) -> Vec<(String, &str, bool)> {
+        references(template)
+            .unwrap()
+            .into_iter()
+            .map(|reference| (reference.path.join("."), &template[reference.range], reference.is_guarded))
+            .collect()
+    }
+
+    #[test]
+    fn names_are_found_with_their_attributes_and_place() {
+        assert_eq!(
+            found("a {{ params.rows + 1 }} {{ outputs['x'].y }} {{ ds | upper }}"),
+            [
+                ("params.rows".to_owned(), "params.rows", false),
+                ("outputs.x.y".to_owned(), "outputs['x'].y", false),
+                ("ds".to_owned(), "ds", false)
+            ]
+        );
+    }
+
+    #[test]
+    fn pulls_are_outputs() {
+        assert_eq!(
+            found("{{ ti.xcom_pull(task_ids='a', key='k') }}{{ ti.xcom_pull(['b', 'c'])[0] }}"),
+            [
+                ("outputs.a.k".to_owned(), "'a'", false),
+                ("outputs.b".to_owned(), "'b'", false),
+                ("outputs.c".to_owned(), "'c'", false)
+            ]
+        );
+    }
+
+    #[test]
+    fn what_the_template_defines_or_guards_is_not_missed() {
+        assert_eq!(found("{% for x in [1] %}{{ x }}{{ loop.index }}{% endfor %}{% set y = 1 %}{{ y }}"), []);
+        assert_eq!(found("{{ params.a | default(1) }}"), [("params.a".to_owned(), "params.a", true)]);
+        assert_eq!(found("{{ params.a is defined }}"), [("params.a".to_owned(), "params.a", true)]);
+    }
+
+    #[test]
+    fn a_broken_template_says_where() {
+        let problem = references("select {{ ds").unwrap_err();
+        assert!(!problem.message.is_empty());
+        assert!(references("{% if x %}").is_err());
+    }
+
+    #[test]
+    fn a_lone_expression_is_told_from_text_around_it() {
+        assert_eq!(lone_expression("{{ a + b }}"), Some(" a + b "));
+        assert_eq!(lone_expression("{{- a -}}"), Some(" a "));
+        assert_eq!(lone_expression("{{ a }}{{ b }}"), None);
+        assert_eq!(lone_expression("x {{ a }}"), None);
+    }
+}

@@ -1,0 +1,227 @@
+//! The values behind Airflow's names.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use chrono::{DateTime, FixedOffset, NaiveDate, TimeDelta};
+use minijinja::value::{Kwargs, Object, Serde, from_args};
+use minijinja::{Error, ErrorKind, State, Value, context};
+use serde_json::Map;
+
+use crate::domain::Timestamp;
+use crate::domain::ids::TaskId;
+use crate::domain::template::facts::RunFacts;
+
+/// All names that a task's templates see.
+pub(super) fn of_task(
+    facts: &RunFacts,
+    task: &TaskId,
+    operator: &str,
+    outputs: &BTreeMap<TaskId, Map<String, serde_json::Value>>,
+) -> Value {
+    let instant = |at: Timestamp| Value::from_object(Instant(at.fixed_offset()));
+    let logical_date = facts.logical_date;
+    let outputs = Value::from(Serde(outputs));
+    let instance = Value::from_object(TaskInstance {
+        fields: context! {
+            task_id => task.as_str(),
+            dag_id => facts.dag_id.as_str(),
+            run_id => facts.run_id.as_str(),
+        },
+        outputs: outputs.clone(),
+    });
+    context! {
+        ds => logical_date.format("%Y-%m-%d").to_string(),
+        ds_nodash => logical_date.format("%Y%m%d").to_string(),
+        ts => isoformat(&logical_date.fixed_offset()),
+        ts_nodash => logical_date.format("%Y%m%dT%H%M%S").to_string(),
+        ts_nodash_with_tz => logical_date.format("%Y%m%dT%H%M%S%z").to_string(),
+        logical_date => instant(logical_date),
+        data_interval_start => instant(facts.data_interval_start),
+        data_interval_end => instant(facts.data_interval_end),
+        run_id => facts.run_id.as_str(),
+        run_uuid => facts.run_uuid.to_string(),
+        dag => context! { dag_id => facts.dag_id.as_str() },
+        task => context! { task_id => task.as_str(), operator => operator },
+        dag_run => context! {
+            dag_id => facts.dag_id.as_str(),
+            run_id => facts.run_id.as_str(),
+            logical_date => instant(logical_date),
+            data_interval_start => instant(facts.data_interval_start),
+            data_interval_end => instant(facts.data_interval_end),
+            conf => Value::from(Serde(&facts.conf)),
+        },
+        params => Value::from(Serde(&facts.params)),
+        var => context! { value => Value::from(Serde(&facts.variables)), json => parsed(&facts.variables) },
+        conn => context! {},
+        macros => Value::from_object(Macros),
+        outputs => outputs,
+        task_instance => instance.clone(),
+        ti => instance,
+    }
+}
+
+/// The variables that are JSON, as what they say.
+fn parsed(variables: &BTreeMap<String, String>) -> Value {
+    let parsed =
+        variables.iter().filter_map(|(name, text)| Some((name, serde_json::from_str::<serde_json::Value>(text).ok()?)));
+    Value::from(Serde(parsed.collect::<BTreeMap<_, _>>()))
+}
+
+/// As Python's `datetime.isoformat` writes it: microseconds only where there are some.
+fn isoformat(at: &DateTime<FixedOffset>) -> String {
+    let format = if at.timestamp_subsec_micros() == 0 { "%Y-%m-%dT%H:%M:%S%:z" } else { "%Y-%m-%dT%H:%M:%S%.6f%:z" };
+    at.format(format).to_string()
+}
+
+fn refused(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, message.into())
+}
+
+/// An instant with the parts and methods of Airflow's dates that templates use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Instant(pub(super) DateTime<FixedOffset>);
+
+impl Object for Instant {
+    fn repr(self: &Arc<Self>) -> minijinja::value::ObjectRepr {
+        minijinja::value::ObjectRepr::Plain
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        use chrono::{Datelike, Timelike};
+        Some(match key.as_str()? {
+            "year" => self.0.year().into(),
+            "month" => self.0.month().into(),
+            "day" => self.0.day().into(),
+            "hour" => self.0.hour().into(),
+            "minute" => self.0.minute().into(),
+            "second" => self.0.second().into(),
+            "day_of_week" => self.0.weekday().num_days_from_monday().into(),
+            "day_of_year" => self.0.ordinal().into(),
+            _ => return None,
+        })
+    }
+
+    fn call_method(self: &Arc<Self>, _: &mut State<'_, '_>, method: &str, arguments: &[Value]) -> Result<Value, Error> {
+        match method {
+            "strftime" | "format" => {
+                let (format,): (String,) = from_args(arguments)?;
+                let mut text = String::new();
+                // chrono reports an unknown letter only while it writes.
+                fmt::Write::write_fmt(&mut text, format_args!("{}", self.0.format(&format)))
+                    .map_err(|_| refused(format!("`{format}` is not a date format")))?;
+                Ok(text.into())
+            }
+            "isoformat" => Ok(isoformat(&self.0).into()),
+            "to_date_string" | "date" => Ok(self.0.format("%Y-%m-%d").to_string().into()),
+            "timestamp" => Ok(self.0.timestamp().into()),
+            "weekday" => Ok(chrono::Datelike::weekday(&self.0).num_days_from_monday().into()),
+            "add" => self.moved(arguments, 1),
+            "subtract" => self.moved(arguments, -1),
+            "in_timezone" | "in_tz" => {
+                let (name,): (String,) = from_args(arguments)?;
+                let zone: chrono_tz::Tz =
+                    name.parse().map_err(|_| refused(format!("there is no timezone `{name}`")))?;
+                Ok(Value::from_object(Self(self.0.with_timezone(&zone).fixed_offset())))
+            }
+            _ => Err(Error::new(ErrorKind::UnknownMethod, format!("dates have no method `{method}`"))),
+        }
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&isoformat(&self.0))
+    }
+}
+
+impl Instant {
+    fn moved(&self, arguments: &[Value], sign: i64) -> Result<Value, Error> {
+        let (units,): (Kwargs,) = from_args(arguments)?;
+        let mut by = TimeDelta::zero();
+        for (name, seconds) in [("weeks", 604_800), ("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1)]
+        {
+            let amount = units.get::<Option<i64>>(name)?.unwrap_or(0);
+            let step = amount.checked_mul(seconds * sign).and_then(TimeDelta::try_seconds);
+            by = step.and_then(|step| by.checked_add(&step)).ok_or_else(|| refused("too far from now"))?;
+        }
+        units.assert_all_used()?;
+        let moved = self.0.checked_add_signed(by).ok_or_else(|| refused("too far from now"))?;
+        Ok(Value::from_object(Self(moved)))
+    }
+}
+
+/// Airflow's `ti`.
+#[derive(Debug)]
+struct TaskInstance {
+    fields: Value,
+    outputs: Value,
+}
+
+impl Object for TaskInstance {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.fields.get_item(key).ok().filter(|value| !value.is_undefined())
+    }
+
+    fn call_method(self: &Arc<Self>, _: &mut State<'_, '_>, method: &str, arguments: &[Value]) -> Result<Value, Error> {
+        if method != "xcom_pull" {
+            return Err(Error::new(ErrorKind::UnknownMethod, format!("`ti` has no method `{method}`")));
+        }
+        let (position, named): (Option<Value>, Kwargs) = from_args(arguments)?;
+        let tasks = position
+            .or(named.get::<Option<Value>>("task_ids")?)
+            .ok_or_else(|| Error::new(ErrorKind::MissingArgument, "`xcom_pull` needs `task_ids`"))?;
+        let key = named.get::<Option<String>>("key")?;
+        named.assert_all_used()?;
+        match tasks.as_str() {
+            Some(task) => self.pull(task, key.as_deref()),
+            None => tasks
+                .try_iter()?
+                .map(|task| self.pull(&task.to_string(), key.as_deref()))
+                .collect::<Result<Vec<_>, _>>()
+                .map(Value::from),
+        }
+    }
+}
+
+impl TaskInstance {
+    /// One key of a task's output; without a key its `return_value`, or else all of it.
+    fn pull(&self, task: &str, key: Option<&str>) -> Result<Value, Error> {
+        let output = self.outputs.get_attr(task)?;
+        if output.is_undefined() {
+            return Err(refused(format!("the task `{task}` left no output")));
+        }
+        let found = output.get_attr(key.unwrap_or("return_value"))?;
+        match (found.is_undefined(), key) {
+            (false, _) => Ok(found),
+            (true, None) => Ok(output),
+            (true, Some(key)) => Err(refused(format!("the output of `{task}` has no key `{key}`"))),
+        }
+    }
+}
+
+/// Airflow's `macros`: those that are pure.
+#[derive(Debug)]
+struct Macros;
+
+impl Object for Macros {
+    fn call_method(self: &Arc<Self>, _: &mut State<'_, '_>, method: &str, arguments: &[Value]) -> Result<Value, Error> {
+        let date = |text: &str, format: &str| {
+            NaiveDate::parse_from_str(text, format).map_err(|_| refused(format!("`{text}` is not a date")))
+        };
+        match method {
+            "ds_add" => {
+                let (ds, days): (String, i64) = from_args(arguments)?;
+                let moved =
+                    TimeDelta::try_days(days).and_then(|days| date(&ds, "%Y-%m-%d").ok()?.checked_add_signed(days));
+                let moved =
+                    moved.ok_or_else(|| refused(format!("`{ds}` is not a date, or {days} days lead too far")))?;
+                Ok(moved.format("%Y-%m-%d").to_string().into())
+            }
+            "ds_format" => {
+                let (ds, input, output): (String, String, String) = from_args(arguments)?;
+                Ok(date(&ds, &input)?.format(&output).to_string().into())
+            }
+            _ => Err(Error::new(ErrorKind::UnknownMethod, format!("`macros` has no `{method}` here"))),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! When a task may run, given how its upstreams ended: every trigger rule of Airflow 3.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::task_state::TaskState;
+
+/// Airflow's trigger rules, by their names in a DAG file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TriggerRule {
+    /// All upstreams succeeded.
+    #[default]
+    AllSuccess,
+    /// All upstreams failed or are `upstream_failed`.
+    AllFailed,
+    /// All upstreams ended, however.
+    AllDone,
+    /// All upstreams ended, and one of them succeeded.
+    AllDoneMinOneSuccess,
+    /// All upstreams ended, and one of those that are setups succeeded (or there is none).
+    AllDoneSetupSuccess,
+    /// One upstream succeeded; does not wait for the others.
+    OneSuccess,
+    /// One upstream failed; does not wait for the others.
+    OneFailed,
+    /// One upstream succeeded or failed; does not wait for the others.
+    OneDone,
+    /// All upstreams ended, none failed (skips are fine).
+    NoneFailed,
+    /// All upstreams ended, none failed, and one succeeded.
+    NoneFailedMinOneSuccess,
+    /// All upstreams ended, none was skipped.
+    NoneSkipped,
+    /// At once, whatever the upstreams do.
+    Always,
+}
+
+/// How the upstreams of a task stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UpstreamCounts {
+    /// Not final yet.
+    pub unfinished: u32,
+    /// Ended in success.
+    pub success: u32,
+    /// Ended in failed.
+    pub failed: u32,
+    /// Ended in `upstream_failed`.
+    pub upstream_failed: u32,
+    /// Ended in skipped.
+    pub skipped: u32,
+    /// How many of all upstreams are setups.
+    pub setups: u32,
+    /// How many of the setups ended in success.
+    pub setups_succeeded: u32,
+}
+
+impl UpstreamCounts {
+    /// Counts one more upstream as ended in `state`.
+    pub fn count(&mut self, state: TaskState, is_setup: bool) {
+        self.unfinished = self.unfinished.saturating_sub(1);
+        match state {
+            TaskState::Success => {
+                self.success += 1;
+                self.setups_succeeded += u32::from(is_setup);
+            }
+            TaskState::Failed => self.failed += 1,
+            TaskState::UpstreamFailed => self.upstream_failed += 1,
+            TaskState::Skipped => self.skipped += 1,
+            TaskState::None | TaskState::Queued | TaskState::Running | TaskState::UpForRetry => self.unfinished += 1,
+        }
+    }
+}
+
+/// What the rule says of a task that has not run yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not decided yet.
+    Wait,
+    /// The rule is met.
+    Run,
+    /// The rule cannot be met, and nothing failed that should be shown.
+    Skip,
+    /// The rule cannot be met because of a failure upstream.
+    UpstreamFailed,
+}
+
+impl TriggerRule {
+    /// Decides from the upstreams' counts, as Airflow 3 does: as early as the answer cannot change any more.
+    #[must_use]
+    pub fn verdict(self, counts: UpstreamCounts) -> Verdict {
+        let failures = counts.failed + counts.upstream_failed;
+        let ended = counts.success + failures + counts.skipped;
+        let done = counts.unfinished == 0;
+        let when = |condition: bool, verdict: Verdict| condition.then_some(verdict);
+        let met = |condition: bool| if condition { Verdict::Run } else { Verdict::Wait };
+        match self {
+            Self::Always => Verdict::Run,
+            _ if ended == 0 && done => Verdict::Run, // a root: every rule runs it
+            Self::AllSuccess => when(failures > 0, Verdict::UpstreamFailed)
+                .or(when(counts.skipped > 0, Verdict::Skip))
+                .unwrap_or(met(done)),
+            Self::AllFailed => when(counts.success + counts.skipped > 0, Verdict::Skip).unwrap_or(met(done)),
+            Self::AllDone => met(done),
+            Self::AllDoneMinOneSuccess => when(done && counts.success == 0 && failures > 0, Verdict::UpstreamFailed)
+                .or(when(done && counts.success == 0, Verdict::Skip))
+                .unwrap_or(met(done)),
+            Self::AllDoneSetupSuccess => {
+                let setup_missing = done && counts.setups > 0 && counts.setups_succeeded == 0;
+                when(setup_missing && failures > 0, Verdict::UpstreamFailed)
+                    .or(when(setup_missing, Verdict::Skip))
+                    .unwrap_or(met(done))
+            }
+            Self::OneSuccess => when(counts.success > 0, Verdict::Run)
+                .or(when(done && failures == 0, Verdict::Skip))
+                .or(when(done, Verdict::UpstreamFailed))
+                .unwrap_or(Verdict::Wait),
+            Self::OneFailed => when(failures > 0, Verdict::Run).or(when(done, Verdict::Skip)).unwrap_or(Verdict::Wait),
+            Self::OneDone => when(counts.success + counts.failed > 0, Verdict::Run)
+                .or(when(done, Verdict::Skip))
+                .unwrap_or(Verdict::Wait),
+            Self::NoneFailed => when(failures > 0, Verdict::UpstreamFailed).unwrap_or(met(done)),
+            Self::NoneFailedMinOneSuccess => when(failures > 0, Verdict::UpstreamFailed)
+                .or(when(done && counts.success == 0, Verdict::Skip))
+                .unwrap_or(met(done)),
+            Self::NoneSkipped => when(counts.skipped > 0, Verdict::Skip).unwrap_or(met(done)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Verdict::{Run, Skip, UpstreamFailed, Wait};
+
+    fn counts(unfinished: u32, success: u32, failed: u32, skipped: u32) -> UpstreamCounts {
+        UpstreamCounts { unfinished, success, failed, skipped, ..UpstreamCounts::default() }
+    }
+
+    #[test]
+    fn each_rule_decides_as_airflow_does() {
+        use TriggerRule as R;
+        // (unfinished, success, failed, skipped) of the upstreams -> the verdict
+        let table = [
+            (
+                R::AllSuccess,
+                [((1, 1, 0, 0), Wait), ((0, 2, 0, 0), Run), ((1, 0, 1, 0), UpstreamFailed), ((1, 0, 0, 1), Skip)],
+            ),
+            (R::AllFailed, [((1, 0, 1, 0), Wait), ((0, 0, 2, 0), Run), ((1, 1, 0, 0), Skip), ((1, 0, 0, 1), Skip)]),
+            (R::AllDone, [((1, 1, 0, 0), Wait), ((0, 0, 2, 0), Run), ((0, 1, 0, 1), Run), ((0, 0, 0, 2), Run)]),
+            (
+                R::AllDoneMinOneSuccess,
+                [((1, 1, 0, 0), Wait), ((0, 1, 1, 0), Run), ((0, 0, 2, 0), UpstreamFailed), ((0, 0, 0, 2), Skip)],
+            ),
+            (
+                R::OneSuccess,
+                [((1, 1, 0, 0), Run), ((1, 0, 1, 0), Wait), ((0, 0, 1, 1), UpstreamFailed), ((0, 0, 0, 2), Skip)],
+            ),
+            (R::OneFailed, [((1, 0, 1, 0), Run), ((1, 1, 0, 0), Wait), ((0, 2, 0, 0), Skip), ((0, 0, 0, 2), Skip)]),
+            (R::OneDone, [((1, 0, 1, 0), Run), ((1, 1, 0, 0), Run), ((1, 0, 0, 1), Wait), ((0, 0, 0, 2), Skip)]),
+            (
+                R::NoneFailed,
+                [((1, 1, 0, 0), Wait), ((0, 1, 0, 1), Run), ((1, 0, 1, 0), UpstreamFailed), ((0, 0, 0, 2), Run)],
+            ),
+            (
+                R::NoneFailedMinOneSuccess,
+                [((1, 1, 0, 0), Wait), ((0, 1, 0, 1), Run), ((1, 0, 1, 0), UpstreamFailed), ((0, 0, 0, 2), Skip)],
+            ),
+            (R::NoneSkipped, [((1, 1, 0, 0), Wait), ((0, 1, 1, 0), Run), ((1, 0, 0, 1), Skip), ((0, 0, 2, 0), Run)]),
+            (R::Always, [((2, 0, 0, 0), Run), ((0, 0, 2, 0), Run), ((1, 0, 0, 1), Run), ((0, 2, 0, 0), Run)]),
+        ];
+        for (rule, cases) in table {
+            for ((unfinished, success, failed, skipped), expected) in cases {
+                let counts = counts(unfinished, success, failed, skipped);
+                assert_eq!(rule.verdict(counts), expected, "{rule:?} with {counts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_teardown_needs_one_of_its_setups() {
+        let mut counts = UpstreamCounts { unfinished: 2, setups: 1, ..UpstreamCounts::default() };
+        counts.count(TaskState::Failed, false);
+        assert_eq!(TriggerRule::AllDoneSetupSuccess.verdict(counts), Wait);
+        counts.count(TaskState::Success, true);
+        assert_eq!(TriggerRule::AllDoneSetupSuccess.verdict(counts), Run);
+    }
+
+    #[test]
+    fn a_root_runs_under_every_rule() {
+        for rule in [TriggerRule::AllFailed, TriggerRule::OneFailed, TriggerRule::OneSuccess, TriggerRule::NoneSkipped]
+        {
+            assert_eq!(rule.verdict(UpstreamCounts::default()), Run);
+        }
+    }
+}

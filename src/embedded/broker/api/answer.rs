@@ -1,0 +1,32 @@
+//! What a request is answered with, and what is known of who asked.
+
+use std::net::IpAddr;
+
+use kafka_protocol::messages::ResponseKind;
+use tokio_util::sync::CancellationToken;
+
+use super::produce::Pending;
+
+/// Who asked, and how.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) version: i16,
+    pub(crate) client_id: String,
+    pub(crate) host: IpAddr,
+    /// Ends when the connection or the broker does: a wait for this caller is then pointless.
+    pub(crate) gone: CancellationToken,
+}
+
+/// An answer, or what it still waits for.
+pub(crate) enum Answer {
+    /// Ready to be sent.
+    Now(Box<ResponseKind>),
+    /// Appended; to be sent once it is durable. The next request of the connection need not wait for that.
+    WhenDurable(Pending),
+}
+
+impl<T: Into<ResponseKind>> From<T> for Answer {
+    fn from(response: T) -> Self {
+        Self::Now(Box::new(response.into()))
+    }
+}

@@ -1,0 +1,24 @@
+//! The embedded single-node Kafka broker: the laptop's default. Production is Kafka.
+//!
+//! It keeps record batches as they came, in segment files with a sparse index, and syncs them before it acknowledges. It
+//! speaks enough of the protocol for producers (plain, idempotent, transactional), consumers, groups and topic
+//! administration. It has one node, one replica, no authentication, listens on loopback only, and never expires records.
+//! It may not know anything of the rest of this program.
+
+mod config;
+mod error;
+mod server;
+
+mod api;
+mod connection;
+mod groups;
+mod journal;
+mod log;
+mod state;
+mod topics;
+mod transactions;
+mod wire;
+
+pub use config::BrokerConfig;
+pub use error::BrokerError;
+pub use server::Broker;

@@ -1,0 +1,169 @@
+//! The broker as a whole: opening its data, listening, and the one order in which it stops.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::config::BrokerConfig;
+use super::connection::{BUDGET_UNIT_BYTES, serve};
+use super::error::BrokerError;
+use super::groups::coordinator::{GroupLimits, Groups};
+use super::log::partition_log::LogLimits;
+use super::state::State;
+use super::topics::registry::{Registry, RegistryLimits};
+use super::transactions::coordinator::Transactions;
+
+/// A running single-node broker for laptops and tests; production is Kafka.
+///
+/// What it acknowledged is on disk and there again after a restart, however it ended. It listens on loopback only.
+/// Dropping it without [`Broker::stop`] leaves its tasks running until the token passed to [`Broker::start`] is cancelled.
+pub struct Broker {
+    state: Arc<State>,
+    /// Held for the lock on it.
+    _lock: File,
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker").field("address", &self.state.address).finish_non_exhaustive()
+    }
+}
+
+impl Broker {
+    /// Opens the data directory, repairs what a crash left undone, and serves clients until `shutdown`.
+    ///
+    /// When this returns, clients can connect to [`Broker::address`]. Fails if the directory is in use by another broker,
+    /// if it is damaged beyond what a crash can do, or if the address is not a free loopback one.
+    pub async fn start(config: BrokerConfig, shutdown: CancellationToken) -> Result<Self, BrokerError> {
+        if !config.listen.ip().is_loopback() {
+            return Err(BrokerError::NotLoopback { address: config.listen });
+        }
+        let tracker = TaskTracker::new();
+        let (setup, jobs) = (config.clone(), tracker.clone());
+        let opened = tracker.spawn_blocking(move || Opened::open(&setup, jobs)).await;
+        let opened = opened
+            .map_err(|error| BrokerError::Corrupt { path: config.data_dir.clone(), reason: error.to_string() })??;
+        // Before any client can see a decided transaction half done.
+        opened.transactions.sweep().await;
+        let listen = |source| BrokerError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        // Its own token, so that `stop` ends this broker and not whatever else the caller's token governs.
+        let shutdown = shutdown.child_token();
+        let sweep = config.transaction_sweep;
+        let Opened { topics, groups, transactions, lock } = opened;
+        let state = Arc::new(State { config, address, topics, groups, transactions, shutdown, tracker });
+        let token = || state.shutdown.clone();
+        state.tracker.spawn(Arc::clone(&state.groups).run(token()));
+        state.tracker.spawn(Arc::clone(&state.transactions).run(sweep, token()));
+        state.tracker.spawn(accept(Arc::clone(&state), listener));
+        tracing::info!(%address, data_dir = %state.config.data_dir.display(), "the embedded broker, for laptops and tests, listens");
+        Ok(Self { state, _lock: lock })
+    }
+
+    /// Where clients connect, with the real port.
+    pub fn address(&self) -> SocketAddr {
+        self.state.address
+    }
+
+    /// Stops taking requests, answers those whose records are being synced, waits for every task, and saves what makes
+    /// the next start quick. The data directory is free when this returns.
+    pub async fn stop(self) {
+        self.state.shutdown.cancel();
+        self.state.tracker.close();
+        self.state.tracker.wait().await;
+        let state = Arc::clone(&self.state);
+        let closing = TaskTracker::new();
+        let closed = closing.spawn_blocking(move || {
+            for partition in state.topics.all().iter().flat_map(|topic| &topic.partitions) {
+                if let Err(error) = partition.close() {
+                    // Nothing acknowledged is lost: the next start scans instead.
+                    tracing::warn!(%error, "could not close a partition");
+                }
+            }
+        });
+        if closed.await.is_err() {
+            tracing::error!("closing the partitions panicked");
+        }
+    }
+}
+
+struct Opened {
+    topics: Arc<Registry>,
+    groups: Arc<Groups>,
+    transactions: Arc<Transactions>,
+    lock: File,
+}
+
+impl Opened {
+    fn open(config: &BrokerConfig, tracker: TaskTracker) -> Result<Self, BrokerError> {
+        let dir = &config.data_dir;
+        fs::create_dir_all(dir).map_err(BrokerError::io("create", dir))?;
+        let lock = lock(dir)?;
+        let limits = RegistryLimits {
+            log: LogLimits {
+                segment_bytes: config.segment_bytes,
+                index_interval_bytes: config.index_interval_bytes,
+                max_producers: config.max_producers,
+            },
+            max_batch_bytes: config.max_batch_bytes,
+            max_partitions: config.max_partitions,
+        };
+        let topics = Arc::new(Registry::open(dir, limits, tracker.clone())?);
+        let limits =
+            GroupLimits { initial_delay: config.initial_rebalance_delay, max_members: config.max_group_members };
+        let groups = Arc::new(Groups::open(dir.join("groups.journal"), limits, tracker.clone())?);
+        let path = dir.join("transactions.journal");
+        let max_timeout_ms = i64::try_from(config.max_transaction_timeout.as_millis()).unwrap_or(i64::MAX);
+        let transactions = Transactions::open(path, max_timeout_ms, Arc::clone(&topics), Arc::clone(&groups), tracker)?;
+        Ok(Self { topics, groups, transactions: Arc::new(transactions), lock })
+    }
+}
+
+/// Takes the directory for this process; the lock goes with the file handle, so also with a killed process.
+fn lock(dir: &Path) -> Result<File, BrokerError> {
+    let path = dir.join("lock");
+    let file = File::create(&path).map_err(BrokerError::io("create", &path))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(BrokerError::Locked { path: dir.to_owned() }),
+        Err(error) => Err(BrokerError::io("lock", &path)(error.into())),
+    }
+}
+
+async fn accept(state: Arc<State>, listener: TcpListener) {
+    let budget = Arc::new(Semaphore::new(state.config.max_queued_bytes.div_ceil(BUDGET_UNIT_BYTES)));
+    let connections = Arc::new(Semaphore::new(state.config.max_connections));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = state.shutdown.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "could not accept a connection");
+                // Most likely out of file handles: give connections time to close instead of spinning.
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&connections).try_acquire_owned() else {
+            tracing::warn!(%peer, "refused a connection: there are too many");
+            continue;
+        };
+        let (state, budget) = (Arc::clone(&state), Arc::clone(&budget));
+        let tracker = state.tracker.clone();
+        tracker.spawn(async move {
+            serve(state, stream, peer, budget).await;
+            drop(place);
+        });
+    }
+}

@@ -1,0 +1,122 @@
+//! Why the stack, or the home it lives in, cannot be used.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+
+use super::component::Component;
+
+/// The home cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// A file or folder of it.
+    #[error("could not {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said: no space left, permission denied.
+        source: io::Error,
+    },
+    /// A file that pinsched wrote is not what it wrote.
+    #[error("could not read {}: it is damaged", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// No port of the loopback interface is free.
+    #[error("could not find a free port on 127.0.0.1")]
+    NoPort(#[source] io::Error),
+}
+
+impl HomeError {
+    pub(super) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// The stack cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StackError {
+    /// Its home.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// Another process serves this home.
+    #[error("the stack of {} is served by another process", home.display())]
+    Busy {
+        /// The home.
+        home: PathBuf,
+    },
+    /// The process was not started.
+    #[error("could not start the stack of {}", home.display())]
+    Spawn {
+        /// The home.
+        home: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The process was started and ended before it listened.
+    #[error("could not start the stack of {}: {message} (see {})", home.display(), log.display())]
+    Died {
+        /// The home.
+        home: PathBuf,
+        /// What it said last.
+        message: String,
+        /// Where it says more.
+        log: PathBuf,
+    },
+    /// A part did not start.
+    #[error("could not start the embedded {component} of {}: {message}", home.display())]
+    Component {
+        /// The part.
+        component: Component,
+        /// The home.
+        home: PathBuf,
+        /// Why not.
+        message: String,
+    },
+    /// It took too long.
+    #[error("the stack of {} did not answer within {seconds} s (see {})", home.display(), log.display())]
+    Late {
+        /// The home.
+        home: PathBuf,
+        /// How long was waited.
+        seconds: u64,
+        /// Where it says more.
+        log: PathBuf,
+    },
+    /// Its control endpoint cannot be spoken to.
+    #[error("could not ask the stack of {}", home.display())]
+    Control {
+        /// The home.
+        home: PathBuf,
+        /// Why not.
+        source: reqwest::Error,
+    },
+    /// The process's runtime or its endpoint.
+    #[error("could not {action} for the stack")]
+    Serve {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// An error with its causes on one line, for those who get only text.
+pub(super) fn told(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text = format!("{text}: {message}");
+        }
+        cause = error.source();
+    }
+    text
+}

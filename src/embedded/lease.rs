@@ -1,0 +1,219 @@
+//! How a `pinsched` uses the stack of a home: it asks the process that serves it, or starts one, and holds a lease.
+//!
+//! Two that start at once are told apart by the home's lock: the process that does not get it says so and ends, and its
+//! starter asks the other.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use rustix::process::{Pid, test_kill_process};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::component::{Component, Phase};
+use super::control::LeaseEvent;
+use super::error::StackError;
+use super::home::{Home, StackFile, StackUrls};
+use super::stack::{LINE_BUSY, LINE_SERVING};
+
+/// A stack that recovers a large database after a kill may take long; beyond this something is wrong.
+const LIMIT: Duration = Duration::from_secs(180);
+/// The process that serves answers at once; a stranger on its old port may never.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+/// A stack that is asked to stop writes a checkpoint.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// How often a process that starts or stops is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What is wanted of a stack.
+#[derive(Debug, Clone)]
+pub struct LeaseRequest {
+    /// Its home; made when missing.
+    pub home: PathBuf,
+    /// What must be ready.
+    pub components: Vec<Component>,
+    /// The program to start as `<program> stack --home …` when nobody serves the home.
+    pub program: PathBuf,
+    /// Where Postgres's programs must be, if that is configured.
+    pub postgres_bin: Option<PathBuf>,
+    /// How long the stack outlives its last lease.
+    pub linger: Duration,
+}
+
+/// What happens while one waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// Nobody serves the home: a process is started.
+    Launching,
+    /// A part went on.
+    Component(Component, Phase),
+}
+
+/// The stack lives for as long as this does, unless somebody stops it.
+#[derive(Debug)]
+pub struct StackLease {
+    home: Home,
+    urls: StackUrls,
+    response: reqwest::Response,
+}
+
+impl StackLease {
+    /// Where what was asked for can be reached.
+    #[must_use]
+    pub fn urls(&self) -> &StackUrls {
+        &self.urls
+    }
+
+    /// The home.
+    #[must_use]
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Returns when the stack has gone, which happens only when somebody stopped or killed it.
+    pub async fn ended(&mut self) {
+        while let Ok(Some(_)) = self.response.chunk().await {}
+    }
+}
+
+/// Takes a lease on the home's stack, which is started where it does not run.
+pub async fn attach(
+    request: &LeaseRequest,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<StackLease, StackError> {
+    let home = Home::open(&request.home)?;
+    let deadline = Instant::now() + LIMIT;
+    let late = || StackError::Late { home: home.path().to_owned(), seconds: LIMIT.as_secs(), log: home.log() };
+    loop {
+        if let Some(file) = home.stack_file()?.filter(is_alive)
+            && let Some(response) = ask(&file, &request.components).await
+        {
+            let granted = timeout_at(deadline, granted(&home, response, progress)).await.map_err(|_| late())?;
+            if let Some(lease) = granted? {
+                return Ok(lease);
+            }
+        }
+        if Instant::now() > deadline {
+            return Err(late());
+        }
+        progress(Progress::Launching);
+        if launch(&home, request, deadline).await? == Launched::Busy {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// The stack that serves this home now, without taking a lease; none when there is none.
+pub async fn running(home: &std::path::Path) -> Result<Option<StackUrls>, StackError> {
+    if !home.is_dir() {
+        return Ok(None);
+    }
+    let Some(file) = Home::open(home)?.stack_file()?.filter(is_alive) else { return Ok(None) };
+    let request = client()?.get(format!("{}/health", file.control)).bearer_auth(&file.token).send();
+    let healthy = matches!(timeout(ANSWER_LIMIT, request).await, Ok(Ok(answer)) if answer.status().is_success());
+    Ok(healthy.then_some(file.urls))
+}
+
+/// Stops the stack of this home, whoever holds leases, and returns when it is gone; false when there was none.
+pub async fn stop(home: &std::path::Path) -> Result<bool, StackError> {
+    if running(home).await?.is_none() {
+        return Ok(false);
+    }
+    let home = Home::open(home)?;
+    let Some(file) = home.stack_file()? else { return Ok(false) };
+    let control = |source| StackError::Control { home: home.path().to_owned(), source };
+    let request = client()?.post(format!("{}/stop", file.control)).bearer_auth(&file.token);
+    request.timeout(ANSWER_LIMIT).send().await.and_then(reqwest::Response::error_for_status).map_err(control)?;
+    let gone = async {
+        while is_alive(&file) && home.lock()?.is_none() {
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok::<_, StackError>(())
+    };
+    let late = |_| StackError::Late { home: home.path().to_owned(), seconds: STOP_LIMIT.as_secs(), log: home.log() };
+    timeout(STOP_LIMIT, gone).await.map_err(late)??;
+    Ok(true)
+}
+
+/// Whether a process has the number that was written down. It may be another's by now, whom the token will find out.
+fn is_alive(file: &StackFile) -> bool {
+    Pid::from_raw(file.pid).is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}
+
+/// Never through a proxy: the endpoint is on loopback.
+fn client() -> Result<reqwest::Client, StackError> {
+    let built = reqwest::Client::builder().no_proxy().connect_timeout(ANSWER_LIMIT).build();
+    built.map_err(|source| StackError::Control { home: PathBuf::new(), source })
+}
+
+/// Asks for a lease. None means that no stack answers there: it was killed, or it is just going.
+async fn ask(file: &StackFile, components: &[Component]) -> Option<reqwest::Response> {
+    let needs: Vec<String> = components.iter().map(Component::to_string).collect();
+    let url = format!("{}/lease/{}", file.control, needs.join(","));
+    let request = client().ok()?.get(url).bearer_auth(&file.token).send();
+    let answer = timeout(ANSWER_LIMIT, request).await.ok()?.ok()?;
+    (answer.status() == StatusCode::OK).then_some(answer)
+}
+
+/// Reads a lease's events until it is granted. None means that the stack went before it was.
+async fn granted(
+    home: &Home,
+    mut response: reqwest::Response,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Option<StackLease>, StackError> {
+    let mut unread = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        unread.extend_from_slice(&chunk);
+        while let Some(end) = unread.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = unread.drain(..=end).collect();
+            match serde_json::from_slice(&line) {
+                Ok(LeaseEvent::Granted { urls }) => {
+                    return Ok(Some(StackLease { home: home.clone(), urls, response }));
+                }
+                Ok(LeaseEvent::Progress { component, phase: Phase::Failed { message } }) => {
+                    return Err(StackError::Component { component, home: home.path().to_owned(), message });
+                }
+                Ok(LeaseEvent::Progress { component, phase }) => progress(Progress::Component(component, phase)),
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+    Ok(None)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Launched {
+    Serving,
+    Busy,
+}
+
+/// Starts the process that serves the home, and waits until it says that it does.
+async fn launch(home: &Home, request: &LeaseRequest, deadline: Instant) -> Result<Launched, StackError> {
+    let spawn = |source: io::Error| StackError::Spawn { home: home.path().to_owned(), source };
+    let mut command = Command::new(&request.program);
+    command.arg0("pinsched").arg("stack").arg("--home").arg(home.path());
+    command.arg("--linger").arg(format!("{}ms", request.linger.as_millis()));
+    if let Some(bin) = &request.postgres_bin {
+        command.arg("--postgres-bin").arg(bin);
+    }
+    // It runs elsewhere, and is told all it needs; a relative path to a configuration would mislead it.
+    command.env_remove("PINSCHED_CONFIG");
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(home.open_log(&home.log())?);
+    let mut child = tokio::process::Command::from(command).spawn().map_err(spawn)?;
+    let stdout = child.stdout.take().ok_or_else(|| spawn(io::ErrorKind::BrokenPipe.into()))?;
+    let line = timeout_at(deadline, BufReader::new(stdout).lines().next_line()).await;
+    let line = line.ok().and_then(Result::ok).flatten();
+    match line.as_deref() {
+        Some(LINE_SERVING) => Ok(Launched::Serving),
+        Some(LINE_BUSY) => Ok(Launched::Busy),
+        said => Err(StackError::Died {
+            home: home.path().to_owned(),
+            message: said.unwrap_or("it ended without a word").to_owned(),
+            log: home.log(),
+        }),
+    }
+}

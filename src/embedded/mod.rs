@@ -1,0 +1,26 @@
+//! What pinsched starts when nothing is configured: Postgres, a Kafka broker, an S3 server, source tables.
+//!
+//! All of it lives in one detached process a home, `stack`, which every `pinsched` in that home shares by a `lease` and
+//! which goes some seconds after the last one. Nothing else knows: operators get URLs, as from configuration
+//! (`resolve`). This room starts servers and keeps their data; it knows nothing of runs, tasks and DAGs.
+
+pub mod broker;
+mod component;
+mod control;
+mod error;
+mod home;
+mod lease;
+mod postgres;
+mod resolve;
+pub mod s3;
+mod services;
+pub mod source;
+mod stack;
+
+pub use component::{Component, Phase};
+pub use error::{HomeError, StackError};
+pub use home::{Home, S3Urls, StackUrls};
+pub use lease::{LeaseRequest, Progress, StackLease, attach, running, stop};
+pub use postgres::PostgresError;
+pub use resolve::{Resolved, lacking, resolve};
+pub use stack::{StackOptions, say, serve};

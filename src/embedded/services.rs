@@ -1,0 +1,180 @@
+//! Starts and stops the parts themselves. Each start takes a port that was chosen before; where a stranger has it by
+//! now another is chosen, and told.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use tokio_util::sync::CancellationToken;
+
+use super::broker::{Broker, BrokerConfig};
+use super::component::Component;
+use super::error::{HomeError, told};
+use super::home::{Credentials, Home, S3Urls, StackUrls, free_port, is_free};
+use super::postgres::{self, Cluster, Postgres, PostgresError, SOURCE_DATABASE, STATE_DATABASE, Search};
+use super::s3::{S3Server, S3ServerConfig};
+use super::source;
+
+/// A part that answers.
+pub(super) enum Service {
+    Postgres(Box<Postgres>),
+    Kafka(Broker),
+    S3(S3Server),
+    Source,
+}
+
+/// What a start came to.
+pub(super) struct Started {
+    pub(super) component: Component,
+    /// The service and the port it has, or why there is none, for people.
+    pub(super) outcome: Result<(Service, Option<u16>), String>,
+}
+
+/// Starts one part. Postgres dies with the thread that polls this: the process's main thread.
+pub(super) async fn start(component: Component, home: Home, credentials: Credentials, search: Search) -> Started {
+    let outcome = match component {
+        Component::Postgres => start_postgres(&home, credentials, &search).await.map_err(|error| told(&error)),
+        Component::Kafka => start_kafka(&home, &credentials).await,
+        Component::S3 => start_s3(&home, &credentials).await,
+        Component::Source => start_source(&credentials).await,
+    };
+    Started { component, outcome }
+}
+
+async fn start_postgres(
+    home: &Home,
+    mut credentials: Credentials,
+    search: &Search,
+) -> Result<(Service, Option<u16>), PostgresError> {
+    /// Each time a stranger must be quicker than the server.
+    const TRIES: usize = 3;
+    // First, since what still runs on the data has its port.
+    let mut cluster = Cluster::open(home, &credentials.postgres, search).await?;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        credentials.postgres.port = free_or_other(Component::Postgres, credentials.postgres.port)?;
+        match cluster.start(home, &credentials.postgres).await {
+            Err(PostgresError::PortTaken { port }) if tries < TRIES => {
+                tracing::warn!(port, "the port of the embedded PostgreSQL was taken in the last instant");
+            }
+            started => return Ok((Service::Postgres(Box::new(started?)), Some(credentials.postgres.port))),
+        }
+    }
+}
+
+async fn start_kafka(home: &Home, credentials: &Credentials) -> Result<(Service, Option<u16>), String> {
+    let data = home.folder("kafka").map_err(|error| told(&error))?;
+    let port = free_or_other(Component::Kafka, credentials.kafka.port).map_err(|error| told(&error))?;
+    let config = BrokerConfig::new(data, loopback(port));
+    let kafka = Broker::start(config, CancellationToken::new()).await.map_err(|error| told(&error))?;
+    let port = kafka.address().port();
+    Ok((Service::Kafka(kafka), Some(port)))
+}
+
+async fn start_s3(home: &Home, credentials: &Credentials) -> Result<(Service, Option<u16>), String> {
+    let root = home.folder("s3").map_err(|error| told(&error))?;
+    let port = free_or_other(Component::S3, credentials.s3.port).map_err(|error| told(&error))?;
+    let config = S3ServerConfig {
+        root,
+        listen: loopback(port),
+        access_key_id: credentials.s3.access_key_id.clone(),
+        secret_access_key: credentials.s3.secret_access_key.clone().into(),
+    };
+    let server = S3Server::start(config, CancellationToken::new()).await.map_err(|error| told(&error))?;
+    let port = server.address().port();
+    Ok((Service::S3(server), Some(port)))
+}
+
+async fn start_source(credentials: &Credentials) -> Result<(Service, Option<u16>), String> {
+    let url = postgres::url(&credentials.postgres, SOURCE_DATABASE).into();
+    source::ensure(&url).await.map_err(|error| told(&error))?;
+    Ok((Service::Source, None))
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// The port of the last time, unless a stranger has it now.
+fn free_or_other(component: Component, port: u16) -> Result<u16, HomeError> {
+    if is_free(port) {
+        return Ok(port);
+    }
+    let other = free_port()?;
+    tracing::warn!(%component, port, other, "another program has the port of last time; taking another");
+    Ok(other)
+}
+
+impl Started {
+    /// Notes the port for the next start, and whether it changed.
+    pub(super) fn note_port(&self, credentials: &mut Credentials) -> bool {
+        let Ok((_, Some(port))) = &self.outcome else { return false };
+        let noted = match self.component {
+            Component::Postgres => &mut credentials.postgres.port,
+            Component::Kafka => &mut credentials.kafka.port,
+            Component::S3 => &mut credentials.s3.port,
+            Component::Source => return false,
+        };
+        std::mem::replace(noted, *port) != *port
+    }
+}
+
+/// Adds where a part that is ready can be reached.
+pub(super) fn add_url(urls: &mut StackUrls, component: Component, credentials: &Credentials) {
+    match component {
+        Component::Postgres => urls.database_url = Some(postgres::url(&credentials.postgres, STATE_DATABASE)),
+        Component::Kafka => {
+            urls.kafka_bootstrap_servers = Some(loopback(credentials.kafka.port).to_string());
+        }
+        Component::S3 => {
+            urls.s3 = Some(S3Urls {
+                endpoint_url: format!("http://{}", loopback(credentials.s3.port)),
+                access_key_id: credentials.s3.access_key_id.clone(),
+                secret_access_key: credentials.s3.secret_access_key.clone(),
+            });
+        }
+        Component::Source => urls.source_url = Some(postgres::url(&credentials.postgres, SOURCE_DATABASE)),
+    }
+}
+
+/// The parts that answer.
+#[derive(Default)]
+pub(super) struct Services {
+    postgres: Option<Box<Postgres>>,
+    kafka: Option<Broker>,
+    s3: Option<S3Server>,
+}
+
+impl Services {
+    pub(super) fn add(&mut self, service: Service) {
+        match service {
+            Service::Postgres(postgres) => self.postgres = Some(postgres),
+            Service::Kafka(kafka) => self.kafka = Some(kafka),
+            Service::S3(server) => self.s3 = Some(server),
+            Service::Source => {}
+        }
+    }
+
+    /// Returns when Postgres has ended by itself; never, while it is not started.
+    pub(super) async fn postgres_ended(&mut self) {
+        match &mut self.postgres {
+            Some(postgres) => {
+                let status = postgres.ended().await;
+                tracing::error!(?status, "the embedded PostgreSQL ended by itself");
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops the clients of the data first, and Postgres, which holds what decides, last.
+    pub(super) async fn stop(self) {
+        if let Some(kafka) = self.kafka {
+            kafka.stop().await;
+        }
+        if let Some(server) = self.s3 {
+            server.stop().await;
+        }
+        if let Some(postgres) = self.postgres {
+            postgres.stop().await;
+        }
+    }
+}

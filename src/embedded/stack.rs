@@ -1,0 +1,263 @@
+//! The process that serves a home: starts what is needed, for as long as somebody needs it.
+//!
+//! It is started by `lease`, apart from whoever started it, and says on its standard output in one line whether it
+//! serves. One loop, on the main thread, decides everything; it ends some seconds after the last lease, when told to, by
+//! a signal, or when its Postgres ends. A kill takes the broker and the S3 server along; Postgres is asked to stop by
+//! the system.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::LocalBoxFuture;
+use futures::stream::FuturesUnordered;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::component::{Component, Phase};
+use super::control::{self, Command, Control, Report};
+use super::error::{StackError, told};
+use super::home::{Credentials, Home, Lock, StackFile, secret};
+use super::postgres::Search;
+use super::services::{self, Services, Started};
+
+/// How long open requests of the control endpoint may go on after the stack stopped.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+
+/// What the process is started with.
+#[derive(Debug, Clone)]
+pub struct StackOptions {
+    /// The home to serve.
+    pub home: PathBuf,
+    /// Where Postgres's programs must be, if that is configured.
+    pub postgres_bin: Option<PathBuf>,
+    /// Where programs are looked for otherwise.
+    pub search_path: Vec<PathBuf>,
+    /// How long to outlive the last lease.
+    pub linger: Duration,
+}
+
+/// The one line on standard output.
+pub(super) const LINE_SERVING: &str = "serving";
+/// The same, when another process serves this home.
+pub(super) const LINE_BUSY: &str = "busy";
+
+/// Serves a home until nobody needs it. Called on the main thread of a process of its own, outside any runtime.
+pub fn serve(options: &StackOptions) -> Result<(), StackError> {
+    // Out of the terminal's session, so that neither its Ctrl-C nor its end reaches the stack. It fails only for a
+    // process that leads a group already, as one that was started by hand, which may stay where it is.
+    let _ = rustix::process::setsid();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|source| StackError::Serve { action: "start a runtime", source })?;
+    let served = runtime.block_on(open_and_run(options));
+    if let Err(error) = &served {
+        match error {
+            StackError::Busy { .. } => say(LINE_BUSY),
+            error => {
+                tracing::error!("{}", told(error));
+                say(&told(error));
+            }
+        }
+    }
+    served
+}
+
+/// Tells whoever started the process, in the one line that is read. Where nobody reads it, nobody misses it.
+pub fn say(line: &str) {
+    let mut stdout = io::stdout();
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+}
+
+async fn open_and_run(options: &StackOptions) -> Result<(), StackError> {
+    let home = Home::open(&options.home)?;
+    let Some(lock) = home.lock()? else {
+        return Err(StackError::Busy { home: home.path().to_owned() });
+    };
+    home.remove_stack_file()?;
+    let credentials = home.credentials()?;
+    let serve = |action| move |source| StackError::Serve { action, source };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(serve("listen"))?;
+    let address = listener.local_addr().map_err(serve("listen"))?;
+
+    let (commands, received) = mpsc::channel(16);
+    let (report, reported) = watch::channel(Report::default());
+    let control = Arc::new(Control {
+        token: secret(),
+        commands,
+        report: reported,
+        leases: watch::Sender::new(0),
+        closing: AtomicBool::new(false),
+        shutdown: CancellationToken::new(),
+    });
+    let file = StackFile {
+        pid: std::process::id().cast_signed(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        control: format!("http://{address}"),
+        token: control.token.clone(),
+        urls: Default::default(),
+    };
+    let search = Search { configured: options.postgres_bin.clone(), path: options.search_path.clone() };
+    let mut stack = Stack {
+        home,
+        _lock: lock,
+        credentials,
+        search,
+        file,
+        report,
+        services: Services::default(),
+        starting: FuturesUnordered::new(),
+    };
+
+    let tracker = TaskTracker::new();
+    let router = control::router(control.clone());
+    let ended = control.shutdown.clone().cancelled_owned();
+    tracker.spawn(async move { axum::serve(listener, router).with_graceful_shutdown(ended).await });
+    tracker.close();
+    stack.home.write_stack_file(&stack.file)?;
+    say(LINE_SERVING);
+    tracing::info!(home = %stack.home.path().display(), "serving");
+
+    let reason = stack.run(&control, received, options.linger).await;
+    tracing::info!("stopping: {}", reason.map_or_else(|source| source.to_string(), str::to_owned));
+    control.closing.store(true, Ordering::SeqCst);
+    control.shutdown.cancel();
+    stack.services.stop().await;
+    let _ = tokio::time::timeout(DRAIN_LIMIT, tracker.wait()).await;
+    stack.home.remove_stack_file()?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Everything that the loop decides on.
+struct Stack {
+    home: Home,
+    _lock: Lock,
+    credentials: Credentials,
+    search: Search,
+    file: StackFile,
+    report: watch::Sender<Report>,
+    services: Services,
+    starting: FuturesUnordered<LocalBoxFuture<'static, Started>>,
+}
+
+impl Stack {
+    /// Runs until there is a reason to stop. What is still starting then is given up, and dies with its handle.
+    async fn run(
+        &mut self,
+        control: &Control,
+        mut commands: mpsc::Receiver<Command>,
+        linger: Duration,
+    ) -> io::Result<&'static str> {
+        let mut terminated = signal(SignalKind::terminate())?;
+        let mut interrupted = signal(SignalKind::interrupt())?;
+        let mut idle = pin!(unused(control, linger));
+        loop {
+            tokio::select! {
+                biased;
+                _ = terminated.recv() => return Ok("terminated"),
+                _ = interrupted.recv() => return Ok("interrupted"),
+                command = commands.recv() => match command {
+                    Some(Command::Need { components, noted }) => {
+                        self.need(&components);
+                        // A client that is gone already does not wait for it.
+                        let _ = noted.send(());
+                    }
+                    Some(Command::Stop) | None => return Ok("asked to"),
+                },
+                Some(started) = self.starting.next(), if !self.starting.is_empty() => self.note(started),
+                () = self.services.postgres_ended() => return Ok("PostgreSQL ended"),
+                () = &mut idle => return Ok("nobody needs it"),
+            }
+        }
+    }
+
+    /// Starts what is needed and neither ready nor on its way.
+    fn need(&mut self, components: &BTreeSet<Component>) {
+        let phases = self.report.borrow().phases.clone();
+        for component in components {
+            if matches!(phases.get(component), Some(Phase::Starting | Phase::Ready)) {
+                continue;
+            }
+            self.set_phase(*component, Phase::Starting);
+            if *component != Component::Source || phases.get(&Component::Postgres) == Some(&Phase::Ready) {
+                self.start(*component);
+            }
+        }
+    }
+
+    fn start(&mut self, component: Component) {
+        let start = services::start(component, self.home.clone(), self.credentials.clone(), self.search.clone());
+        self.starting.push(Box::pin(start));
+    }
+
+    /// Notes what a start came to; the source tables follow Postgres.
+    fn note(&mut self, started: Started) {
+        let component = started.component;
+        if started.note_port(&mut self.credentials)
+            && let Err(error) = self.home.keep(&self.credentials)
+        {
+            tracing::warn!(%component, "the new port will be chosen anew at the next start: {}", told(&error));
+        }
+        let phase = match started.outcome {
+            Ok((service, _)) => {
+                tracing::info!(%component, "ready");
+                self.services.add(service);
+                services::add_url(&mut self.file.urls, component, &self.credentials);
+                if let Err(error) = self.home.write_stack_file(&self.file) {
+                    tracing::warn!("{}", told(&error));
+                }
+                Phase::Ready
+            }
+            Err(message) => {
+                tracing::error!(%component, "not started: {message}");
+                Phase::Failed { message }
+            }
+        };
+        let source_waits = self.report.borrow().phases.get(&Component::Source) == Some(&Phase::Starting);
+        // The cause before its consequence, so that a client is told of the former.
+        self.set_phase(component, phase.clone());
+        if component == Component::Postgres && source_waits {
+            match phase {
+                Phase::Ready => self.start(Component::Source),
+                failed => self.set_phase(Component::Source, failed),
+            }
+        }
+    }
+
+    fn set_phase(&self, component: Component, phase: Phase) {
+        self.report.send_modify(|report| {
+            report.phases.insert(component, phase);
+            report.urls = self.file.urls.clone();
+        });
+    }
+}
+
+/// Returns when nobody has held a lease for so long. From then on none is granted.
+async fn unused(control: &Control, linger: Duration) {
+    let mut leases = control.leases.subscribe();
+    loop {
+        // The sender lives in `control`.
+        let _ = leases.wait_for(|count| *count == 0).await;
+        let taken = tokio::time::timeout(linger, leases.wait_for(|count| *count > 0)).await.is_ok();
+        if taken {
+            continue;
+        }
+        control.closing.store(true, Ordering::SeqCst);
+        if *control.leases.borrow() == 0 {
+            return;
+        }
+        control.closing.store(false, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,181 @@
+//! One attempt, from its claim to its end: context, log, timeout, panics, and what the end means.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::connect::Endpoints;
+use crate::domain::dag::Task;
+use crate::domain::ids::{AttemptKey, TaskId};
+use crate::domain::plan::Ending;
+use crate::domain::template::TemplateScope;
+use crate::engine::attempt_log;
+use crate::engine::operator::{Failure, Output, Progress, Registration, TaskContext, TaskLog, UpstreamOutput};
+use crate::engine::running::RunningRun;
+use crate::store::{EndedAttempt, Store};
+
+/// How long an operator may take to stop after it was told: then its future is dropped.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why an attempt was told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// The run was cancelled.
+    Cancelled,
+    /// The process stops.
+    Shutdown,
+    /// Somebody else may hold the task: nothing may be written any more.
+    LeaseLost,
+}
+
+/// The handle by which a worker stops an attempt: the first reason counts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct StopHandle {
+    token: CancellationToken,
+    reason: Arc<std::sync::OnceLock<Stop>>,
+}
+
+impl StopHandle {
+    pub(crate) fn stop(&self, reason: Stop) {
+        let _ = self.reason.set(reason); // a second reason changes nothing
+        self.token.cancel();
+    }
+
+    fn reason(&self) -> Option<Stop> {
+        self.reason.get().copied()
+    }
+}
+
+/// All that an attempt needs.
+pub(crate) struct Attempt {
+    pub(crate) key: AttemptKey,
+    pub(crate) run: RunningRun,
+    pub(crate) outputs: BTreeMap<TaskId, UpstreamOutput>,
+    pub(crate) registration: Registration,
+    pub(crate) store: Store,
+    pub(crate) endpoints: Arc<Endpoints>,
+    pub(crate) memory_limit: u64,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) stop: StopHandle,
+    pub(crate) jitter: f64,
+}
+
+impl Attempt {
+    /// Runs it to its end, and its log to the database before that; `None` when it has nothing to say any more.
+    pub(crate) async fn execute(self) -> Option<EndedAttempt> {
+        let Some(task) = self.run.dag.task(self.key.task_run.task).cloned() else {
+            return None; // the claim named a task that the DAG does not have: the orphan hunt will find it again
+        };
+        let (log_sender, log_receiver) = tokio::sync::mpsc::unbounded_channel();
+        let log = TaskLog::new(log_sender);
+        let log_ended = CancellationToken::new();
+        let writer = attempt_log::write(self.store.clone(), self.key, log_receiver, log_ended.clone());
+        let span = tracing::info_span!(
+            "task",
+            dag.id = %self.run.facts.dag_id,
+            run.id = %self.run.facts.run_id,
+            task.id = %task.id,
+            attempt = self.key.try_number
+        );
+        let work = async {
+            let result = self.supervised(&task, log).await;
+            log_ended.cancel();
+            result
+        };
+        let (result, ()) = futures::future::join(work, writer).instrument(span).await;
+        self.ended(result)
+    }
+
+    /// The operator with its timeout, its stop and its panics.
+    async fn supervised(&self, task: &Task, log: TaskLog) -> Result<Output, Failure> {
+        let limit = task.execution_timeout.unwrap_or(Duration::MAX);
+        let cancel = self.stop.token.child_token();
+        let work = AssertUnwindSafe(self.operate(task, log, cancel.clone())).catch_unwind();
+        tokio::pin!(work);
+        let flatten = |caught: Result<Result<Output, Failure>, Box<dyn std::any::Any + Send>>| match caught {
+            Ok(result) => result,
+            Err(panic) => Err(Failure::Retry(format!("the operator panicked: {}", panic_text(panic.as_ref())))),
+        };
+        tokio::select! {
+            result = &mut work => return flatten(result),
+            () = tokio::time::sleep(limit) => cancel.cancel(),
+            () = self.stop.token.cancelled() => {
+                return tokio::time::timeout(STOP_LIMIT, &mut work).await.map_or(Err(Failure::Interrupted), flatten);
+            }
+        }
+        let timed_out = Failure::Retry(format!("it ran longer than its execution_timeout of {}", words(limit)));
+        match tokio::time::timeout(STOP_LIMIT, &mut work).await.map(flatten) {
+            Ok(Ok(output)) => Ok(output), // it was done just then
+            _ => Err(timed_out),
+        }
+    }
+
+    async fn operate(&self, task: &Task, log: TaskLog, cancel: CancellationToken) -> Result<Output, Failure> {
+        let plain = self.outputs.iter().map(|(id, upstream)| (id.clone(), upstream.output.clone())).collect();
+        let templates = TemplateScope::for_task(&self.run.facts, task, &plain);
+        let config = templates
+            .render_config(&task.config, self.registration.kind.late_fields)
+            .map_err(|error| Failure::fatal(&error))?;
+        let operator = (self.registration.build)(config).map_err(|error| Failure::fatal(&error))?;
+        let context = TaskContext {
+            attempt: self.key,
+            dag_id: self.run.facts.dag_id.clone(),
+            run_id: self.run.facts.run_id.clone(),
+            task_id: task.id.clone(),
+            logical_date: self.run.facts.logical_date,
+            dag_folder: self.run.folder.clone(),
+            store: self.store.clone(),
+            endpoints: Arc::clone(&self.endpoints),
+            memory_limit: self.memory_limit,
+            upstream: self.outputs.clone(),
+            templates,
+            cancel,
+            log,
+            progress: Arc::clone(&self.progress),
+        };
+        operator.run(&context).await
+    }
+
+    fn ended(&self, result: Result<Output, Failure>) -> Option<EndedAttempt> {
+        let stop = self.stop.reason();
+        let (ending, output, error) = match (result, stop) {
+            (_, Some(Stop::LeaseLost)) => return None,
+            (Ok(output), _) => (Ending::Succeeded, Some(Value::Object(output)), None),
+            (Err(_), Some(Stop::Cancelled)) => (Ending::Cancelled, None, Some("the run was cancelled".to_owned())),
+            (Err(_), Some(Stop::Shutdown)) => (Ending::Interrupted, None, None),
+            (Err(Failure::Interrupted), None) => return None, // its operator found the lease lost
+            (Err(Failure::Retry(text)), None) => {
+                (Ending::Failed { retryable: true, jitter: self.jitter }, None, Some(text))
+            }
+            (Err(Failure::Fatal(text)), None) => {
+                (Ending::Failed { retryable: false, jitter: self.jitter }, None, Some(text))
+            }
+        };
+        Some(EndedAttempt { task: self.key.task_run.task, fence: self.key.fence, ending, output, error })
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no words were left")
+}
+
+/// A duration as people say it: `1.5 s`, `30 m`.
+fn words(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{} s", duration.as_secs_f64()),
+        60..3600 if seconds.is_multiple_of(60) => format!("{} m", seconds / 60),
+        60..3600 => format!("{} s", seconds),
+        _ => format!("{} h {} m", seconds / 3600, seconds % 3600 / 60),
+    }
+}

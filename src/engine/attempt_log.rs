@@ -1,0 +1,91 @@
+//! Collects an attempt's lines into chunks and writes them while the attempt runs: so that a log can be followed.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
+
+use crate::domain::ids::AttemptKey;
+use crate::store::Store;
+
+/// A chunk is written when it is this long …
+const CHUNK: usize = 64 * 1024;
+
+/// … or this old: what a person who follows a log takes for at once.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// How long lines are waited for after the operator returned: a thread of its may still hold the log.
+const AFTERMATH: Duration = Duration::from_secs(2);
+
+/// Writes all lines until every sender is gone, or `ended` is cancelled and 2 s have passed.
+///
+/// A chunk that cannot be written is tried again, with what came meanwhile, up to 4 MiB; then it is dropped and said so:
+/// a task does not fail because of its log.
+pub(crate) async fn write(
+    store: Store,
+    attempt: AttemptKey,
+    mut lines: UnboundedReceiver<String>,
+    ended: tokio_util::sync::CancellationToken,
+) {
+    let mut chunk = Chunk { store, attempt, seq: 0, body: String::new() };
+    let deadline = async {
+        ended.cancelled().await;
+        tokio::time::sleep(AFTERMATH).await;
+    };
+    tokio::pin!(deadline);
+    let mut due = None;
+    loop {
+        let patience = async {
+            match due {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            line = lines.recv() => {
+                let Some(line) = line else { break };
+                chunk.body.push_str(&line);
+                chunk.body.push('\n');
+                if chunk.body.len() < CHUNK {
+                    due.get_or_insert_with(|| Instant::now() + PATIENCE);
+                    continue;
+                }
+            }
+            () = patience => {}
+            () = &mut deadline => break,
+        }
+        chunk.flush().await;
+        due = (!chunk.body.is_empty()).then(|| Instant::now() + PATIENCE);
+    }
+    chunk.flush().await;
+}
+
+struct Chunk {
+    store: Store,
+    attempt: AttemptKey,
+    seq: i32,
+    body: String,
+}
+
+impl Chunk {
+    /// What is kept for another try at the most.
+    const KEPT: usize = 4 * 1024 * 1024;
+
+    async fn flush(&mut self) {
+        if self.body.is_empty() {
+            return;
+        }
+        match self.store.append_log(self.attempt, self.seq, &self.body).await {
+            Ok(()) => {
+                self.seq += 1;
+                self.body.clear();
+            }
+            Err(error) => {
+                tracing::warn!(error = %crate::engine::operator::chain(&error), "a task's log could not be written");
+                if self.body.len() > Self::KEPT {
+                    self.body = "[lines were lost here: the database did not take them]\n".to_owned();
+                }
+            }
+        }
+    }
+}

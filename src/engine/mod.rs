@@ -1,0 +1,16 @@
+//! Runs tasks: claims what is ready, executes it under a lease, completes it, recovers what others left.
+//!
+//! It decides nothing that `domain::plan` can decide, and keeps nothing in memory that a `kill -9` must not take.
+
+pub mod attempt;
+mod attempt_log;
+mod error;
+pub mod observer;
+pub mod operator;
+mod orphans;
+pub mod running;
+pub mod shutdown;
+mod worker;
+
+pub use error::EngineError;
+pub use worker::{Driven, Engine, KILLED_LINGERS};

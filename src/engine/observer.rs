@@ -1,0 +1,36 @@
+//! Who watches a worker at work: the terminal now, pages later. Watching changes nothing.
+
+use std::sync::Arc;
+
+use crate::domain::ids::{RunKey, TaskIndex};
+use crate::domain::plan::Move;
+use crate::domain::run_state::RunState;
+use crate::engine::operator::Progress;
+
+/// Is told what happens, in order, on the worker's own task: it must not block.
+pub trait Observer: Send + Sync {
+    /// An attempt begins; `progress` lives as long as it does.
+    fn attempt_started(&self, run: RunKey, task: TaskIndex, try_number: i32, progress: &Arc<Progress>) {
+        let _ = (run, task, try_number, progress);
+    }
+
+    /// A task moved on, durably; `error` says why, where it failed.
+    fn task_moved(&self, run: RunKey, step: &Move, error: Option<&str>) {
+        let _ = (run, step, error);
+    }
+
+    /// A run ended, durably.
+    fn run_concluded(&self, run: RunKey, state: RunState) {
+        let _ = (run, state);
+    }
+
+    /// The worker lost the database and tries to reach it again.
+    fn database_lost(&self, error: &str) {
+        let _ = error;
+    }
+}
+
+/// Nobody watches.
+pub struct Nobody;
+
+impl Observer for Nobody {}

@@ -1,0 +1,180 @@
+//! What an operator is: a checked configuration, and one attempt of work.
+//!
+//! An operator may be run twice with the same [`AttemptKey`], or again with a higher try or fence after a crash at any
+//! instant, and the outside world must end up the same. It keeps what it must not lose through [`TaskContext::store`],
+//! under its fence.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::connect::Endpoints;
+use crate::domain::Timestamp;
+use crate::domain::ids::{AttemptKey, DagId, RunId, TaskId};
+use crate::domain::operator_kind::OperatorKind;
+use crate::domain::template::TemplateScope;
+use crate::store::Store;
+
+/// What a task leaves behind for its successors and for people (Airflow's XCom): a JSON object.
+pub type Output = serde_json::Map<String, Value>;
+
+/// Why an attempt did not succeed, and whether another may.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Worth another attempt: timeouts, throttling, a broker election.
+    #[error("{0}")]
+    Retry(String),
+    /// Another attempt would fail the same way: bad config, 4xx, a missing bucket.
+    #[error("{0}")]
+    Fatal(String),
+    /// The attempt was told to stop (by [`TaskContext::cancel`]) and did; nobody's fault.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Failure {
+    /// Another attempt may succeed. The text is the error with all of its sources, each once.
+    pub fn retry(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::Retry(chain(error))
+    }
+
+    /// Another attempt would fail the same way.
+    pub fn fatal(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::Fatal(chain(error))
+    }
+}
+
+/// An error's text followed by those of its sources that it does not already repeat.
+#[must_use]
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// One attempt of one task.
+#[async_trait]
+pub trait Operator: Send + Sync {
+    /// Does the work of one attempt.
+    ///
+    /// It stops soon after `context.cancel` is cancelled (an `execution_timeout`, a cancelled run, a lost lease) and
+    /// leaves nothing behind that a later attempt would trip over.
+    ///
+    /// # Errors
+    /// A [`Failure`] says whether another attempt may help.
+    async fn run(&self, context: &TaskContext) -> Result<Output, Failure>;
+}
+
+/// An operator as the registry knows it: its pure description and how to build one attempt's worth.
+#[derive(Clone, Copy)]
+pub struct Registration {
+    /// Names, keys and the pure check.
+    pub kind: &'static OperatorKind,
+    /// Builds it from its rendered configuration; the text of an error names the key.
+    pub build: fn(Value) -> Result<Box<dyn Operator>, serde_json::Error>,
+}
+
+/// All that an attempt may know and touch.
+pub struct TaskContext {
+    /// Who this is; every outside write shows it.
+    pub attempt: AttemptKey,
+    /// The DAG.
+    pub dag_id: DagId,
+    /// The run.
+    pub run_id: RunId,
+    /// The task.
+    pub task_id: TaskId,
+    /// The run's logical date.
+    pub logical_date: Timestamp,
+    /// The folder of the DAG file: relative paths in a task's configuration start here.
+    pub dag_folder: PathBuf,
+    /// pinsched's own state, for what must survive a crash.
+    pub store: Store,
+    /// Where Kafka, S3 and the source database are.
+    pub endpoints: Arc<Endpoints>,
+    /// How many bytes a task may hold that can spill to disk instead (`engine.memory_limit`), where it says nothing else.
+    pub memory_limit: u64,
+    /// The outputs of the task's direct and indirect upstreams that have one, with their operator's short name.
+    pub upstream: BTreeMap<TaskId, UpstreamOutput>,
+    /// Renders the fields that the operator's kind names as late ones.
+    pub templates: TemplateScope,
+    /// Cancelled when the attempt should stop.
+    pub cancel: CancellationToken,
+    /// The attempt's log.
+    pub log: TaskLog,
+    /// How far it is, for the terminal and the pages.
+    pub progress: Arc<Progress>,
+}
+
+/// What an upstream task left.
+#[derive(Debug, Clone)]
+pub struct UpstreamOutput {
+    /// The upstream's operator, by short name.
+    pub operator: String,
+    /// Its output.
+    pub output: Output,
+}
+
+/// The lines that an attempt logs; written to the store in chunks, never lost after the attempt's end.
+#[derive(Clone)]
+pub struct TaskLog {
+    sender: tokio::sync::mpsc::UnboundedSender<String>,
+}
+
+impl TaskLog {
+    /// A log whose lines arrive at `sender`'s other end.
+    #[must_use]
+    pub fn new(sender: tokio::sync::mpsc::UnboundedSender<String>) -> Self {
+        Self { sender }
+    }
+
+    /// Adds a line (no `\n` at its end). Never payloads, never secrets.
+    pub fn line(&self, line: impl Into<String>) {
+        // The other end is gone only when the attempt is: nobody is left to read.
+        let _ = self.sender.send(line.into());
+    }
+}
+
+/// How far an attempt is. Rows are the operator's own unit: rows drawn, records sent, records sunk.
+#[derive(Debug, Default)]
+pub struct Progress {
+    rows: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Progress {
+    /// Says how many rows there will be; 0 means nobody knows.
+    pub fn set_total(&self, total: u64) {
+        self.total.store(total, Ordering::Relaxed);
+    }
+
+    /// Counts `rows` more as done.
+    pub fn add(&self, rows: u64) {
+        self.rows.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    /// Sets how many are done, as after a resume.
+    pub fn set(&self, rows: u64) {
+        self.rows.store(rows, Ordering::Relaxed);
+    }
+
+    /// Rows done, and the total where it is known.
+    #[must_use]
+    pub fn read(&self) -> (u64, Option<u64>) {
+        let total = self.total.load(Ordering::Relaxed);
+        (self.rows.load(Ordering::Relaxed), (total > 0).then_some(total))
+    }
+}

@@ -1,0 +1,286 @@
+//! `emulate`: draws rows from a source database and stages them for `produce`.
+//!
+//! All tables are read under one snapshot and joined on the key, so that a row's parts belong together. Rows are read
+//! by their keys in small pieces and written as they come: memory does not grow with the table or with the draw. The
+//! files lie under the attempt's fence; the store names the manifest that counts, once, and every later attempt
+//! returns that one, whatever became of the source meanwhile.
+
+mod config;
+mod draw;
+mod keys;
+mod mersenne;
+mod pacer;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use indexmap::IndexMap;
+use secrecy::SecretString;
+use serde_json::{Value, json};
+
+use crate::connect::s3::S3;
+use crate::connect::source::{KeySpace, Source, SourceError, SourceTable};
+use crate::domain::operator_kind::OperatorKind;
+use crate::engine::operator::{Failure, Operator, Output, Registration, TaskContext};
+use crate::operators::config as shape;
+use crate::operators::staged::{Manifest, StageWriter, StagedError, StagedTable};
+use crate::store::StoreError;
+use crate::store::staging::Staged;
+
+use config::{Draw, EmulateConfig};
+use draw::{REPLAY_ROWS, REPLAY_SEED, Replay, Selection};
+use keys::Keys;
+use pacer::Pacer;
+
+pub(crate) const REGISTRATION: Registration = Registration { kind: &KIND, build };
+
+static KIND: OperatorKind = OperatorKind {
+    name: "emulate",
+    class_paths: &[],
+    about: "Draws rows from a source database and stages them for produce",
+    schema: || schemars::schema_for!(EmulateConfig),
+    check: |value| shape::check(value, config::problems),
+    late_fields: &[],
+};
+
+/// Rows are read in pieces of about this much JSON.
+const PIECE_BYTES: u64 = 1 << 20;
+
+/// The first piece, before anything is known of the rows' size.
+const FIRST_PIECE: u64 = 100;
+
+/// No piece has more rows than this: its keys are part of a statement's text.
+const LARGEST_PIECE: u64 = 5_000;
+
+fn build(config: Value) -> Result<Box<dyn Operator>, serde_json::Error> {
+    Ok(Box::new(serde_json::from_value::<EmulateConfig>(config)?))
+}
+
+/// Why nothing could be drawn or staged.
+#[derive(Debug, thiserror::Error)]
+enum EmulateError {
+    #[error("no connection is named `{name}`; there {known}")]
+    NoConnection { name: String, known: String },
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Staged(#[from] StagedError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{wanted} rows were asked for, and table `{table}` has {there}")]
+    TooFew { wanted: u64, table: String, there: u64 },
+    #[error("`draw: replay` draws among the first {REPLAY_ROWS} rows, and table `{table}` has {there}")]
+    TooFewToReplay { table: String, there: u64 },
+    #[error(
+        "table `{table}` has no row with `{key}` = {value}, which `{first}` has: the tables do not belong together"
+    )]
+    Apart { table: String, key: String, value: i64, first: String },
+    #[error("table `{table}` has fewer different keys than rows: `{key}` does not tell its rows apart")]
+    KeysRunOut { table: String, key: String },
+}
+
+impl From<EmulateError> for Failure {
+    fn from(error: EmulateError) -> Self {
+        let transient = match &error {
+            EmulateError::Store(StoreError::Fenced { .. }) => return Self::Interrupted,
+            EmulateError::Store(error) => error.is_transient(),
+            EmulateError::Source(error) => error.is_transient(),
+            EmulateError::Staged(error) => error.is_transient(),
+            EmulateError::NoConnection { .. }
+            | EmulateError::TooFew { .. }
+            | EmulateError::TooFewToReplay { .. }
+            | EmulateError::Apart { .. }
+            | EmulateError::KeysRunOut { .. } => false,
+        };
+        if transient { Self::retry(&error) } else { Self::fatal(&error) }
+    }
+}
+
+#[async_trait]
+impl Operator for EmulateConfig {
+    async fn run(&self, context: &TaskContext) -> Result<Output, Failure> {
+        match context.cancel.run_until_cancelled(self.emulate(context)).await {
+            Some(result) => Ok(result?),
+            // What was put so far is nobody's: no manifest names it.
+            None => Err(Failure::Interrupted),
+        }
+    }
+}
+
+impl EmulateConfig {
+    async fn emulate(&self, context: &TaskContext) -> Result<Output, EmulateError> {
+        let s3 = S3::connect(&context.endpoints.s3).await;
+        if let Some(staged) = context.store.staged(context.attempt.task_run).await? {
+            let manifest = Manifest::read(&s3, &staged).await?;
+            context.log.line(format!("{} rows were staged by an earlier attempt: {}", manifest.rows, staged.manifest));
+            context.progress.set_total(manifest.rows);
+            context.progress.set(manifest.rows);
+            return Ok(output(&staged, &manifest));
+        }
+        let bucket = &context.endpoints.s3.staging_bucket;
+        s3.ensure_bucket(bucket).await.map_err(StagedError::from)?;
+        let folder = format!("staging/{}/{}/{}/", context.dag_id, context.attempt.run_uuid, context.task_id);
+        let writer = StageWriter::new(s3.clone(), bucket, format!("{folder}fence={}/", context.attempt.fence))?;
+
+        let mut source = Source::connect(&self.source_url(context)?).await?;
+        context.log.line(format!("drawing from {}", source.address()));
+        let drawn = self.draw(&mut source, writer, context).await;
+        source.close().await;
+        let (staged, manifest) = drawn?;
+
+        let winner = context.store.stage_if_first(context.attempt, &staged).await?;
+        let manifest = if winner == staged { manifest } else { Manifest::read(&s3, &winner).await? };
+        context.log.line(format!("staged {} rows in {} parts", manifest.rows, manifest.parts.len()));
+        remove_losers(&s3, &folder, &winner, context).await;
+        Ok(output(&winner, &manifest))
+    }
+
+    fn source_url(&self, context: &TaskContext) -> Result<SecretString, EmulateError> {
+        let endpoints = &context.endpoints;
+        match self.source.as_deref() {
+            None => Ok(endpoints.source_url.clone()),
+            Some(url) if url.contains("://") => Ok(url.into()),
+            Some(name) => endpoints.connections.get(name).cloned().ok_or_else(|| {
+                let names: Vec<String> = endpoints.connections.keys().map(|name| format!("`{name}`")).collect();
+                let known = if names.is_empty() { "are none".to_owned() } else { format!("are {}", names.join(", ")) };
+                EmulateError::NoConnection { name: name.to_owned(), known }
+            }),
+        }
+    }
+
+    async fn draw(
+        &self,
+        source: &mut Source,
+        mut writer: StageWriter,
+        context: &TaskContext,
+    ) -> Result<(Staged, Manifest), EmulateError> {
+        let mut tables: IndexMap<&str, SourceTable> = IndexMap::new();
+        for (alias, table) in &self.tables {
+            tables.insert(alias, source.table(&table.table, &table.key).await?);
+        }
+        let Some(first) = tables.values().next().cloned() else { unreachable!("the check wants at least one table") };
+        let space = source.key_space(&first).await?;
+        let seed = match (self.seed, self.draw) {
+            (Some(seed), _) => seed.0,
+            (None, Draw::Replay) => REPLAY_SEED,
+            (None, Draw::Sample | Draw::Sequential) => draw::seed_of(context.attempt.run_uuid),
+        };
+        let wanted = self.rows.map_or(space.count, |rows| rows.0);
+        let mut drawn = self.keys(source, &first, space, wanted, seed).await?;
+        let mut pacer = Pacer::new(self.rate, self.pace, seed);
+        context.progress.set_total(wanted);
+
+        let (mut done, mut bytes) = (0, 0);
+        while done < wanted {
+            let piece = if done == 0 { FIRST_PIECE } else { (PIECE_BYTES * done / bytes).clamp(1, LARGEST_PIECE) };
+            let keys = drawn.next(source, &first, pacer.largest_piece(piece).min(wanted - done)).await?;
+            if keys.is_empty() {
+                return Err(EmulateError::KeysRunOut { table: first.name, key: first.key });
+            }
+            pacer.wait(done + keys.len() as u64, drawn.pause()).await;
+            for line in read_lines(source, &tables, &keys).await? {
+                bytes += line.len() as u64;
+                writer.write(&line).await?;
+            }
+            done += keys.len() as u64;
+            context.progress.add(keys.len() as u64);
+        }
+        let tables = tables.into_iter().map(|(alias, table)| {
+            (alias.to_owned(), StagedTable { table: table.name, key: table.key, columns: table.columns })
+        });
+        Ok(writer.finish(self.draw.as_str().to_owned(), seed, tables.collect()).await?)
+    }
+
+    async fn keys(
+        &self,
+        source: &mut Source,
+        table: &SourceTable,
+        space: KeySpace,
+        wanted: u64,
+        seed: u64,
+    ) -> Result<Keys, EmulateError> {
+        let there = space.count;
+        let selection = match self.draw {
+            Draw::Replay => {
+                let keys = source.keys_after(table, None, REPLAY_ROWS).await?;
+                if keys.len() < REPLAY_ROWS as usize {
+                    return Err(EmulateError::TooFewToReplay { table: table.name.clone(), there });
+                }
+                return Ok(Keys::Replay { keys, replay: Replay::new(seed), pause: Duration::ZERO });
+            }
+            _ if wanted > there => return Err(EmulateError::TooFew { wanted, table: table.name.clone(), there }),
+            Draw::Sample => Selection::sample(there, wanted, seed),
+            Draw::Sequential => Selection::first(there, wanted),
+        };
+        Ok(Keys::Selected { selection, space, after: None, taken: VecDeque::new() })
+    }
+}
+
+/// Reads a piece's rows from all tables and joins them, in the order of `keys`.
+async fn read_lines(
+    source: &mut Source,
+    tables: &IndexMap<&str, SourceTable>,
+    keys: &[i64],
+) -> Result<Vec<Vec<u8>>, EmulateError> {
+    let mut ascending = keys.to_vec();
+    ascending.sort_unstable();
+    ascending.dedup();
+    let first = tables.values().next().map_or("", |table| table.name.as_str());
+    let mut lines: Vec<Vec<u8>> = vec![Vec::new(); keys.len()];
+    for (alias, table) in tables {
+        let rows = source.rows(table, &ascending).await?;
+        for (line, key) in lines.iter_mut().zip(keys) {
+            let row = rows.get(key).ok_or_else(|| EmulateError::Apart {
+                table: table.name.clone(),
+                key: table.key.clone(),
+                value: *key,
+                first: first.to_owned(),
+            })?;
+            // Aliases were checked to need no escaping.
+            line.push(if line.is_empty() { b'{' } else { b',' });
+            line.extend_from_slice(format!("\"{alias}\":").as_bytes());
+            line.extend_from_slice(row);
+        }
+    }
+    for line in &mut lines {
+        line.push(b'}');
+    }
+    Ok(lines)
+}
+
+/// Removes what other attempts of the task staged. They are not wrong, only in the way: a failure harms nobody.
+async fn remove_losers(s3: &S3, folder: &str, winner: &Staged, context: &TaskContext) {
+    let kept = winner.manifest.trim_end_matches("manifest.json");
+    let removed = async {
+        for object in s3.list(&winner.bucket, folder).await? {
+            if !object.key.starts_with(kept) {
+                s3.delete(&winner.bucket, &object.key).await?;
+            }
+        }
+        Ok::<(), crate::connect::s3::S3Error>(())
+    };
+    if let Err(error) = removed.await {
+        context.log.line(format!("what earlier attempts staged stays behind: {error}"));
+    }
+}
+
+fn output(staged: &Staged, manifest: &Manifest) -> Output {
+    let output = json!({
+        "rows": manifest.rows,
+        "bytes": manifest.bytes(),
+        "draw": manifest.draw,
+        "seed": manifest.seed,
+        "tables": manifest.tables,
+        "staged": {
+            "bucket": staged.bucket,
+            "manifest": staged.manifest,
+            "sha256": staged.sha256,
+            "parts": manifest.parts.len(),
+        },
+    });
+    match output {
+        Value::Object(output) => output,
+        _ => unreachable!("it was written as an object"),
+    }
+}

@@ -1,0 +1,152 @@
+//! What an attempt sinks: topics, their columns, the range of each partition. Pure but for the questions to Kafka.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use super::config::{Records, SinkConfig};
+use super::failure::SinkError;
+use super::topics::{TopicPattern, select_all};
+use crate::domain::ids::TaskId;
+use crate::domain::sinking::{SinkRange, TopicPartition};
+use crate::engine::operator::UpstreamOutput;
+
+/// What `produce` says of a topic.
+#[derive(Debug, Clone, Deserialize)]
+struct ProducedTopic {
+    #[serde(default)]
+    columns: Option<Vec<String>>,
+    #[serde(default)]
+    produced: u64,
+    #[serde(default)]
+    partitions: BTreeMap<i32, ProducedRange>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct ProducedRange {
+    start: i64,
+    end: i64,
+}
+
+#[derive(Debug, Deserialize)]
+struct ProduceOutput {
+    topics: BTreeMap<String, ProducedTopic>,
+}
+
+/// What this run's `produce` tasks left for the sink.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Upstream {
+    topics: BTreeMap<String, ProducedTopic>,
+}
+
+impl Upstream {
+    /// Gathers the outputs of all `produce` tasks upstream; `None` where there is none.
+    pub(super) fn gather(outputs: &BTreeMap<TaskId, UpstreamOutput>) -> Result<Option<Self>, SinkError> {
+        let mut upstream: Option<Self> = None;
+        for (task, output) in outputs.iter().filter(|(_, output)| output.operator == "produce") {
+            let value = serde_json::Value::Object(output.output.clone());
+            let parsed: ProduceOutput = serde_json::from_value(value)
+                .map_err(|error| SinkError::Upstream { task: task.to_string(), reason: error.to_string() })?;
+            let topics = &mut upstream.get_or_insert_default().topics;
+            for (name, topic) in parsed.topics {
+                match topics.get_mut(&name) {
+                    None => {
+                        topics.insert(name, topic);
+                    }
+                    Some(known) => known.merge(topic),
+                }
+            }
+        }
+        Ok(upstream)
+    }
+
+    /// The ranges of the topics, every one of which a pattern must match.
+    pub(super) fn ranges(&self, patterns: &[TopicPattern]) -> Result<Vec<SinkRange>, SinkError> {
+        let names: Vec<&str> = self.topics.keys().map(String::as_str).collect();
+        let selected = select_all(patterns, &names)?;
+        let ranges = selected.into_iter().flat_map(|topic| {
+            let partitions = self.topics.get(&topic).map(|topic| topic.partitions.clone()).unwrap_or_default();
+            partitions.into_iter().map(move |(partition, range)| SinkRange {
+                of: TopicPartition { topic: topic.clone(), partition },
+                start: range.start,
+                end: range.end.max(range.start),
+            })
+        });
+        Ok(ranges.collect())
+    }
+
+    /// How many records there are to sink.
+    pub(super) fn produced(&self) -> u64 {
+        self.topics.values().map(|topic| topic.produced).sum()
+    }
+}
+
+impl ProducedTopic {
+    /// Adds what another task produced to the same topic.
+    fn merge(&mut self, other: Self) {
+        self.produced += other.produced;
+        if self.columns != other.columns {
+            self.columns = None;
+        }
+        for (partition, range) in other.partitions {
+            let known = self.partitions.entry(partition).or_insert(range);
+            *known = ProducedRange { start: known.start.min(range.start), end: known.end.max(range.end) };
+        }
+    }
+}
+
+/// Whose records are sunk, where the configuration leaves it open.
+pub(super) fn records(config: &SinkConfig, upstream: Option<&Upstream>) -> Records {
+    config.records.unwrap_or(if upstream.is_some() { Records::Run } else { Records::All })
+}
+
+/// The columns that a topic's records must have: the configuration's, else those that `produce` named.
+pub(super) fn columns(config: &SinkConfig, upstream: Option<&Upstream>, topic: &str) -> Option<BTreeSet<String>> {
+    let alias = topic.rsplit('.').next().unwrap_or(topic);
+    let configured = config.columns.get(topic).or_else(|| config.columns.get(alias));
+    let produced = upstream.and_then(|upstream| upstream.topics.get(topic)).and_then(|topic| topic.columns.as_ref());
+    configured.or(produced).filter(|columns| !columns.is_empty()).map(|columns| columns.iter().cloned().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn outputs(tasks: &[(&str, &str, serde_json::Value)]) -> BTreeMap<TaskId, UpstreamOutput> {
+        let output = |operator: &str, value: &serde_json::Value| UpstreamOutput {
+            operator: operator.to_owned(),
+            output: value.as_object().unwrap().clone(),
+        };
+        tasks.iter().map(|(task, operator, value)| (task.parse().unwrap(), output(operator, value))).collect()
+    }
+
+    fn topic(produced: u64, start: i64, end: i64) -> serde_json::Value {
+        json!({"table": "pin", "columns": ["ind"], "produced": produced, "dead_lettered": 0,
+               "partitions": {"0": {"start": start, "end": end}}})
+    }
+
+    #[test]
+    fn tasks_that_fill_one_topic_add_up_to_one_range() {
+        let upstream = Upstream::gather(&outputs(&[
+            ("a", "produce", json!({"topics": {"u.pin": topic(3, 10, 14), "u.geo": topic(1, 0, 1)}})),
+            ("b", "produce", json!({"topics": {"u.pin": topic(4, 12, 20)}})),
+            ("c", "emulate", json!({"rows": 7})),
+        ]));
+        let upstream = upstream.unwrap().unwrap();
+        assert_eq!(upstream.produced(), 8);
+        let ranges = upstream.ranges(&[TopicPattern::parse("u.*").unwrap()]).unwrap();
+        let shown: Vec<String> =
+            ranges.iter().map(|range| format!("{} {}..{}", range.of.topic, range.start, range.end)).collect();
+        assert_eq!(shown, ["u.geo 0..1", "u.pin 10..20"]);
+        assert!(upstream.ranges(&[TopicPattern::parse("u.pin").unwrap()]).is_err());
+    }
+
+    #[test]
+    fn without_produce_there_is_no_upstream_and_a_broken_one_is_named() {
+        assert!(Upstream::gather(&outputs(&[("c", "emulate", json!({"rows": 7}))])).unwrap().is_none());
+        let error = Upstream::gather(&outputs(&[("p", "produce", json!({"rows": 7}))])).unwrap_err();
+        assert_eq!(error.to_string(), "the output of produce task `p` is not one: missing field `topics`");
+    }
+}

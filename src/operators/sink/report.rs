@@ -1,0 +1,62 @@
+//! What a sink leaves behind: its output, and whether all that was drawn is in it.
+
+use serde_json::{Map, Value, json};
+
+use super::config::SinkConfig;
+use super::failure::SinkError;
+use crate::domain::reconcile::{TopicBalance, reconcile};
+use crate::domain::sinking::{SinkCounts, SinkProgress};
+use crate::engine::operator::{Output, TaskContext};
+
+/// The task's output: the counts of all attempts together.
+pub(super) fn output(config: &SinkConfig, done: &[SinkProgress]) -> Output {
+    let mut total = SinkCounts::default();
+    let mut topics: Vec<(&str, SinkCounts, Map<String, Value>)> = Vec::new();
+    for progress in done {
+        total += progress.counts;
+        let name = progress.range.of.topic.as_str();
+        if topics.last().is_none_or(|(topic, ..)| *topic != name) {
+            topics.push((name, SinkCounts::default(), Map::new()));
+        }
+        let Some((_, counts, partitions)) = topics.last_mut() else { continue };
+        *counts += progress.counts;
+        let range = json!({"start": progress.range.start, "end": progress.range.end});
+        partitions.insert(progress.range.of.partition.to_string(), range);
+    }
+    let topics: Map<String, Value> = topics
+        .into_iter()
+        .map(|(topic, counts, partitions)| {
+            let value = json!({
+                "records": counts.records,
+                "dead_lettered": counts.dead_lettered,
+                "duplicates": counts.duplicates,
+                "foreign": counts.foreign,
+                "tombstones": counts.tombstones,
+                "objects": counts.objects,
+                "bytes": counts.bytes,
+                "partitions": partitions,
+            });
+            (topic.to_owned(), value)
+        })
+        .collect();
+    let mut output = Output::new();
+    output.insert("bucket".to_owned(), json!(config.bucket));
+    output.insert("topics_dir".to_owned(), json!(config.topics_dir));
+    output.insert("objects".to_owned(), json!(total.objects));
+    output.insert("bytes".to_owned(), json!(total.bytes));
+    output.insert("topics".to_owned(), Value::Object(topics));
+    output
+}
+
+/// Logs the balance of each topic of this sink; one that is unequal fails the task.
+pub(super) fn balance(context: &TaskContext, output: &Output) -> Result<(), SinkError> {
+    let mut outputs: Vec<(&str, &Output)> =
+        context.upstream.values().map(|upstream| (upstream.operator.as_str(), &upstream.output)).collect();
+    outputs.push(("sink", output));
+    let own: Vec<TopicBalance> = reconcile(&outputs).into_iter().filter(|topic| topic.sunk.is_some()).collect();
+    for topic in &own {
+        context.log.line(topic.to_string());
+    }
+    let unequal: Vec<String> = own.iter().filter(|topic| !topic.balanced).map(ToString::to_string).collect();
+    if unequal.is_empty() { Ok(()) } else { Err(SinkError::Unbalanced(unequal.join("; "))) }
+}

@@ -1,0 +1,69 @@
+//! pinsched's own state in Postgres: the only room with its SQL. One file per noun, one function per query.
+//!
+//! Every function says what it promises when the process dies in the middle of it. No transaction is open while an
+//! operator runs.
+
+mod error;
+mod fence;
+mod history;
+mod logs;
+pub mod production;
+mod rows;
+mod runs;
+mod sinking;
+pub mod staging;
+mod steps;
+mod tasks;
+mod workers;
+
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{Connection, PgConnection};
+
+pub use error::StoreError;
+pub use history::Transition;
+pub use runs::{NewRun, Run, RunSource};
+pub use steps::{Claim, Claimed, EndedAttempt, RunBatch, Step, Stepped};
+pub use tasks::{AttemptRecord, TaskRun};
+pub use workers::{LEASE, Orphan, SignOfLife, WorkerId};
+
+/// A handle on the database; clones share one pool.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: PgPool,
+}
+
+/// How long a caller waits for a connection before it is told that the database does not answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Store {
+    /// Connects with at most `connections` connections; does not migrate.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`] names host and database, never the password.
+    pub async fn connect(url: &SecretString, connections: u32) -> Result<Self, StoreError> {
+        // A pool tries again and again until its patience ends, and then has forgotten why: one plain try tells.
+        let unreachable = |source| StoreError::unreachable(url, source);
+        match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect(url.expose_secret())).await {
+            Ok(connection) => connection.map_err(unreachable)?.close().await.map_err(unreachable)?,
+            Err(_) => return Err(unreachable(sqlx::Error::PoolTimedOut)),
+        }
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(CONNECT_TIMEOUT)
+            .connect(url.expose_secret())
+            .await
+            .map_err(unreachable)?;
+        Ok(Self { pool })
+    }
+
+    /// Brings the schema up to this binary's version. Safe to call from several processes at once.
+    ///
+    /// # Errors
+    /// [`StoreError::Migrate`] when a migration fails or the database is newer than this binary.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        sqlx::migrate!().run(&self.pool).await.map_err(StoreError::Migrate)
+    }
+}

@@ -1,0 +1,62 @@
+//! Rows to domain and back: the only place that knows the texts of states in Postgres. What no version of pinsched
+//! writes is an error, never a default.
+
+use serde_json::Value;
+
+use crate::domain::run_state::RunState;
+use crate::domain::task_state::{TaskEvent, TaskState};
+use crate::store::StoreError;
+
+/// The task state of a row.
+pub(in crate::store) fn task_state(text: &str) -> Result<TaskState, StoreError> {
+    TaskState::ALL
+        .into_iter()
+        .find(|state| state.as_str() == text)
+        .ok_or_else(|| StoreError::Corrupt { what: "a task state", value: text.to_owned() })
+}
+
+/// The run state of a row.
+pub(in crate::store) fn run_state(text: &str) -> Result<RunState, StoreError> {
+    RunState::ALL
+        .into_iter()
+        .find(|state| state.as_str() == text)
+        .ok_or_else(|| StoreError::Corrupt { what: "a run state", value: text.to_owned() })
+}
+
+/// The event of a row of the history.
+pub(in crate::store) fn task_event(text: &str) -> Result<TaskEvent, StoreError> {
+    TaskEvent::ALL
+        .into_iter()
+        .find(|event| event.as_str() == text)
+        .ok_or_else(|| StoreError::Corrupt { what: "a task event", value: text.to_owned() })
+}
+
+/// An id of a row: it was checked before it was written.
+pub(in crate::store) fn id<T: std::str::FromStr>(what: &'static str, text: &str) -> Result<T, StoreError> {
+    text.parse().map_err(|_| StoreError::Corrupt { what, value: text.to_owned() })
+}
+
+/// A count of a row: the database's CHECKs keep it from being negative.
+pub(in crate::store) fn count(value: i32) -> u32 {
+    u32::try_from(value).unwrap_or(0)
+}
+
+/// A count for a row.
+pub(in crate::store) fn stored(value: u32) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
+}
+
+/// Words for a row: Postgres's text cannot hold a NUL, and nobody's error message is worth a step of the engine.
+pub(in crate::store) fn text(words: &str) -> String {
+    words.replace('\0', "\u{FFFD}")
+}
+
+/// The same for all the words of a JSON value.
+pub(in crate::store) fn json(value: &Value) -> Value {
+    match value {
+        Value::String(words) => Value::String(text(words)),
+        Value::Array(items) => items.iter().map(json).collect(),
+        Value::Object(fields) => fields.iter().map(|(key, value)| (text(key), json(value))).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+    }
+}

@@ -1,0 +1,126 @@
+//! Task runs, their attempts and outputs, as people and successors read them.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use crate::domain::Timestamp;
+use crate::domain::ids::{RunKey, TaskId, TaskIndex};
+use crate::domain::task_state::TaskState;
+use crate::store::{Store, StoreError, WorkerId, rows};
+
+/// A task run, as stored.
+#[derive(Debug, Clone)]
+pub struct TaskRun {
+    /// Its place in the DAG.
+    pub task: TaskIndex,
+    /// Its id.
+    pub task_id: TaskId,
+    /// Where it stands.
+    pub state: TaskState,
+    /// Its current try.
+    pub try_number: i32,
+    /// How often it was claimed; 0 for never.
+    pub fence: i64,
+    /// How many workers died under it.
+    pub lost: i32,
+    /// Not to be claimed before this instant.
+    pub ready_at: Option<Timestamp>,
+    /// When its latest attempt began.
+    pub started_at: Option<Timestamp>,
+    /// When it became final.
+    pub finished_at: Option<Timestamp>,
+    /// Why its latest attempt failed.
+    pub error: Option<String>,
+    /// Who holds it.
+    pub worker: Option<WorkerId>,
+    /// What it left.
+    pub output: Option<Map<String, Value>>,
+}
+
+/// An attempt, as stored.
+#[derive(Debug, Clone)]
+pub struct AttemptRecord {
+    /// Its fence.
+    pub fence: i64,
+    /// The try that it belongs to.
+    pub try_number: i32,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// How it ended: success, failed, interrupted, lost, cancelled.
+    pub outcome: Option<String>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+impl Store {
+    /// A run's tasks with their outputs, in the DAG's order.
+    pub async fn task_runs(&self, run: RunKey) -> Result<Vec<TaskRun>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT t.task_index, t.task_id, t.state, t.try_number, t.fence, t.lost, t.ready_at, t.started_at,
+                      t.finished_at, t.error, t.worker_id, o.output AS "output?"
+               FROM task_run AS t
+               LEFT JOIN task_output AS o ON o.run_key = t.run_key AND o.task_index = t.task_index
+               WHERE t.run_key = $1
+               ORDER BY t.task_index"#,
+            run.0
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("read a run's tasks"))?;
+        rows.into_iter()
+            .map(|row| {
+                Ok(TaskRun {
+                    task: TaskIndex(row.task_index.cast_unsigned()),
+                    task_id: rows::id("a task id", &row.task_id)?,
+                    state: rows::task_state(&row.state)?,
+                    try_number: row.try_number,
+                    fence: row.fence,
+                    lost: row.lost,
+                    ready_at: row.ready_at,
+                    started_at: row.started_at,
+                    finished_at: row.finished_at,
+                    error: row.error,
+                    worker: row.worker_id.map(WorkerId),
+                    output: row.output.map(object).transpose()?,
+                })
+            })
+            .collect()
+    }
+
+    /// The outputs that a run's tasks left so far.
+    pub async fn outputs(&self, run: RunKey) -> Result<BTreeMap<TaskIndex, Map<String, Value>>, StoreError> {
+        let rows =
+            sqlx::query!("SELECT task_index, output FROM task_output WHERE run_key = $1 ORDER BY task_index", run.0)
+                .fetch_all(&self.pool)
+                .await
+                .map_err(StoreError::query("read a run's outputs"))?;
+        rows.into_iter().map(|row| Ok((TaskIndex(row.task_index.cast_unsigned()), object(row.output)?))).collect()
+    }
+
+    /// A task run's attempts, oldest first, at most 1,000.
+    pub async fn attempts(&self, run: RunKey, task: TaskIndex) -> Result<Vec<AttemptRecord>, StoreError> {
+        sqlx::query_as!(
+            AttemptRecord,
+            "SELECT fence, try_number, started_at, finished_at, outcome, error
+             FROM attempt
+             WHERE run_key = $1 AND task_index = $2
+             ORDER BY fence
+             LIMIT 1000",
+            run.0,
+            task.0.cast_signed()
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("read a task's attempts"))
+    }
+}
+
+fn object(value: Value) -> Result<Map<String, Value>, StoreError> {
+    match value {
+        Value::Object(map) => Ok(map),
+        other => Err(StoreError::Corrupt { what: "a task's output", value: other.to_string() }),
+    }
+}

@@ -1,0 +1,206 @@
+//! Workers: a process's registration, its sign of life, its leases, and who is dead.
+//!
+//! The sign of life is a session-level advisory lock: Postgres frees it the moment the process's connection is gone,
+//! also after `kill -9`. A host that hangs with its connection open is caught by the lease's end instead.
+
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection};
+
+use crate::domain::Timestamp;
+use crate::domain::ids::{RunKey, TaskIndex, TaskRunKey};
+use crate::store::{Store, StoreError};
+
+/// The first key of every worker's advisory lock: `pins` in ASCII, so that others' locks are not taken for ours.
+const LOCK_CLASS: i32 = 0x7069_6e73;
+
+/// How long an attempt is its worker's without a renewal.
+pub const LEASE: Duration = Duration::from_secs(15);
+
+/// How long the sign of life may go unanswered before the worker must think itself dead: well before the lease ends.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// A worker's registration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(pub i64);
+
+/// The connection that holds a worker's advisory lock.
+#[derive(Debug)]
+pub struct SignOfLife {
+    /// Whose it is.
+    pub worker: WorkerId,
+    connection: PgConnection,
+}
+
+impl SignOfLife {
+    /// Asks whether the lock is still held. When this fails, others may take the worker's tasks over within a second:
+    /// it must stop them.
+    ///
+    /// # Errors
+    /// When the connection is gone or does not answer for 4 s.
+    pub async fn confirm(&mut self) -> Result<(), StoreError> {
+        let failed = StoreError::query("confirm the worker's sign of life");
+        match tokio::time::timeout(ANSWER_TIMEOUT, self.connection.ping()).await {
+            Ok(answer) => answer.map_err(failed),
+            Err(_) => Err(failed(sqlx::Error::PoolTimedOut)),
+        }
+    }
+
+    /// Gives the lock back in good order.
+    pub async fn end(mut self, now: Timestamp) -> Result<(), StoreError> {
+        let failed = StoreError::query("end a worker");
+        sqlx::query!("UPDATE worker SET ended_at = $2 WHERE id = $1", self.worker.0, now)
+            .execute(&mut self.connection)
+            .await
+            .map_err(&failed)?;
+        self.connection.close().await.map_err(&failed)
+    }
+}
+
+impl Store {
+    /// Registers a worker and takes its advisory lock on a connection of its own.
+    ///
+    /// # Errors
+    /// [`StoreError::Pooler`] when a transaction pooler stands between: session locks do not hold there.
+    pub async fn register_worker(&self, hostname: &str, pid: u32, now: Timestamp) -> Result<SignOfLife, StoreError> {
+        let failed = StoreError::query("register a worker");
+        let mut connection = PgConnection::connect_with(&self.pool.connect_options()).await.map_err(&failed)?;
+        let id = sqlx::query_scalar!(
+            "INSERT INTO worker (hostname, pid, started_at) VALUES ($1, $2, $3) RETURNING id",
+            hostname,
+            pid.cast_signed(),
+            now
+        )
+        .fetch_one(&mut connection)
+        .await
+        .map_err(&failed)?;
+        let backend = lock(&mut connection, id).await.map_err(&failed)?;
+        // A session pooler keeps the backend; a transaction pooler hands out another, and with it somebody else's lock.
+        for _ in 0..3 {
+            let now_on =
+                sqlx::query_scalar!("SELECT pg_backend_pid()").fetch_one(&mut connection).await.map_err(&failed)?;
+            if now_on != Some(backend) {
+                return Err(StoreError::Pooler);
+            }
+        }
+        Ok(SignOfLife { worker: WorkerId(id), connection })
+    }
+
+    /// Renews the leases of those of the worker's attempts that it still holds. What is not among them any more was
+    /// taken from it: it must stop those attempts.
+    pub async fn renew_leases(&self, worker: WorkerId) -> Result<Vec<(TaskRunKey, i64)>, StoreError> {
+        let rows = sqlx::query!(
+            "WITH seen AS (UPDATE worker SET seen_at = clock_timestamp() WHERE id = $1)
+             UPDATE task_run SET lease_until = clock_timestamp() + make_interval(secs => $2)
+             WHERE worker_id = $1 AND state = 'running'
+             RETURNING run_key, task_index, fence",
+            worker.0,
+            LEASE.as_secs_f64(),
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("renew leases"))?;
+        Ok(rows
+            .into_iter()
+            .map(|row| {
+                let task = TaskIndex(row.task_index.cast_unsigned());
+                (TaskRunKey { run: RunKey(row.run_key), task }, row.fence)
+            })
+            .collect())
+    }
+
+    /// A run's running attempts whose worker shows no sign of life or whose lease has ended, in the DAG's order, at most
+    /// 1,000.
+    pub async fn orphans(&self, run: RunKey) -> Result<Vec<Orphan>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT t.run_key, t.task_index, t.fence, t.worker_id AS "worker_id!", t.lease_until < clock_timestamp() AS "expired!"
+               FROM task_run AS t
+               WHERE t.run_key = $2
+                 AND t.state = 'running'
+                 AND (t.lease_until < clock_timestamp() OR NOT EXISTS (
+                    SELECT 1
+                    FROM pg_locks AS l
+                    WHERE l.locktype = 'advisory'
+                      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                      AND l.classid = $1::int::oid
+                      AND l.objid = (t.worker_id % 2147483648)::int::oid
+                      AND l.objsubid = 2 -- the form with two keys
+                      AND l.granted))
+               ORDER BY t.run_key, t.task_index
+               LIMIT 1000"#,
+            LOCK_CLASS,
+            run.0
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("look for orphaned attempts"))?;
+        Ok(rows
+            .into_iter()
+            .map(|row| Orphan {
+                task_run: TaskRunKey { run: RunKey(row.run_key), task: TaskIndex(row.task_index.cast_unsigned()) },
+                fence: row.fence,
+                worker: WorkerId(row.worker_id),
+                lease_expired: row.expired,
+            })
+            .collect())
+    }
+
+    /// Whether that worker shows its sign of life now, and has renewed its leases within one's length: one that hangs
+    /// with its connection open is as good as dead.
+    pub async fn is_alive(&self, worker: WorkerId) -> Result<bool, StoreError> {
+        sqlx::query_scalar!(
+            r#"SELECT EXISTS (
+                SELECT 1
+                FROM pg_locks AS l
+                WHERE l.locktype = 'advisory'
+                  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                  AND l.classid = $1::int::oid
+                  AND l.objid = ($2::bigint % 2147483648)::int::oid
+                  AND l.objsubid = 2
+                  AND l.granted)
+               AND EXISTS (
+                SELECT 1
+                FROM worker
+                WHERE id = $2 AND seen_at > clock_timestamp() - make_interval(secs => $3)) AS "alive!""#,
+            LOCK_CLASS,
+            worker.0,
+            LEASE.as_secs_f64()
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(StoreError::query("look for a worker's sign of life"))
+    }
+
+    /// Where that worker runs: host and process id.
+    pub async fn worker_place(&self, worker: WorkerId) -> Result<Option<(String, u32)>, StoreError> {
+        let row = sqlx::query!("SELECT hostname, pid FROM worker WHERE id = $1", worker.0)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(StoreError::query("look up a worker"))?;
+        Ok(row.map(|row| (row.hostname, row.pid.cast_unsigned())))
+    }
+}
+
+/// A running attempt that nobody seems to be running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Orphan {
+    /// The task run.
+    pub task_run: TaskRunKey,
+    /// The attempt's fence.
+    pub fence: i64,
+    /// Whose it was.
+    pub worker: WorkerId,
+    /// Whether its lease has ended, whatever the worker's sign of life says.
+    pub lease_expired: bool,
+}
+
+async fn lock(connection: &mut PgConnection, id: i64) -> Result<i32, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"SELECT pg_advisory_lock($1, ($2::bigint % 2147483648)::int) AS "locked", pg_backend_pid() AS "backend!""#,
+        LOCK_CLASS,
+        id
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(row.backend)
+}

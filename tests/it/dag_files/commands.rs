@@ -1,0 +1,117 @@
+//! `validate`, `graph` and `schema` as a person runs them: exit, stdout and stderr of the real binary.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Runs pinsched in the checkout's folder; what it said, as a snapshot shows it.
+fn pinsched(arguments: &[&str]) -> String {
+    let (code, stdout, stderr) = outcome(arguments);
+    format!("exit {code}\n--- stdout\n{stdout}--- stderr\n{stderr}")
+}
+
+fn outcome(arguments: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_pinsched"))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn validate_says_all_that_is_wrong_and_exits_1() {
+    insta::assert_snapshot!(pinsched(&["validate", "tests/fixtures/bad/many_at_once.yaml"]));
+}
+
+#[test]
+fn validate_answers_programs_in_json() {
+    let (code, stdout, stderr) =
+        outcome(&["validate", "--output", "json", "tests/fixtures/bad/dependency_dangling.yaml"]);
+    assert_eq!((code, stderr.as_str()), (1, ""));
+    let findings: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(
+        findings[0],
+        serde_json::json!({
+            "code": "DAG004",
+            "severity": "error",
+            "file": "tests/fixtures/bad/dependency_dangling.yaml",
+            "line": 9,
+            "column": 22,
+            "message": "task `publish` waits for `tranform`, which does not exist",
+            "help": "did you mean `transform`?"
+        })
+    );
+}
+
+#[test]
+fn validate_finds_the_files_of_folders_and_the_dags_that_come_with_pinsched_are_right() {
+    insta::assert_snapshot!(pinsched(&["validate"]));
+}
+
+#[test]
+fn validate_exits_2_when_a_file_cannot_be_read() {
+    insta::assert_snapshot!(pinsched(&["validate", "dags/hello.yaml", "no/such.yaml"]));
+}
+
+#[test]
+fn a_dag_id_in_two_files_is_refused_in_the_later_one() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a.yaml", "b.yml"] {
+        std::fs::copy("dags/hello.yaml", folder.path().join(name)).unwrap();
+    }
+    let folder = folder.path().to_str().unwrap();
+    let said = pinsched(&["validate", folder]).replace(folder, "[folder]");
+    insta::assert_snapshot!(said);
+}
+
+#[test]
+fn graph_draws_for_the_terminal() {
+    insta::assert_snapshot!(pinsched(&["graph", "dags/fan_out.yaml"]));
+    insta::assert_snapshot!(pinsched(&["graph", "dags/from_airflow.yaml"]));
+}
+
+#[test]
+fn graph_draws_mermaid_dot_and_svg() {
+    for format in ["mermaid", "dot", "svg"] {
+        let said = pinsched(&["graph", "dags/fan_out.yaml", "--format", format]);
+        insta::assert_snapshot!(format!("fan_out.{format}"), said);
+    }
+}
+
+#[test]
+fn graph_says_what_it_cannot_draw() {
+    insta::assert_snapshot!(pinsched(&["graph", "dags/from_airflow.yaml", "--format", "svg"]));
+    insta::assert_snapshot!(pinsched(&["graph", "dags/from_airflow.yaml", "--dag", "nothing"]));
+    insta::assert_snapshot!(pinsched(&["graph", "tests/fixtures/bad/cycle.yaml"]));
+    insta::assert_snapshot!(pinsched(&["graph", "no/such.yaml"]));
+}
+
+#[test]
+fn schema_describes_every_operator_and_points_nowhere_that_is_not() {
+    let (code, stdout, stderr) = outcome(&["schema"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    let schema: Value = serde_json::from_str(&stdout).unwrap();
+    for kind in pinsched::operators::catalog() {
+        let task = &schema["$defs"][format!("task_{}", kind.name)];
+        let names = task["properties"]["operator"]["enum"].as_array().unwrap();
+        assert!(kind.class_paths.iter().all(|path| names.iter().any(|name| name == path)), "{}", kind.name);
+    }
+    fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+        match value {
+            Value::Object(fields) => {
+                found.extend(fields.get("$ref").and_then(Value::as_str));
+                fields.values().for_each(|field| references(field, found));
+            }
+            Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    let mut found = Vec::new();
+    references(&schema, &mut found);
+    for reference in found {
+        assert!(schema.pointer(reference.trim_start_matches('#')).is_some(), "{reference} leads nowhere");
+    }
+}

@@ -1,0 +1,191 @@
+//! The DAG file language: every fixture in `tests/fixtures/bad` with what is said of it, every good one as a DAG.
+
+mod commands;
+mod operators;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pinsched::domain::check::{check, decode};
+use pinsched::domain::dag::Dag;
+use pinsched::domain::diagnostic::Code;
+
+fn fixtures(kind: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(kind);
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
+    files.sort();
+    files
+}
+
+/// All that is said of a file, as on a terminal; with it the codes.
+fn said(name: &str, bytes: Vec<u8>) -> (String, Vec<Code>) {
+    let (file, diagnostics) = match decode(name, bytes) {
+        Ok(file) => {
+            let checked = check(&file, operators::CATALOG);
+            (file, checked.diagnostics)
+        }
+        Err(refused) => {
+            let (file, diagnostic) = *refused;
+            (file, vec![diagnostic])
+        }
+    };
+    let text: Vec<String> = diagnostics.iter().map(|diagnostic| diagnostic.render(&file, false)).collect();
+    (text.join("\n\n"), diagnostics.iter().map(|diagnostic| diagnostic.code).collect())
+}
+
+#[test]
+fn every_bad_fixture_is_refused_in_the_same_words() {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_snapshot_path("../../fixtures/bad");
+    settings.set_omit_expression(true);
+    let files = fixtures("bad");
+    assert!(files.len() >= 40, "{} bad fixtures", files.len());
+    for path in files {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let (text, codes) = said(&name, std::fs::read(&path).unwrap());
+        assert!(!codes.is_empty(), "{name} passes");
+        settings.bind(|| insta::assert_snapshot!(name.trim_end_matches(".yaml").to_owned(), text));
+    }
+}
+
+#[test]
+fn every_kind_of_mistake_has_its_fixture() {
+    let mut missing: Vec<Code> = Code::ALL.to_vec();
+    for path in fixtures("bad") {
+        let (_, codes) = said("x", std::fs::read(&path).unwrap());
+        missing.retain(|code| !codes.contains(code));
+    }
+    // A file of more than 10 MB is made below; one that cannot be read is `validate`'s.
+    missing.retain(|code| !matches!(code, Code::TooLarge | Code::Unreadable));
+    assert!(missing.is_empty(), "no fixture for {missing:?}");
+}
+
+/// A DAG in words: what the file came to.
+fn described(dag: &Dag) -> String {
+    let settings = &dag.settings;
+    let mut lines = vec![format!(
+        "{} {:?} {} from {:?} to {:?}\n  catchup {:?} overlap {:?} dst {:?}/{:?}, {} runs, {:?} tasks, timeout {:?}, paused {}, owner {:?}, tags {:?}\n  params {}",
+        settings.id,
+        settings.schedule,
+        settings.timezone,
+        settings.start_date.map(|at| at.to_rfc3339()),
+        settings.end_date.map(|at| at.to_rfc3339()),
+        settings.catchup,
+        settings.overlap,
+        settings.dst.gap,
+        settings.dst.overlap,
+        settings.max_active_runs,
+        settings.max_active_tasks,
+        settings.dagrun_timeout,
+        settings.paused_upon_creation,
+        settings.owner,
+        settings.tags,
+        serde_json::to_string(&settings.params).unwrap(),
+    )];
+    for index in dag.topological() {
+        let task = dag.task(index).unwrap();
+        let upstream: Vec<&str> = dag.upstream(index).iter().map(|up| dag.task(*up).unwrap().id.as_str()).collect();
+        lines.push(format!(
+            "  {} = {} {} after {upstream:?} when {:?}, {} retries after {:?} (x{} to {:?}), timeout {:?}, pool {:?}/{}, weight {}{}{}{}",
+            task.id,
+            task.operator,
+            task.config,
+            task.trigger_rule,
+            task.retry.retries,
+            task.retry.delay,
+            if task.retry.exponential { 2 } else { 1 },
+            task.retry.max_delay,
+            task.execution_timeout,
+            task.pool,
+            task.pool_slots,
+            task.priority_weight,
+            if task.is_setup { ", setup" } else { "" },
+            if task.depends_on_past { ", depends on past" } else { "" },
+            if task.wait_for_downstream { ", waits for downstream" } else { "" },
+        ));
+    }
+    lines.join("\n")
+}
+
+#[test]
+fn every_good_fixture_is_the_dag_that_it_says() {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_snapshot_path("../../fixtures/good");
+    settings.set_omit_expression(true);
+    for path in fixtures("good") {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let file = decode(&name, std::fs::read(&path).unwrap()).unwrap();
+        let checked = check(&file, operators::CATALOG);
+        let warnings: Vec<String> =
+            checked.diagnostics.iter().map(|diagnostic| diagnostic.render(&file, false)).collect();
+        assert!(!checked.has_errors(), "{}", warnings.join("\n"));
+        let dags: Vec<String> = checked.dags.iter().map(described).collect();
+        let text = [dags, warnings].concat().join("\n\n");
+        settings.bind(|| insta::assert_snapshot!(name.trim_end_matches(".yaml").to_owned(), text));
+    }
+}
+
+#[test]
+fn a_file_of_more_than_10_mb_is_refused_before_it_is_parsed() {
+    let (text, codes) = said("big.yaml", vec![b'#'; 10 * 1024 * 1024 + 1]);
+    assert_eq!(codes, [Code::TooLarge]);
+    assert!(text.contains("the file has 10485761 bytes; a DAG file has at most 10 MB"), "{text}");
+}
+
+/// Quadratic work anywhere would take minutes here; the bound is generous for an unoptimised build on a busy machine.
+#[test]
+fn ten_thousand_tasks_are_checked_in_time() {
+    let mut chain = String::from("big:\n  params: {n: 1}\n  tasks:\n");
+    let mut wrong = chain.clone();
+    for task in 0..10_000 {
+        let before = if task > 0 { format!("[t{}]", task - 1) } else { "[]".to_owned() };
+        let body = "operator: bash, bash_command: \"echo {{ params.n }} {{ ds }}\"";
+        chain.push_str(&format!("    t{task}: {{{body}, dependencies: {before}}}\n"));
+        wrong.push_str(&format!("    t{task}: {{{body}, dependencies: [t{}]}}\n", (task + 1) % 10_000));
+    }
+    for (text, dags, codes) in [(chain, 1, vec![]), (wrong, 0, vec![Code::Cycle])] {
+        let started = pinsched::clock::monotonic();
+        let file = decode("big.yaml", text.into_bytes()).unwrap();
+        let checked = check(&file, operators::CATALOG);
+        let taken = started.elapsed();
+        assert_eq!(checked.dags.len(), dags);
+        assert_eq!(checked.diagnostics.iter().map(|diagnostic| diagnostic.code).collect::<Vec<_>>(), codes);
+        assert!(taken < Duration::from_secs(20), "took {taken:?}");
+    }
+}
+
+/// Whatever bytes come, there is an answer.
+#[test]
+fn no_file_makes_it_panic() {
+    use proptest::prelude::*;
+    let seeds: Vec<Vec<u8>> =
+        [fixtures("bad"), fixtures("good")].concat().iter().map(|path| std::fs::read(path).unwrap()).collect();
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 1500,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let edits = proptest::collection::vec((any::<prop::sample::Index>(), 0..4_u8, any::<u8>()), 1..6);
+    runner
+        .run(&(0..seeds.len(), edits), |(seed, edits)| {
+            let mut bytes = seeds[seed].clone();
+            for (place, edit, byte) in edits {
+                if bytes.is_empty() {
+                    break;
+                }
+                let at = place.index(bytes.len());
+                match edit {
+                    0 => bytes[at] = b" \n:-{}[]\"'&*#|>@%`\t"[usize::from(byte) % 19],
+                    1 => drop(bytes.remove(at)),
+                    2 => bytes.insert(at, byte),
+                    _ => bytes.truncate(at),
+                }
+            }
+            said("fuzzed.yaml", bytes);
+            Ok(())
+        })
+        .unwrap();
+}

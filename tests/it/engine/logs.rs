@@ -1,0 +1,51 @@
+//! The logs of attempts: whole, in order, and there to be followed while the attempt runs.
+
+use std::time::Duration;
+
+use pinsched::domain::run_state::RunState;
+
+use super::drive;
+use crate::dags::{House, Play};
+
+async fn log(house: &House, play: &Play, fence: i64) -> String {
+    let chunks = house.store.read_log(play.run.key, play.task("talk"), fence, 0).await.unwrap();
+    let numbers: Vec<i32> = chunks.iter().map(|(seq, _)| *seq).collect();
+    assert_eq!(numbers, (0..i32::try_from(chunks.len()).unwrap()).collect::<Vec<_>>());
+    chunks.into_iter().map(|(_, body)| body).collect()
+}
+
+#[tokio::test]
+async fn each_attempt_has_its_own_log() {
+    let house = House::open().await;
+    let play = house
+        .play("orders: {tasks: {talk: {operator: script, acts: [fail, succeed], retries: 1, retry_delay: 0.01}}}")
+        .await;
+    assert_eq!(drive(&house, &play).await, RunState::Success);
+    assert_eq!(log(&house, &play, 1).await, "attempt 1 begins\n");
+    assert_eq!(log(&house, &play, 2).await, "attempt 2 begins\ndone\n");
+    assert_eq!(log(&house, &play, 3).await, "");
+}
+
+/// A task that never stops talking must not be silent until it has said 64 KiB.
+#[tokio::test]
+async fn a_log_can_be_followed_while_the_task_talks_without_a_pause() {
+    let house = House::open().await;
+    let play = house.play("orders: {tasks: {talk: {operator: script, acts: [chat]}}}").await;
+    let reader = async {
+        let mut look = tokio::time::interval(Duration::from_millis(50));
+        while !log(&house, &play, 1).await.contains("word 20\n") {
+            look.tick().await;
+        }
+        assert!(play.stage.attempts().iter().any(|attempt| !attempt.ended), "it was read while the task talked");
+        play.stage.open("talk");
+    };
+    let reader = async { tokio::time::timeout(Duration::from_secs(60), reader).await.expect("words within 60 s") };
+    let (state, ()) = tokio::join!(drive(&house, &play), reader);
+    assert_eq!(state, RunState::Success);
+    let text = log(&house, &play, 1).await;
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!((lines[0], lines[lines.len() - 1]), ("attempt 1 begins", "done"));
+    for (number, line) in lines[1..lines.len() - 1].iter().enumerate() {
+        assert_eq!(*line, format!("word {}", number + 1));
+    }
+}

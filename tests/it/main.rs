@@ -1,0 +1,22 @@
+//! The integration tests, in one binary: real Postgres, Apache Kafka, S3, MariaDB, started by `./scripts/test`.
+
+#![expect(unreachable_pub, reason = "one binary: `pub` means to the other tests")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
+mod attempts;
+mod bash;
+mod broker;
+mod dag_files;
+mod dags;
+mod engine;
+mod house;
+mod http;
+mod pipeline;
+mod s3;
+mod script;
+mod services;
+mod sink;
+mod stack;
+mod store;
+mod transform;
+mod whole;

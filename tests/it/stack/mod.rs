@@ -1,0 +1,8 @@
+//! The embedded stack, as the real program serves it: shared, durable, and back after a kill.
+
+mod accounts;
+mod disk;
+mod recovery;
+pub mod scratch;
+mod sharing;
+mod versions;

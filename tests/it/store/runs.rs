@@ -1,0 +1,108 @@
+//! Runs are created whole or not at all, and found again.
+
+use pinsched::clock;
+use pinsched::domain::run_state::RunState;
+use pinsched::store::{NewRun, StoreError};
+
+use super::{assert_history_is_legal, claim, end, states, succeeded, worker};
+use crate::dags::{self, House, dag};
+
+const TEXT: &str = "orders:
+  tasks:
+    extract: {operator: script}
+    load: {operator: script, dependencies: [extract], priority_weight: 7}
+    watch: {operator: script, dependencies: [load], trigger_rule: always}";
+
+#[tokio::test]
+async fn a_run_is_created_with_its_tasks_and_their_first_steps() {
+    let house = House::open().await;
+    let play = house.play(TEXT).await;
+    let stored = house.store.run(play.run.key).await.unwrap().unwrap();
+    assert_eq!(format!("{stored:?}"), format!("{:?}", play.run), "what is returned is what is stored");
+    assert_eq!(stored.state, RunState::Queued);
+    assert_eq!(house.store.run_source(play.run.key).await.unwrap().source, TEXT);
+    insta::assert_snapshot!(house.picture(&play).await, @r"
+    orders @ 2026-02-01  queued
+      extract  queued
+      load     none
+      watch    queued
+    ");
+    let first: Vec<_> = house.store.transitions(play.run.key).await.unwrap();
+    let first: Vec<_> = first.iter().map(|step| (step.task.0, step.event.as_str(), step.fence)).collect();
+    assert_eq!(first, [(0, "released", 0), (2, "released", 0)]);
+    assert_history_is_legal(&house.store, play.run.key).await;
+}
+
+#[tokio::test]
+async fn a_run_that_is_there_already_is_named_and_nothing_is_left_of_the_second() {
+    let mut house = House::open().await;
+    let play = house.play(TEXT).await;
+    let dag = dag(TEXT);
+    let other_text = format!("{TEXT}\n# changed");
+    let same_id = NewRun { logical_date: clock::now(), ..dags::new_run(&dag, &other_text) };
+    let same_date = NewRun { run_id: "manual__again".parse().unwrap(), ..dags::new_run(&dag, &other_text) };
+    for new in [same_id, same_date] {
+        let refused = house.store.create_run(&new, clock::now()).await.unwrap_err();
+        assert!(matches!(&refused, StoreError::RunExists { run_id, .. } if *run_id == new.run_id), "{refused:?}");
+    }
+    for (table, rows) in [("run", 1), ("task_run", 3), ("transition", 2), ("dag_version", 1)] {
+        assert_eq!(house.execute(&format!("SELECT 1 FROM {table}")).await, rows, "{table}");
+    }
+    let again = NewRun { run_id: "manual__again".parse().unwrap(), rerun: 1, ..dags::new_run(&dag, TEXT) };
+    let rerun = house.store.create_run(&again, clock::now()).await.unwrap();
+    let latest = house.store.run_of_logical_date(dag.id(), dags::date()).await.unwrap().unwrap();
+    assert_eq!((latest.key, latest.rerun), (rerun.key, 1));
+    assert_eq!(house.execute("SELECT 1 FROM dag_version").await, 1, "the same text is kept once");
+    assert_ne!(play.run.key, rerun.key);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_runs_created_at_once_for_one_logical_date_one_is() {
+    let house = House::open().await;
+    let mut creators = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let store = house.store.clone();
+        creators.spawn(async move {
+            let dag = dag(TEXT);
+            store.create_run(&dags::new_run(&dag, TEXT), clock::now()).await.map(|run| run.key)
+        });
+    }
+    let created = creators.join_all().await;
+    assert_eq!(created.iter().filter(|result| result.is_ok()).count(), 1, "{created:?}");
+    assert!(created.iter().all(|result| matches!(result, Ok(_) | Err(StoreError::RunExists { .. }))), "{created:?}");
+}
+
+#[tokio::test]
+async fn runs_are_found_by_id_by_the_start_of_their_uuid_and_while_they_are_unfinished() {
+    let house = House::open().await;
+    let play = house.play("orders: {tasks: {only: {operator: script}}}").await;
+    let uuid = play.run.uuid.to_string();
+    for name in [play.run.run_id.as_str(), &uuid, &uuid[..8], &uuid[..8].to_uppercase()] {
+        let found: Vec<_> = house.store.runs_named(name).await.unwrap().into_iter().map(|run| run.key).collect();
+        assert_eq!(found, [play.run.key], "by `{name}`");
+    }
+    assert!(house.store.runs_named(&uuid[..7]).await.unwrap().is_empty(), "seven characters say too little");
+    assert!(house.store.runs_named("%").await.unwrap().is_empty());
+    assert_eq!(house.store.unfinished_runs(play.dag.id()).await.unwrap().len(), 1);
+    assert_eq!(house.store.list_runs(None, 10).await.unwrap().len(), 1);
+    let worker = worker(&house).await;
+    let claimed = claim(&house.store, &worker, 9).await;
+    end(&house.store, &play, vec![succeeded(&claimed[0])]).await;
+    assert!(house.store.unfinished_runs(play.dag.id()).await.unwrap().is_empty());
+    let run = house.store.run(play.run.key).await.unwrap().unwrap();
+    assert_eq!(run.state, RunState::Success);
+    assert!(run.started_at.unwrap() <= run.finished_at.unwrap());
+    assert_eq!(states(&house.store, play.run.key).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_run_is_taken_over_from_whom_it_was_thought_to_be_with() {
+    let house = House::open().await;
+    let play = house.play(TEXT).await;
+    let (one, other) = (worker(&house).await, worker(&house).await);
+    let store = &house.store;
+    assert!(store.take_over_run_if(play.run.key, None, one.worker).await.unwrap());
+    assert!(!store.take_over_run_if(play.run.key, None, other.worker).await.unwrap());
+    assert!(store.take_over_run_if(play.run.key, Some(one.worker), other.worker).await.unwrap());
+    assert_eq!(store.run(play.run.key).await.unwrap().unwrap().owner, Some(other.worker));
+}
