@@ -56,6 +56,17 @@ impl Printer {
         let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     }
 
+    /// Writes what the argument parser has to say: usage is talk, help is an answer.
+    pub(crate) fn usage(self, usage: &clap::Error) {
+        let usage_text = usage.render();
+        let text = |colours| if colours { usage_text.ansi().to_string() } else { usage_text.to_string() };
+        if usage.use_stderr() {
+            self.say(text(self.talk_colours).trim_end());
+        } else {
+            self.text(&text(self.answer_colours));
+        }
+    }
+
     /// Writes the answer: `json` for programs, `text` for people.
     pub(crate) fn answer<T: Serialize>(self, json: &T, text: impl FnOnce() -> String) {
         if self.is_json() {
