@@ -7,6 +7,7 @@ use crate::cli::drive;
 use crate::cli::exit::Exit;
 use crate::cli::session::{Session, find_run};
 use crate::clock;
+use crate::engine;
 use crate::store::{Run, Store};
 
 /// How often the run is looked at while its end is waited for.
@@ -25,7 +26,10 @@ pub(crate) async fn cancel(session: &Session, run: &str) -> anyhow::Result<Exit>
             session.printer.say(&format!("{}  {}  {} (cancelled)", ended.dag_id, ended.run_id, ended.state));
             Ok(Exit::Done)
         }
-        None => drive::drive_stored(session, &resolved, &store, run).await.map(|_| Exit::Done),
+        None => {
+            let sign = engine::register(&store).await?;
+            drive::drive_stored(session, &resolved, &store, run, sign).await.map(|_| Exit::Done)
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::cli::arguments::LogsArguments;
 use crate::cli::exit::Exit;
 use crate::cli::session::{Session, find_run};
 use crate::domain::ids::RunKey;
+use crate::domain::task_state::AttemptOutcome;
 use crate::store::{AttemptRecord, Store, TaskRun};
 
 /// How often a followed log is looked at.
@@ -20,7 +21,7 @@ struct LogReport {
     task_id: String,
     attempt: usize,
     try_number: i32,
-    outcome: Option<String>,
+    outcome: Option<AttemptOutcome>,
     lines: Vec<String>,
 }
 
@@ -44,7 +45,7 @@ pub(crate) async fn logs(session: &Session, arguments: &LogsArguments) -> anyhow
             task_id: task.task_id.to_string(),
             attempt: number,
             try_number: attempt.try_number,
-            outcome: attempt.outcome.clone(),
+            outcome: attempt.outcome,
             lines: body.lines().map(str::to_owned).collect(),
         };
         session.printer.answer(&report, String::new);

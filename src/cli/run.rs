@@ -9,7 +9,7 @@ use chrono_tz::Tz;
 use serde_json::{Map, Value};
 
 use crate::cli::arguments::RunArguments;
-use crate::cli::dag_file::{self, Refused};
+use crate::cli::dag_file::{self, DagFile, Refused};
 use crate::cli::drive;
 use crate::cli::exit::Exit;
 use crate::cli::session::Session;
@@ -17,8 +17,8 @@ use crate::clock;
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
 use crate::domain::ids::RunId;
-use crate::engine::KILLED_LINGERS;
-use crate::store::{NewRun, Run, Store};
+use crate::engine::{self, KILLED_LINGERS};
+use crate::store::{NewRun, Run, Store, WorkerId};
 
 /// Connections of a process that drives one run: the worker's steps, and the operators' own.
 const CONNECTIONS: u32 = 16;
@@ -49,11 +49,14 @@ pub(crate) async fn run(session: &Session, arguments: &RunArguments) -> anyhow::
         .transpose()?;
     let params = params(&file.dag, &arguments.params)?;
     let (resolved, store) = session.connect(CONNECTIONS).await?;
+    // Before the run is there: it is created as this process's own, so that no other takes it for one left behind.
+    let sign = engine::register(&store).await?;
     match choose(&store, &file.dag, arguments, logical_date).await? {
         Choice::Create { logical_date, rerun } => {
-            let run = create(&store, &arguments.file, &file.source, &file.dag, params, logical_date, rerun).await?;
+            let when = When { logical_date, rerun };
+            let run = create(&store, &arguments.file, &file, params, when, sign.worker).await?;
             session.printer.say(&format!("{}  {}", run.dag_id, run.run_id));
-            drive::drive(session, &resolved, &store, run, file.dag).await
+            drive::drive(session, &resolved, &store, run, file.dag, sign).await
         }
         Choice::Resume(run) => {
             session.printer.say(&format!("{}  {}  resuming: it was left {}", run.dag_id, run.run_id, run.state));
@@ -63,7 +66,7 @@ pub(crate) async fn run(session: &Session, arguments: &RunArguments) -> anyhow::
                     run.run_id
                 );
             }
-            drive::drive_stored(session, &resolved, &store, *run).await
+            drive::drive_stored(session, &resolved, &store, *run, sign).await
         }
         Choice::Finished(run) => {
             session.printer.error(&format!(
@@ -116,27 +119,32 @@ async fn is_driven(store: &Store, run: &Run) -> anyhow::Result<bool> {
     })
 }
 
+/// Which run of its DAG a new one is.
+struct When {
+    logical_date: Timestamp,
+    rerun: i32,
+}
+
 async fn create(
     store: &Store,
     path: &Path,
-    source: &str,
-    dag: &Dag,
+    file: &DagFile,
     params: Map<String, Value>,
-    logical_date: Timestamp,
-    rerun: i32,
+    when: When,
+    owner: WorkerId,
 ) -> anyhow::Result<Run> {
     let absolute = std::path::absolute(path).with_context(|| format!("could not find {}", path.display()))?;
     let new = NewRun {
-        dag,
+        dag: &file.dag,
         file: &absolute.to_string_lossy(),
-        source,
-        run_id: run_id(logical_date, rerun),
-        rerun,
-        logical_date,
-        data_interval_start: logical_date,
-        data_interval_end: logical_date,
+        source: &file.source,
+        run_id: run_id(when.logical_date, when.rerun),
+        rerun: when.rerun,
+        logical_date: when.logical_date,
+        data_interval_start: when.logical_date,
+        data_interval_end: when.logical_date,
         params,
-        owner: None,
+        owner: Some(owner),
     };
     Ok(store.create_run(&new, clock::now()).await?)
 }

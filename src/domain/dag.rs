@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::domain::Timestamp;
 use crate::domain::ids::{DagId, TaskId, TaskIndex};
 use crate::domain::retry::RetryPolicy;
-use crate::domain::trigger_rule::TriggerRule;
+use crate::domain::trigger_rule::{Role, TriggerRule};
 
 /// A DAG: acyclic, every edge names a task, every key was understood.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub struct Dag {
     pub settings: DagSettings,
     tasks: Vec<Task>,
     graph: DiGraph<TaskIndex, ()>,
+    /// By task: how many of its direct upstreams are setups.
+    setups_upstream: Vec<u32>,
 }
 
 /// The keys of a DAG that are not its tasks.
@@ -175,6 +177,14 @@ pub struct Task {
     pub doc_md: Option<String>,
 }
 
+impl Task {
+    /// What it is for, as trigger rules see it.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        if self.is_setup { Role::Setup } else { Role::Work }
+    }
+}
+
 /// The graph of a DAG has a cycle: these tasks, in order, the last waiting for the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cycle(pub Vec<TaskIndex>);
@@ -198,10 +208,16 @@ impl Dag {
         for (upstream, downstream) in edges {
             graph.update_edge(node(*upstream), node(*downstream), ());
         }
-        match petgraph::algo::toposort(&graph, None) {
-            Ok(_) => Ok(Self { settings, tasks, graph }),
-            Err(cycle) => Err(Cycle(cycle_through(&graph, cycle.node_id()))),
+        if let Err(cycle) = petgraph::algo::toposort(&graph, None) {
+            return Err(Cycle(cycle_through(&graph, cycle.node_id())));
         }
+        let is_setup = |task: &NodeIndex| tasks[graph[*task].as_usize()].is_setup;
+        let setups_upstream = |task: &Task| {
+            let setups = graph.neighbors_directed(node(task.index), Direction::Incoming).filter(is_setup).count();
+            u32::try_from(setups).unwrap_or(u32::MAX)
+        };
+        let setups_upstream = tasks.iter().map(setups_upstream).collect();
+        Ok(Self { settings, tasks, graph, setups_upstream })
     }
 
     /// The DAG's id.
@@ -238,6 +254,27 @@ impl Dag {
     #[must_use]
     pub fn downstream(&self, index: TaskIndex) -> Vec<TaskIndex> {
         self.neighbours(index, Direction::Outgoing)
+    }
+
+    /// How many of a task's direct upstreams are setups.
+    #[must_use]
+    pub fn setups_upstream(&self, index: TaskIndex) -> u32 {
+        self.setups_upstream.get(index.as_usize()).copied().unwrap_or(0)
+    }
+
+    /// Everything that `index` waits for, directly or not, in index order. Costs the edges among them.
+    #[must_use]
+    pub fn ancestors(&self, index: TaskIndex) -> Vec<TaskIndex> {
+        let mut seen = vec![false; self.tasks.len()];
+        let mut ahead = vec![node(index)];
+        while let Some(next) = ahead.pop() {
+            for upstream in self.graph.neighbors_directed(next, Direction::Incoming) {
+                if !std::mem::replace(&mut seen[upstream.index()], true) {
+                    ahead.push(upstream);
+                }
+            }
+        }
+        self.tasks.iter().map(|task| task.index).filter(|index| seen[index.as_usize()]).collect()
     }
 
     /// How many tasks wait for `index`.

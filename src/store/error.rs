@@ -1,6 +1,7 @@
 //! What can go wrong with the store, and whose fault it is.
 
 use secrecy::{ExposeSecret, SecretString};
+use sqlx::migrate::MigrateError;
 use url::Url;
 
 use crate::domain::ids::{AttemptKey, DagId, RunId, RunKey};
@@ -26,7 +27,7 @@ pub enum StoreError {
     },
     /// The schema could not be brought up to date.
     #[error("could not migrate the database")]
-    Migrate(#[source] sqlx::migrate::MigrateError),
+    Migrate(#[source] MigrateError),
     /// A statement failed.
     #[error("could not {action}")]
     Query {
@@ -66,6 +67,16 @@ pub enum StoreError {
         #[source]
         source: PlanError,
     },
+    /// Tasks of a run were not where the plan had seen them, though their rows were locked; nothing was written.
+    #[error("of run {} {changed} tasks were changed instead of {expected}", .run.0)]
+    Moved {
+        /// The run.
+        run: RunKey,
+        /// How many tasks the plan moves.
+        expected: usize,
+        /// How many were still in the state that it moves them from.
+        changed: i64,
+    },
     /// A row that no version of pinsched writes.
     #[error("the database holds {what} `{value}`, which is none")]
     Corrupt {
@@ -78,6 +89,9 @@ pub enum StoreError {
 
 impl StoreError {
     pub(crate) fn unreachable(url: &SecretString, source: sqlx::Error) -> Self {
+        if is_pooled(&source) {
+            return Self::Pooler;
+        }
         let address = match Url::parse(url.expose_secret()) {
             Ok(url) => format!(
                 "postgres://{}:{}{}",
@@ -90,9 +104,18 @@ impl StoreError {
         Self::Unreachable { address, source }
     }
 
+    pub(in crate::store) fn migrate(source: MigrateError) -> Self {
+        match source {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) if is_pooled(&error) => {
+                Self::Pooler
+            }
+            source => Self::Migrate(source),
+        }
+    }
+
     /// For `map_err`: a statement failed while `action` was attempted.
     pub(in crate::store) fn query(action: &'static str) -> impl Fn(sqlx::Error) -> Self {
-        move |source| Self::Query { action, source }
+        move |source| if is_pooled(&source) { Self::Pooler } else { Self::Query { action, source } }
     }
 
     /// What a failed insert of a run means.
@@ -117,9 +140,17 @@ impl StoreError {
             | Self::RunExists { .. }
             | Self::Pooler
             | Self::Inconsistent { .. }
+            | Self::Moved { .. }
             | Self::Corrupt { .. } => false,
         }
     }
+}
+
+/// Whether a prepared statement was not where it was prepared, or was there already: another server process answers than
+/// before.
+fn is_pooled(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("26000" | "42P05"))
 }
 
 /// The classes of SQLSTATE that pass by themselves: connection exceptions, invalid transaction state (a standby that was

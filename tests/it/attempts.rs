@@ -65,7 +65,7 @@ impl TestRun {
     pub fn finished(&mut self, task: &str, operator: &str, output: Value) {
         let Value::Object(output) = output else { panic!("an output is an object: {output}") };
         let task = task.parse().expect("a task id");
-        self.upstream.insert(task, UpstreamOutput { operator: operator.to_owned(), output });
+        self.upstream.insert(task, UpstreamOutput { operator: operator.to_owned(), output: output.into() });
     }
 
     /// Ends the run and its tasks in that state, and begins another of the same DAG.

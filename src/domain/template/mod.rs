@@ -9,6 +9,7 @@ mod values;
 pub use facts::RunFacts;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use minijinja::value::Serde;
 use serde_json::{Map, Value};
@@ -17,6 +18,9 @@ use crate::domain::dag::Task;
 use crate::domain::ids::TaskId;
 use crate::domain::operator_kind::LateField;
 use environment::ENVIRONMENT;
+
+/// What the tasks upstream of a task left, by task.
+pub type Outputs = BTreeMap<TaskId, Arc<Map<String, Value>>>;
 
 /// The values that a task's templates see.
 #[derive(Debug, Clone)]
@@ -47,13 +51,13 @@ impl TemplateScope {
 
     /// What a task of a run sees; `outputs` are those of the tasks upstream of it that have ended.
     #[must_use]
-    pub fn for_task(facts: &RunFacts, task: &Task, outputs: &BTreeMap<TaskId, Map<String, Value>>) -> Self {
+    pub fn for_task(facts: &RunFacts, task: &Task, outputs: Outputs) -> Self {
         Self { values: values::of_task(facts, &task.id, task.operator, outputs) }
     }
 
     /// The same for a task that is known by its id and operator only.
     pub(in crate::domain) fn for_sample(facts: &RunFacts, task: &TaskId, operator: &str) -> Self {
-        Self { values: values::of_task(facts, task, operator, &BTreeMap::new()) }
+        Self { values: values::of_task(facts, task, operator, Outputs::new()) }
     }
 
     /// Renders a template; `extra` are variables beside the scope's own.
@@ -170,8 +174,8 @@ mod tests {
         let mut facts = RunFacts::sample("orders".parse().unwrap());
         facts.params = json!({"rows": 500, "user": "abc", "tags": ["a", "b"]}).as_object().unwrap().clone();
         let outputs = json!({"rows": 7, "return_value": "r", "topics": {"t.pin": {"produced": 3}}});
-        let outputs = BTreeMap::from([("emulate".parse().unwrap(), outputs.as_object().unwrap().clone())]);
-        TemplateScope { values: values::of_task(&facts, &"sink".parse().unwrap(), "sink", &outputs) }
+        let outputs = BTreeMap::from([("emulate".parse().unwrap(), outputs.as_object().unwrap().clone().into())]);
+        TemplateScope { values: values::of_task(&facts, &"sink".parse().unwrap(), "sink", outputs) }
     }
 
     #[test]

@@ -5,24 +5,19 @@ use std::fmt;
 use std::sync::Arc;
 
 use chrono::{DateTime, FixedOffset, NaiveDate, TimeDelta};
-use minijinja::value::{Kwargs, Object, Serde, from_args};
+use minijinja::value::{Enumerator, Kwargs, Object, Serde, from_args};
 use minijinja::{Error, ErrorKind, State, Value, context};
-use serde_json::Map;
 
 use crate::domain::Timestamp;
 use crate::domain::ids::TaskId;
+use crate::domain::template::Outputs;
 use crate::domain::template::facts::RunFacts;
 
 /// All names that a task's templates see.
-pub(super) fn of_task(
-    facts: &RunFacts,
-    task: &TaskId,
-    operator: &str,
-    outputs: &BTreeMap<TaskId, Map<String, serde_json::Value>>,
-) -> Value {
+pub(super) fn of_task(facts: &RunFacts, task: &TaskId, operator: &str, outputs: Outputs) -> Value {
     let instant = |at: Timestamp| Value::from_object(Instant(at.fixed_offset()));
     let logical_date = facts.logical_date;
-    let outputs = Value::from(Serde(outputs));
+    let outputs = Value::from_object(UpstreamOutputs(outputs));
     let instance = Value::from_object(TaskInstance {
         fields: context! {
             task_id => task.as_str(),
@@ -59,6 +54,21 @@ pub(super) fn of_task(
         outputs => outputs,
         task_instance => instance.clone(),
         ti => instance,
+    }
+}
+
+/// The outputs of upstream tasks; each becomes a template's value when it is asked for.
+#[derive(Debug)]
+struct UpstreamOutputs(Outputs);
+
+impl Object for UpstreamOutputs {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let (_, output) = self.0.iter().find(|(task, _)| Some(task.as_str()) == key.as_str())?;
+        Some(Value::from(Serde(&**output)))
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.0.keys().map(|task| task.as_str().into()).collect())
     }
 }
 

@@ -44,7 +44,7 @@ impl Upstream {
     pub(super) fn gather(outputs: &BTreeMap<TaskId, UpstreamOutput>) -> Result<Option<Self>, SinkError> {
         let mut upstream: Option<Self> = None;
         for (task, output) in outputs.iter().filter(|(_, output)| output.operator == "produce") {
-            let value = serde_json::Value::Object(output.output.clone());
+            let value = serde_json::Value::Object((*output.output).clone());
             let parsed: ProduceOutput = serde_json::from_value(value)
                 .map_err(|error| SinkError::Upstream { task: task.to_string(), reason: error.to_string() })?;
             let topics = &mut upstream.get_or_insert_default().topics;
@@ -117,7 +117,7 @@ mod tests {
     fn outputs(tasks: &[(&str, &str, serde_json::Value)]) -> BTreeMap<TaskId, UpstreamOutput> {
         let output = |operator: &str, value: &serde_json::Value| UpstreamOutput {
             operator: operator.to_owned(),
-            output: value.as_object().unwrap().clone(),
+            output: value.as_object().unwrap().clone().into(),
         };
         tasks.iter().map(|(task, operator, value)| (task.parse().unwrap(), output(operator, value))).collect()
     }

@@ -51,7 +51,7 @@ pub(super) fn output(config: &SinkConfig, done: &[SinkProgress]) -> Output {
 /// Logs the balance of each topic of this sink; one that is unequal fails the task.
 pub(super) fn balance(context: &TaskContext, output: &Output) -> Result<(), SinkError> {
     let mut outputs: Vec<(&str, &Output)> =
-        context.upstream.values().map(|upstream| (upstream.operator.as_str(), &upstream.output)).collect();
+        context.upstream.values().map(|upstream| (upstream.operator.as_str(), &*upstream.output)).collect();
     outputs.push(("sink", output));
     let own: Vec<TopicBalance> = reconcile(&outputs).into_iter().filter(|topic| topic.sunk.is_some()).collect();
     for topic in &own {

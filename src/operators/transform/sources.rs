@@ -88,7 +88,7 @@ pub(super) async fn tables(transform: &Transform, context: &TaskContext, s3: &S3
 fn sunk(context: &TaskContext) -> Result<Option<Sunk>, SourceError> {
     let mut all: Option<Sunk> = None;
     for (task, upstream) in context.upstream.iter().filter(|(_, upstream)| upstream.operator == "sink") {
-        let one = Sunk::deserialize(serde_json::Value::Object(upstream.output.clone()))
+        let one = Sunk::deserialize(serde_json::Value::Object((*upstream.output).clone()))
             .map_err(|error| SourceError::NotASink { task: task.to_string(), message: error.to_string() })?;
         match &mut all {
             None => all = Some(one),
