@@ -164,6 +164,19 @@ fn ten_thousand_tasks_are_checked() {
     }));
     assert_eq!((first_for_all.dags.len(), first_for_all.diagnostics.len()), (1, 0));
 
+    let half_way = checked(dag(&|n| {
+        let command = if n > 0 { format!("{{{{ outputs.task_{}.x }}}}", n / 2) } else { "ls".to_owned() };
+        format!("bash_command: \"{command}\", dependencies: {}", before(n))
+    }));
+    assert_eq!((half_way.dags.len(), half_way.diagnostics.len()), (1, 0));
+
+    let the_next_one = checked(dag(&|n| {
+        let command = format!("{{{{ outputs.task_{}.x }}}}", (n + 1) % TASKS);
+        format!("bash_command: \"{command}\", dependencies: {}", before(n))
+    }));
+    assert_eq!(the_next_one.diagnostics.len(), TASKS - 1, "only the last one's next, which is the first, is upstream");
+    assert!(the_next_one.diagnostics.iter().all(|diagnostic| diagnostic.code == Code::OutputNotUpstream));
+
     let circle = checked(dag(&|n| format!("bash_command: ls, dependencies: [task_{}]", (n + 1) % TASKS)));
     assert_eq!(circle.diagnostics.iter().map(|diagnostic| diagnostic.code).collect::<Vec<_>>(), [Code::Cycle]);
     let help = circle.diagnostics[0].help.as_deref().unwrap();
