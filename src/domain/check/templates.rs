@@ -219,6 +219,8 @@ fn not_there_yet(path: &[&str], reference: &Reference, span: Span) -> Diagnostic
         _ => ("a run's `conf`", "declare the value under the DAG's `params`; `--param` sets it"),
     };
     let fails = match path {
+        // Whether the template comes to it, rendering it with the DAG's defaults tells.
+        _ if reference.is_conditional => false,
         // It looks into what is not there, `| default(…)` or not.
         ["conn", _, ..] => true,
         [_, _, _, ..] => !reference.is_guarded,

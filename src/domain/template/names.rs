@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use minijinja::machinery::ast::{CallArg, Expr, Stmt};
+use minijinja::machinery::ast::{BinOpKind, CallArg, Expr, Stmt};
 use minijinja::machinery::{Span, parse};
 
 use crate::domain::diagnostic::{Code, closest};
@@ -27,6 +27,8 @@ pub(in crate::domain) struct Reference {
     pub(in crate::domain) range: Range<usize>,
     /// Whether the template itself provides for its absence (`| default(…)`, `is defined`).
     pub(in crate::domain) is_guarded: bool,
+    /// Whether it stands where the template may not come to: in a branch, behind `and` or `or`, in a loop.
+    pub(in crate::domain) is_conditional: bool,
     /// Whether its last attribute is a method that is called, as `get` of `params.get('rows')`.
     pub(in crate::domain) is_called: bool,
 }
@@ -138,6 +140,7 @@ struct Names<'a> {
     /// What the template defines itself. Scopes are not told apart: a name that is set anywhere is not ours to judge.
     own: HashSet<&'a str>,
     guarded: bool,
+    conditional: bool,
 }
 
 fn range(span: Span) -> Range<usize> {
@@ -159,13 +162,17 @@ impl<'a> Names<'a> {
                 self.target(&each.target);
                 self.own.insert("loop");
                 each.filter_expr.iter().for_each(|filter| self.expression(filter));
-                self.statements(&each.body);
-                self.statements(&each.else_body);
+                self.conditional(|names| {
+                    names.statements(&each.body);
+                    names.statements(&each.else_body);
+                });
             }
             Stmt::IfCond(condition) => {
                 self.expression(&condition.expr);
-                self.statements(&condition.true_body);
-                self.statements(&condition.false_body);
+                self.conditional(|names| {
+                    names.statements(&condition.true_body);
+                    names.statements(&condition.false_body);
+                });
             }
             Stmt::WithBlock(with) => {
                 for (target, value) in &with.assignments {
@@ -226,6 +233,12 @@ impl<'a> Names<'a> {
         self.guarded = before;
     }
 
+    fn conditional(&mut self, visit: impl FnOnce(&mut Self)) {
+        let before = std::mem::replace(&mut self.conditional, true);
+        visit(self);
+        self.conditional = before;
+    }
+
     fn arguments(&mut self, arguments: &[CallArg<'a>]) {
         for argument in arguments {
             match argument {
@@ -253,7 +266,11 @@ impl<'a> Names<'a> {
             Expr::UnaryOp(operation) => self.expression(&operation.expr),
             Expr::BinOp(operation) => {
                 self.expression(&operation.left);
-                self.expression(&operation.right);
+                if matches!(operation.op, BinOpKind::ScAnd | BinOpKind::ScOr) {
+                    self.conditional(|names| names.expression(&operation.right));
+                } else {
+                    self.expression(&operation.right);
+                }
             }
             Expr::Compare(compare) => {
                 self.expression(&compare.expr);
@@ -261,8 +278,10 @@ impl<'a> Names<'a> {
             }
             Expr::IfExpr(condition) => {
                 self.expression(&condition.test_expr);
-                self.expression(&condition.true_expr);
-                condition.false_expr.iter().for_each(|other| self.expression(other));
+                self.conditional(|names| {
+                    names.expression(&condition.true_expr);
+                    condition.false_expr.iter().for_each(|other| names.expression(other));
+                });
             }
             Expr::Filter(filter) => {
                 if !has_filter(filter.name) {
@@ -298,6 +317,7 @@ impl<'a> Names<'a> {
                         path,
                         range: whole_range(&call.expr),
                         is_guarded: self.guarded,
+                        is_conditional: self.conditional,
                         is_called: true,
                     }),
                     None => self.expression(&call.expr),
@@ -311,7 +331,9 @@ impl<'a> Names<'a> {
     }
 
     fn reference(&mut self, path: Vec<String>, range: Range<usize>) {
-        self.add(Reference { path, range, is_guarded: self.guarded, is_called: false });
+        let reference =
+            Reference { path, range, is_guarded: self.guarded, is_conditional: self.conditional, is_called: false };
+        self.add(reference);
     }
 
     fn add(&mut self, reference: Reference) {
