@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::cli::drive;
 use crate::cli::exit::Exit;
+use crate::cli::report;
 use crate::cli::session::{Session, find_run};
 use crate::clock;
 use crate::engine;
@@ -22,15 +23,13 @@ pub(crate) async fn cancel(session: &Session, run: &str) -> anyhow::Result<Exit>
     }
     session.printer.say(&format!("{}  {}  cancel requested", run.dag_id, run.run_id));
     match end_by_its_driver(&store, &run).await? {
-        Some(ended) => {
-            session.printer.say(&format!("{}  {}  {} (cancelled)", ended.dag_id, ended.run_id, ended.state));
-            Ok(Exit::Done)
-        }
+        Some(ended) => report::answer_stored(session, &store, &ended).await?,
         None => {
             let sign = engine::register(&store).await?;
-            drive::drive_stored(session, &resolved, &store, run, sign).await.map(|_| Exit::Done)
+            drop(drive::drive_stored(session, &resolved, &store, run, sign).await?);
         }
     }
+    Ok(Exit::Done)
 }
 
 /// Waits while some live process drives the run; `None` when none does.

@@ -10,7 +10,7 @@ use tokio::time::{Instant, interval, sleep_until};
 use crate::cli::dag_file;
 use crate::cli::exit::Exit;
 use crate::cli::progress::ProgressDisplay;
-use crate::cli::report::RunReport;
+use crate::cli::report;
 use crate::cli::session::Session;
 use crate::domain::dag::Dag;
 use crate::domain::run_state::RunState;
@@ -50,8 +50,7 @@ pub(crate) async fn drive(
     let shutdown = Shutdown::default();
     let driven = watch(engine.drive_as(sign, running, &shutdown), &display, &shutdown).await?;
     let run = store.run(run.key).await?.context("the run was deleted while it ran")?;
-    let report = RunReport::read(store, &run, &dag).await?;
-    session.printer.answer(&report, || report.render(session.printer));
+    report::answer(session, store, &run, Some(&dag)).await?;
     Ok(match driven {
         Driven::Concluded(RunState::Success) => Exit::Done,
         Driven::Concluded(_) => Exit::No,
@@ -74,7 +73,8 @@ pub(crate) async fn drive_stored(
     sign: SignOfLife,
 ) -> anyhow::Result<Exit> {
     let source = store.run_source(run.key).await?;
-    let dag = dag_file::reread(&source.file, source.source, &run.dag_id)?;
+    let dag = dag_file::reread(&source.file, source.source, &run.dag_id)
+        .with_context(|| format!("run `{}` cannot go on; `pinsched run FILE --new` starts another", run.run_id))?;
     drive(session, resolved, store, run, dag, sign).await
 }
 

@@ -13,7 +13,7 @@ use crate::clock;
 use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskIndex};
 use crate::domain::plan::Move;
-use crate::domain::task_state::{TaskEvent, TaskState};
+use crate::domain::task_state::TaskEvent;
 use crate::engine::observer::Observer;
 use crate::engine::operator::Progress;
 
@@ -75,7 +75,7 @@ impl ProgressDisplay {
 
     fn line(&self, step: &Move, running: Option<&Running>, error: Option<&str>) -> String {
         let width = self.width();
-        let mut line = format!("{:width$}  {}", self.name(step.task), self.painted(step.to));
+        let mut line = format!("{:width$}  {}", self.name(step.task), self.printer.painted(step.to));
         if let Some(running) = running {
             let _ = write!(line, " in {}", words::duration(running.begun.elapsed()));
             let (rows, _) = running.progress.read();
@@ -102,20 +102,6 @@ impl ProgressDisplay {
             let _ = write!(line, ": {error}");
         }
         line
-    }
-
-    fn painted(&self, state: TaskState) -> String {
-        if !self.printer.talk_colours() {
-            return state.to_string();
-        }
-        let colour = match state {
-            TaskState::Success => "32",
-            TaskState::Failed | TaskState::UpstreamFailed => "31",
-            TaskState::UpForRetry => "33",
-            TaskState::Skipped => "35",
-            TaskState::None | TaskState::Queued | TaskState::Running => "0",
-        };
-        format!("\x1b[{colour}m{state}\x1b[0m")
     }
 }
 

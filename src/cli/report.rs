@@ -7,7 +7,9 @@ use comfy_table::{Cell, CellAlignment};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::cli::dag_file;
 use crate::cli::output::{Printer, lines, run_state_cell, task_state_cell};
+use crate::cli::session::Session;
 use crate::cli::words;
 use crate::clock;
 use crate::domain::Timestamp;
@@ -23,7 +25,7 @@ const PREVIEW_ROWS: usize = 5;
 /// The longest cell of a preview, in characters.
 const PREVIEW_CELL: usize = 48;
 
-/// A run, as it leaves the process.
+/// A run, as it leaves the process. Every key is there, `null` or empty where there is nothing to say.
 #[derive(Debug, Serialize)]
 pub(crate) struct RunReport {
     run_id: String,
@@ -31,12 +33,10 @@ pub(crate) struct RunReport {
     run_uuid: String,
     logical_date: String,
     state: RunState,
-    #[serde(skip_serializing_if = "Option::is_none")]
     cancel_requested_at: Option<String>,
     duration_ms: Option<i64>,
     params: Map<String, Value>,
     tasks: Vec<TaskReport>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     reconciliation: Vec<TopicBalance>,
 }
 
@@ -44,28 +44,44 @@ pub(crate) struct RunReport {
 #[derive(Debug, Serialize)]
 struct TaskReport {
     task_id: String,
-    operator: String,
+    /// Unknown when the run's DAG cannot be read any more.
+    operator: Option<String>,
     state: TaskState,
-    attempts: usize,
+    attempts: i64,
     lost: i32,
     duration_ms: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     output: Option<Map<String, Value>>,
 }
 
+/// Answers with a run.
+pub(crate) async fn answer(session: &Session, store: &Store, run: &Run, dag: Option<&Dag>) -> anyhow::Result<()> {
+    let report = RunReport::read(store, run, dag).await?;
+    session.printer.answer(&report, || report.render(session.printer))
+}
+
+/// The same for a run whose DAG is read from the store. What cannot be read any more hides the operators' names, not the
+/// run.
+pub(crate) async fn answer_stored(session: &Session, store: &Store, run: &Run) -> anyhow::Result<()> {
+    let source = store.run_source(run.key).await?;
+    let dag = dag_file::reread(&source.file, source.source, &run.dag_id);
+    if let Err(error) = &dag {
+        session.printer.say(&format!("warning: {error}; its operators are not shown"));
+    }
+    answer(session, store, run, dag.as_ref().ok()).await
+}
+
 impl RunReport {
     /// Reads all of it from the store.
-    pub(crate) async fn read(store: &Store, run: &Run, dag: &Dag) -> Result<Self, StoreError> {
+    async fn read(store: &Store, run: &Run, dag: Option<&Dag>) -> Result<Self, StoreError> {
         let mut tasks = Vec::new();
         for task in store.task_runs(run.key).await? {
-            let attempts = if task.fence > 0 { store.attempts(run.key, task.task).await?.len() } else { 0 };
-            let operator = dag.task(task.task).map(|task| task.operator).unwrap_or_default();
+            let operator = dag.and_then(|dag| dag.task(task.task)).map(|task| task.operator.to_owned());
             tasks.push(TaskReport {
                 task_id: task.task_id.to_string(),
-                operator: operator.to_owned(),
+                operator,
                 state: task.state,
-                attempts,
+                attempts: task.fence, // each claim raises it by one, and is an attempt
                 lost: task.lost,
                 duration_ms: duration_ms(task.started_at, task.finished_at.or_else(|| still_running(&task))),
                 error: task.error,
@@ -73,7 +89,7 @@ impl RunReport {
             });
         }
         let outputs: Vec<(&str, &Map<String, Value>)> =
-            tasks.iter().filter_map(|task| Some((task.operator.as_str(), task.output.as_ref()?))).collect();
+            tasks.iter().filter_map(|task| Some((task.operator.as_deref()?, task.output.as_ref()?))).collect();
         let reconciliation = reconcile(&outputs);
         Ok(Self {
             run_id: run.run_id.to_string(),
@@ -90,7 +106,7 @@ impl RunReport {
     }
 
     /// For people.
-    pub(crate) fn render(&self, printer: Printer) -> String {
+    fn render(&self, printer: Printer) -> String {
         let mut text = String::new();
         self.write_heading(printer, &mut text);
         self.write_tasks(printer, &mut text);
@@ -118,7 +134,7 @@ impl RunReport {
         for task in &self.tasks {
             table.add_row(vec![
                 Cell::new(&task.task_id),
-                Cell::new(&task.operator),
+                Cell::new(task.operator.as_deref().unwrap_or("?")),
                 task_state_cell(task.state),
                 Cell::new(task.attempts).set_alignment(CellAlignment::Right),
                 Cell::new(task.duration_ms.map(words::milliseconds).unwrap_or_default())
@@ -194,13 +210,13 @@ impl TaskReport {
             let topics = output.get("topics").and_then(Value::as_object);
             topics.into_iter().flat_map(Map::values).filter_map(|topic| topic.get(key)?.as_u64()).sum()
         };
-        match self.operator.as_str() {
-            "emulate" => number("rows").map(|rows| format!("{} rows drawn", words::count(rows))),
-            "produce" => Some(format!("{} records", words::count(of_topics("produced")))),
-            "sink" => number("objects").map(|objects| {
+        match self.operator.as_deref() {
+            Some("emulate") => number("rows").map(|rows| format!("{} rows drawn", words::count(rows))),
+            Some("produce") => Some(format!("{} records", words::count(of_topics("produced")))),
+            Some("sink") => number("objects").map(|objects| {
                 format!("{} records in {} objects", words::count(of_topics("records")), words::count(objects))
             }),
-            "transform" => {
+            Some("transform") => {
                 let results = output.get("results").and_then(Value::as_object);
                 results.map(|results| format!("{} results", results.len()))
             }

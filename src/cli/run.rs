@@ -4,12 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeZone, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, TimeZone, Utc};
 use chrono_tz::Tz;
 use serde_json::{Map, Value};
 
 use crate::cli::arguments::RunArguments;
-use crate::cli::dag_file::{self, DagFile, Refused};
+use crate::cli::dag_file;
 use crate::cli::drive;
 use crate::cli::exit::Exit;
 use crate::cli::session::Session;
@@ -37,26 +37,21 @@ enum Choice {
 }
 
 pub(crate) async fn run(session: &Session, arguments: &RunArguments) -> anyhow::Result<Exit> {
-    let file = match dag_file::read(&arguments.file, arguments.dag.as_ref(), session.printer) {
-        Ok(file) => file,
-        Err(Refused::Invalid) => return Ok(Exit::No),
-        Err(Refused::Error(error)) => return Err(error),
-    };
-    let logical_date = arguments
-        .logical_date
-        .as_deref()
-        .map(|text| parse_logical_date(text, file.dag.settings.timezone))
-        .transpose()?;
-    let params = params(&file.dag, &arguments.params)?;
+    let Some(file) = dag_file::read(&arguments.file, session.printer)? else { return Ok(Exit::No) };
+    let source = file.source.clone();
+    let dag = file.into_dag(arguments.dag.as_ref())?;
+    let logical_date =
+        arguments.logical_date.as_deref().map(|text| parse_logical_date(text, dag.settings.timezone)).transpose()?;
+    let params = params(&dag, &arguments.params)?;
     let (resolved, store) = session.connect(CONNECTIONS).await?;
     // Before the run is there: it is created as this process's own, so that no other takes it for one left behind.
     let sign = engine::register(&store).await?;
-    match choose(&store, &file.dag, arguments, logical_date).await? {
+    match choose(&store, &dag, arguments, logical_date).await? {
         Choice::Create { logical_date, rerun } => {
             let when = When { logical_date, rerun };
-            let run = create(&store, &arguments.file, &file, params, when, sign.worker).await?;
+            let run = create(&store, &arguments.file, &source, &dag, params, when, sign.worker).await?;
             session.printer.say(&format!("{}  {}", run.dag_id, run.run_id));
-            drive::drive(session, &resolved, &store, run, file.dag, sign).await
+            drive::drive(session, &resolved, &store, run, dag, sign).await
         }
         Choice::Resume(run) => {
             session.printer.say(&format!("{}  {}  resuming: it was left {}", run.dag_id, run.run_id, run.state));
@@ -64,6 +59,12 @@ pub(crate) async fn run(session: &Session, arguments: &RunArguments) -> anyhow::
                 anyhow::bail!(
                     "run `{}` is unfinished and has other params; resume it without --param, or start another by --new",
                     run.run_id
+                );
+            }
+            if store.run_source(run.key).await?.source != source {
+                session.printer.say(
+                    "the file has changed since the run began: the run goes on with it as it was; --new starts another \
+                     with the new text",
                 );
             }
             drive::drive_stored(session, &resolved, &store, *run, sign).await
@@ -128,16 +129,17 @@ struct When {
 async fn create(
     store: &Store,
     path: &Path,
-    file: &DagFile,
+    source: &str,
+    dag: &Dag,
     params: Map<String, Value>,
     when: When,
     owner: WorkerId,
 ) -> anyhow::Result<Run> {
     let absolute = std::path::absolute(path).with_context(|| format!("could not find {}", path.display()))?;
     let new = NewRun {
-        dag: &file.dag,
+        dag,
         file: &absolute.to_string_lossy(),
-        source: &file.source,
+        source,
         run_id: run_id(when.logical_date, when.rerun),
         rerun: when.rerun,
         logical_date: when.logical_date,
@@ -166,6 +168,7 @@ fn parse_logical_date(text: &str, zone: Tz) -> anyhow::Result<Timestamp> {
         .or_else(|_| NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S"))
         .or_else(|_| NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M"))
         .ok()
+        .filter(|local| (1..=9999).contains(&local.year())) // Postgres's and RFC 3339's dates end there, too
         .with_context(|| {
             format!("`{text}` is no logical date: write 2026-03-01, 2026-03-01T02:00:00 or 2026-03-01T02:00:00+01:00")
         })?;
@@ -224,6 +227,7 @@ mod tests {
         assert_eq!(read("2026-07-01T02:00:00Z").unwrap(), "2026-07-01T02:00:00+00:00");
         assert_eq!(read("2026-10-25T01:30:00").unwrap(), "2026-10-25T01:30:00+00:00", "the second of the two");
         assert!(read("2026-03-29T01:30:00").unwrap_err().contains("the clocks skip it"));
+        assert!(read("+262142-12-31").unwrap_err().contains("is no logical date"));
         assert!(read("yesterday").unwrap_err().contains("`yesterday` is no logical date"));
     }
 

@@ -49,11 +49,11 @@ pub struct DagSettings {
     pub dst: DstPolicy,
     /// Runs at once.
     pub max_active_runs: u32,
-    /// Task runs at once, over all runs of the DAG.
+    /// Task runs at once, over all runs of the DAG (nothing acts on it yet).
     pub max_active_tasks: Option<u32>,
     /// Whether a new DAG starts paused (`is_paused_upon_creation`).
     pub paused_upon_creation: bool,
-    /// A run that takes longer is failed.
+    /// A run that takes longer is failed (nothing acts on it yet).
     pub dagrun_timeout: Option<Duration>,
     /// Who looks after it.
     pub owner: Option<String>,
@@ -161,17 +161,17 @@ pub struct Task {
     pub trigger_rule: TriggerRule,
     /// Whether it prepares what others use (Airflow's setup tasks).
     pub is_setup: bool,
-    /// The pool whose slots it takes.
+    /// The pool whose slots it takes (nothing acts on it yet).
     pub pool: Option<String>,
-    /// How many slots of the pool.
+    /// How many slots of the pool (nothing acts on it yet).
     pub pool_slots: u32,
     /// Higher goes first among ready tasks.
     pub priority_weight: i32,
-    /// Waits for its own previous run's success.
+    /// Waits for its own previous run's success (nothing acts on it yet).
     pub depends_on_past: bool,
-    /// Waits for its previous run's direct downstreams.
+    /// Waits for its previous run's direct downstreams (nothing acts on it yet).
     pub wait_for_downstream: bool,
-    /// At most so many of it at once, over all runs.
+    /// At most so many of it at once, over all runs (nothing acts on it yet).
     pub max_active_tis_per_dag: Option<u32>,
     /// Markdown about it.
     pub doc_md: Option<String>,

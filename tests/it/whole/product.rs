@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use crate::stack::scratch::{PROGRAM, Scratch, lease, s3};
 
 /// Longer than any run of a test takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A home with its stack.
 pub struct Product {
@@ -44,6 +44,11 @@ impl Product {
     /// Where a consumer of the test's own reads.
     pub fn bootstrap_servers(&self) -> String {
         self.kafka.clone().or_else(|| self.lease.urls().kafka_bootstrap_servers.clone()).unwrap()
+    }
+
+    /// The database of pinsched's own state.
+    pub fn database_url(&self) -> String {
+        self.lease.urls().database_url.clone().unwrap()
     }
 
     /// The object store, by a client of the test's own.
