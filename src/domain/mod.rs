@@ -1,5 +1,6 @@
 //! The rules of the house, pure: no IO, no clock, no SQL. What goes in is values, what comes out is decisions.
 
+pub mod byte_size;
 pub mod check;
 pub mod dag;
 pub mod diagnostic;
