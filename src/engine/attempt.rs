@@ -109,10 +109,11 @@ impl Attempt {
                 return tokio::time::timeout(STOP_LIMIT, &mut work).await.map_or(Err(Failure::Interrupted), flatten);
             }
         }
-        let timed_out = Failure::Retry(format!("it ran longer than its execution_timeout of {}", words(limit)));
+        let timed_out = format!("it ran longer than its execution_timeout of {}", words(limit));
         match tokio::time::timeout(STOP_LIMIT, &mut work).await.map(flatten) {
             Ok(Ok(output)) => Ok(output), // it was done just then
-            _ => Err(timed_out),
+            Ok(Err(Failure::Retry(last) | Failure::Fatal(last))) => Err(Failure::Retry(format!("{timed_out}: {last}"))),
+            Ok(Err(Failure::Interrupted)) | Err(_) => Err(Failure::Retry(timed_out)),
         }
     }
 
