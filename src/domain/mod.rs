@@ -9,6 +9,7 @@ pub mod ids;
 pub mod json_schema;
 pub mod layout;
 pub mod operator_kind;
+pub mod outputs;
 pub mod plan;
 pub mod reconcile;
 pub mod record_headers;
