@@ -14,7 +14,8 @@ use crate::cli::words;
 use crate::clock;
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
-use crate::domain::reconcile::{TopicBalance, reconcile};
+use crate::domain::ids::TaskIndex;
+use crate::domain::reconcile::{self, AccountTask, TopicBalance};
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;
 use crate::store::{Run, Store, StoreError, TaskRun};
@@ -75,8 +76,10 @@ impl RunReport {
     /// Reads all of it from the store.
     async fn read(store: &Store, run: &Run, dag: Option<&Dag>) -> Result<Self, StoreError> {
         let mut tasks = Vec::new();
+        let mut indices = Vec::new();
         for task in store.task_runs(run.key).await? {
             let operator = dag.and_then(|dag| dag.task(task.task)).map(|task| task.operator.to_owned());
+            indices.push(task.task);
             tasks.push(TaskReport {
                 task_id: task.task_id.to_string(),
                 operator,
@@ -88,9 +91,15 @@ impl RunReport {
                 output: task.output,
             });
         }
-        let outputs: Vec<(&str, &Map<String, Value>)> =
-            tasks.iter().filter_map(|task| Some((task.operator.as_deref()?, task.output.as_ref()?))).collect();
-        let reconciliation = reconcile(&outputs);
+        let accounted: Vec<AccountTask<'_>> = std::iter::zip(&tasks, indices)
+            .map(|(task, index)| AccountTask {
+                id: &task.task_id,
+                operator: task.operator.as_deref().unwrap_or_default(),
+                output: task.output.as_ref(),
+                upstream: dag.map(|dag| ids_upstream(dag, index)).unwrap_or_default(),
+            })
+            .collect();
+        let reconciliation = reconcile::of_run(&accounted);
         Ok(Self {
             run_id: run.run_id.to_string(),
             dag_id: run.dag_id.to_string(),
@@ -150,20 +159,26 @@ impl RunReport {
             return;
         }
         text.push('\n');
-        let mut table = printer.table(&["TOPIC", "DRAWN", "PRODUCED", "SUNK", "DEAD-LETTERED", "REPLAYS DROPPED", ""]);
+        // Which sink it was is of interest only where there are several.
+        let with_sinks = self.reconciliation.iter().any(|topic| topic.sink.is_some());
+        let sink: &[&str] = if with_sinks { &["SINK"] } else { &[] };
+        let counts = ["DRAWN", "PRODUCED", "SUNK", "DEAD-LETTERED", "REPLAYS DROPPED", ""];
+        let mut table = printer.table(&[&["TOPIC"], sink, &counts].concat());
         let number = |count: Option<u64>| {
             Cell::new(count.map_or_else(|| "-".to_owned(), words::count)).set_alignment(CellAlignment::Right)
         };
         for topic in &self.reconciliation {
-            table.add_row(vec![
-                Cell::new(&topic.topic),
+            let mut row = vec![Cell::new(&topic.topic)];
+            row.extend(with_sinks.then(|| Cell::new(topic.sink.as_deref().unwrap_or("-"))));
+            row.extend([
                 number(topic.drawn),
                 number(topic.produced),
                 number(topic.sunk),
                 number(Some(topic.dead_lettered)),
                 number(Some(topic.duplicates)),
-                Cell::new(if topic.balanced { "equal" } else { "UNEQUAL" }),
+                Cell::new(topic.balanced.as_str()),
             ]);
+            table.add_row(row);
         }
         text.push_str(&lines(&table));
     }
@@ -263,6 +278,19 @@ fn preview_cell(value: &Value) -> Cell {
     };
     let cell = Cell::new(short.replace(['\n', '\r', '\t'], " "));
     if value.is_number() { cell.set_alignment(CellAlignment::Right) } else { cell }
+}
+
+/// The ids of all tasks upstream, direct and indirect.
+fn ids_upstream(dag: &Dag, index: TaskIndex) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut ahead = dag.upstream(index);
+    while let Some(next) = ahead.pop() {
+        if !found.contains(&next) {
+            found.push(next);
+            ahead.extend(dag.upstream(next));
+        }
+    }
+    found.into_iter().filter_map(|index| dag.task(index)).map(|task| task.id.as_str()).collect()
 }
 
 fn still_running(task: &TaskRun) -> Option<Timestamp> {

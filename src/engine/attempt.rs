@@ -121,11 +121,13 @@ impl Attempt {
             () = tokio::time::sleep(STOP_LIMIT) => None,
             () = self.lease_lost_for(LOST_STOP_LIMIT) => None,
         };
+        let timed_out = || format!("it ran longer than its execution_timeout of {}", words(limit));
         match stopped {
             Some(Ok(output)) => Ok(output), // it was done just then
-            _ if is_too_long => {
-                Err(Failure::Retry(format!("it ran longer than its execution_timeout of {}", words(limit))))
+            Some(Err(Failure::Retry(last) | Failure::Fatal(last))) if is_too_long => {
+                Err(Failure::Retry(format!("{}: {last}", timed_out())))
             }
+            Some(Err(Failure::Interrupted)) | None if is_too_long => Err(Failure::Retry(timed_out())),
             Some(failure) => failure,
             None => Err(Failure::Interrupted),
         }

@@ -14,9 +14,9 @@ use regex::Regex;
 /// The rooms from top to bottom, each with the rooms that it uses: only such as stand above it.
 const ROOMS: &[(&str, &[&str])] = &[
     ("clock", &[]),
-    ("config", &[]),
-    ("telemetry", &["config"]),
     ("domain", &[]),
+    ("config", &["domain"]),
+    ("telemetry", &["config"]),
     ("store", &["domain"]),
     ("connect", &[]),
     ("engine", &["clock", "domain", "store", "connect"]),

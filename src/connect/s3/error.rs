@@ -154,7 +154,8 @@ impl S3Error {
         }
     }
 
-    pub(super) fn broken_body(bucket: &str, key: &str, error: &std::io::Error) -> Self {
+    /// A body that ended before its object did.
+    pub(crate) fn broken_body(bucket: &str, key: &str, error: &std::io::Error) -> Self {
         Self::Unreachable {
             target: Target::object("get", bucket, key),
             endpoint: "the store".to_owned(),

@@ -2,41 +2,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize;
-
 use super::config::{Records, SinkConfig};
 use super::failure::SinkError;
 use super::topics::{TopicPattern, select_all};
 use crate::domain::ids::TaskId;
+use crate::domain::outputs::{self, OffsetSpan, ProduceOutput, ProducedTopic};
 use crate::domain::sinking::{SinkRange, TopicPartition};
 use crate::engine::operator::UpstreamOutput;
 
-/// What `produce` says of a topic.
-#[derive(Debug, Clone, Deserialize)]
-struct ProducedTopic {
-    #[serde(default)]
+/// What the `produce` tasks say of a topic, together.
+#[derive(Debug, Clone)]
+struct Filled {
+    /// `None` where they do not agree.
     columns: Option<Vec<String>>,
-    #[serde(default)]
     produced: u64,
-    #[serde(default)]
-    partitions: BTreeMap<i32, ProducedRange>,
-}
-
-#[derive(Debug, Clone, Copy, Deserialize)]
-struct ProducedRange {
-    start: i64,
-    end: i64,
-}
-
-#[derive(Debug, Deserialize)]
-struct ProduceOutput {
-    topics: BTreeMap<String, ProducedTopic>,
+    partitions: BTreeMap<i32, OffsetSpan>,
 }
 
 /// What this run's `produce` tasks left for the sink.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Upstream {
-    topics: BTreeMap<String, ProducedTopic>,
+    topics: BTreeMap<String, Filled>,
 }
 
 impl Upstream {
@@ -44,11 +30,11 @@ impl Upstream {
     pub(super) fn gather(outputs: &BTreeMap<TaskId, UpstreamOutput>) -> Result<Option<Self>, SinkError> {
         let mut upstream: Option<Self> = None;
         for (task, output) in outputs.iter().filter(|(_, output)| output.operator == "produce") {
-            let value = serde_json::Value::Object((*output.output).clone());
-            let parsed: ProduceOutput = serde_json::from_value(value)
+            let parsed: ProduceOutput = outputs::read(&output.output)
                 .map_err(|error| SinkError::Upstream { task: task.to_string(), reason: error.to_string() })?;
             let topics = &mut upstream.get_or_insert_default().topics;
             for (name, topic) in parsed.topics {
+                let topic = Filled::from(topic);
                 match topics.get_mut(&name) {
                     None => {
                         topics.insert(name, topic);
@@ -81,7 +67,13 @@ impl Upstream {
     }
 }
 
-impl ProducedTopic {
+impl From<ProducedTopic> for Filled {
+    fn from(topic: ProducedTopic) -> Self {
+        Self { columns: Some(topic.columns), produced: topic.produced, partitions: topic.partitions }
+    }
+}
+
+impl Filled {
     /// Adds what another task produced to the same topic.
     fn merge(&mut self, other: Self) {
         self.produced += other.produced;
@@ -90,7 +82,7 @@ impl ProducedTopic {
         }
         for (partition, range) in other.partitions {
             let known = self.partitions.entry(partition).or_insert(range);
-            *known = ProducedRange { start: known.start.min(range.start), end: known.end.max(range.end) };
+            *known = OffsetSpan { start: known.start.min(range.start), end: known.end.max(range.end) };
         }
     }
 }
@@ -123,7 +115,7 @@ mod tests {
     }
 
     fn topic(produced: u64, start: i64, end: i64) -> serde_json::Value {
-        json!({"table": "pin", "columns": ["ind"], "produced": produced, "dead_lettered": 0,
+        json!({"table": "pin", "columns": ["ind"], "drawn": produced, "produced": produced, "dead_lettered": 0,
                "partitions": {"0": {"start": start, "end": end}}})
     }
 

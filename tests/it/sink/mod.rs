@@ -98,7 +98,8 @@ impl Bench {
                     .into_iter()
                     .map(|(partition, end)| (partition.to_string(), json!({"start": 0, "end": end})))
                     .collect();
-                let output = json!({"produced": produced, "dead_lettered": 0, "partitions": partitions});
+                let output = json!({"table": "pin", "columns": [], "drawn": produced, "produced": produced,
+                                    "dead_lettered": 0, "partitions": partitions});
                 ((*topic).to_owned(), output)
             })
             .collect();

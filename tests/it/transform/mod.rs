@@ -277,6 +277,63 @@ async fn bad_objects_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_cannot_be_decompressed_is_named_and_not_tried_again() {
+    let mut sunk = Sunk::start().await;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, b"a,b\n1,2\n3,4\n").unwrap();
+    let mut body = encoder.finish().unwrap();
+    body.truncate(body.len() - 12);
+    let put = sunk.s3.put(BUCKET, "csv/half.csv.gz", body.into(), pinsched::connect::s3::PutOptions::default());
+    put.await.unwrap();
+    let config = json!({
+        "bucket": BUCKET, "tables": {"raw": {"prefix": "csv/"}}, "sql": {"all": "SELECT * FROM raw"},
+        "output": {"format": "none"},
+    });
+    let failure = sunk.run.run("transform", "transform", config).await.unwrap_err();
+    let named = format!("could not read s3://{BUCKET}/csv/half.csv.gz for table `raw`: ");
+    assert!(matches!(&failure, Failure::Fatal(text) if text.starts_with(&named)), "{failure:?}");
+    sunk.stop().await;
+}
+
+/// An S3 server with one large object, in the middle of which the connection breaks.
+async fn broken_object(request: axum::extract::Request) -> axum::response::Response {
+    const SIZE: usize = 9 << 20;
+    let response = axum::response::Response::builder();
+    if request.uri().query().is_some_and(|query| query.contains("list-type=2")) {
+        let list = format!(
+            "<ListBucketResult><Name>b</Name><KeyCount>1</KeyCount><IsTruncated>false</IsTruncated><Contents>\
+             <Key>topics/a.json</Key><Size>{SIZE}</Size></Contents></ListBucketResult>"
+        );
+        return response.header("content-type", "application/xml").body(list.into()).unwrap();
+    }
+    let pieces = [Ok(vec![b' '; SIZE / 2]), Err(std::io::Error::other("the cable was pulled"))];
+    let body = axum::body::Body::from_stream(futures::stream::iter(pieces));
+    response.header("content-length", SIZE).body(body).unwrap()
+}
+
+#[tokio::test]
+async fn a_download_that_breaks_off_is_the_object_stores_error_and_tried_again() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut servers = tokio::task::JoinSet::new();
+    let router = axum::Router::new().fallback(axum::routing::any(broken_object));
+    servers.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let mut run = attempts::TestRun::start().await;
+    run.endpoints.s3.endpoint_url = Some(format!("http://{address}").parse().unwrap());
+    run.endpoints.s3.credentials = Some(pinsched::connect::S3Credentials {
+        access_key_id: "test".to_owned(),
+        secret_access_key: "test-secret".into(),
+    });
+    let config = json!({
+        "bucket": "b", "tables": {"raw": {"prefix": "topics/"}}, "sql": {"all": "SELECT * FROM raw"},
+        "output": {"format": "none"},
+    });
+    let failure = run.run("transform", "transform", config).await.unwrap_err();
+    let named = "could not get s3://b/topics/a.json at the store: the body broke off: ";
+    assert!(matches!(&failure, Failure::Retry(text) if text.starts_with(named)), "{failure:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_without_objects_is_empty_when_its_columns_are_declared() {
     let mut sunk = Sunk::start().await;
     let config = json!({
