@@ -48,10 +48,12 @@ pub(super) fn output(config: &SinkConfig, done: &[SinkProgress]) -> Output {
     output
 }
 
-/// Logs the balance of each topic of this sink; one that is unequal fails the task.
+/// Logs the balance of each topic of this sink; one that is unequal fails the task. Other sinks' topics are their own
+/// matter, and what they made of the same topic as well.
 pub(super) fn balance(context: &TaskContext, output: &Output) -> Result<(), SinkError> {
+    let upstream = context.upstream.values().filter(|upstream| upstream.operator != "sink");
     let mut outputs: Vec<(&str, &Output)> =
-        context.upstream.values().map(|upstream| (upstream.operator.as_str(), &upstream.output)).collect();
+        upstream.map(|upstream| (upstream.operator.as_str(), &upstream.output)).collect();
     outputs.push(("sink", output));
     let own: Vec<TopicBalance> = reconcile(&outputs).into_iter().filter(|topic| topic.sunk.is_some()).collect();
     for topic in &own {
