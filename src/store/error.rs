@@ -45,6 +45,14 @@ pub enum StoreError {
         /// How the task run stands now.
         found: String,
     },
+    /// What is stored is not what the attempt took it for, though it holds the task: another attempt reads it anew.
+    #[error("could not move on {what}: {found}")]
+    Stale {
+        /// Of what, as `how far task 2 is in u.pin/0`.
+        what: String,
+        /// How it stands now.
+        found: String,
+    },
     /// The DAG has such a run already.
     #[error("dag `{dag_id}` has a run `{run_id}` already")]
     RunExists {
@@ -133,7 +141,7 @@ impl StoreError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Silent { .. } => true,
+            Self::Unreachable { .. } | Self::Silent { .. } | Self::Stale { .. } => true,
             Self::Query { source, .. } => may_pass(source),
             Self::Migrate(_)
             | Self::Fenced { .. }

@@ -25,6 +25,7 @@ use sqlx::{Connection, PgConnection};
 pub use error::StoreError;
 pub use history::Transition;
 pub use runs::{NewRun, Run, RunSource};
+pub use sinking::SinkClaimError;
 pub use steps::{Claim, Claimed, EndedAttempt, RunBatch, Step, Stepped};
 pub use tasks::{AttemptRecord, TaskRun};
 pub use workers::{LEASE, Orphan, SignOfLife, WorkerId};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::{Records, SinkConfig};
 use super::failure::SinkError;
-use super::topics::{TopicPattern, select_all};
+use super::topics::{TopicPattern, select};
 use crate::domain::ids::TaskId;
 use crate::domain::outputs::{self, OffsetSpan, ProduceOutput, ProducedTopic};
 use crate::domain::sinking::{SinkRange, TopicPartition};
@@ -46,19 +46,32 @@ impl Upstream {
         Ok(upstream)
     }
 
-    /// The ranges of the topics, every one of which a pattern must match.
-    pub(super) fn ranges(&self, patterns: &[TopicPattern]) -> Result<Vec<SinkRange>, SinkError> {
+    /// Keeps the topics that a pattern matches. The others may be another sink's: the run's account tells.
+    pub(super) fn keep(&mut self, patterns: &[TopicPattern]) -> Result<(), SinkError> {
         let names: Vec<&str> = self.topics.keys().map(String::as_str).collect();
-        let selected = select_all(patterns, &names)?;
-        let ranges = selected.into_iter().flat_map(|topic| {
-            let partitions = self.topics.get(&topic).map(|topic| topic.partitions.clone()).unwrap_or_default();
-            partitions.into_iter().map(move |(partition, range)| SinkRange {
+        let selected = select(patterns, &names)?;
+        self.topics.retain(|name, _| selected.contains(name));
+        Ok(())
+    }
+
+    /// What `produce` filled.
+    pub(super) fn ranges(&self) -> Vec<SinkRange> {
+        let ranges = self.topics.iter().flat_map(|(topic, produced)| {
+            produced.partitions.iter().map(|(&partition, range)| SinkRange {
                 of: TopicPartition { topic: topic.clone(), partition },
                 start: range.start,
                 end: range.end.max(range.start),
             })
         });
-        Ok(ranges.collect())
+        ranges.collect()
+    }
+
+    /// Moves the ends to behind what `produce` had acknowledged: a stranger's open transaction may hide the last of it.
+    pub(super) fn include(&self, heads: &mut [SinkRange]) {
+        for head in heads {
+            let produced = self.topics.get(&head.of.topic).and_then(|topic| topic.partitions.get(&head.of.partition));
+            head.end = produced.map_or(head.end, |produced| head.end.max(produced.end));
+        }
     }
 
     /// How many records there are to sink.
@@ -127,12 +140,22 @@ mod tests {
             ("c", "emulate", json!({"rows": 7})),
         ]));
         let upstream = upstream.unwrap().unwrap();
-        assert_eq!(upstream.produced(), 8);
-        let ranges = upstream.ranges(&[TopicPattern::parse("u.*").unwrap()]).unwrap();
-        let shown: Vec<String> =
-            ranges.iter().map(|range| format!("{} {}..{}", range.of.topic, range.start, range.end)).collect();
-        assert_eq!(shown, ["u.geo 0..1", "u.pin 10..20"]);
-        assert!(upstream.ranges(&[TopicPattern::parse("u.pin").unwrap()]).is_err());
+        let shown = |upstream: &Upstream| -> Vec<String> {
+            let ranges = upstream.ranges();
+            ranges.iter().map(|range| format!("{} {}..{}", range.of.topic, range.start, range.end)).collect()
+        };
+        assert_eq!(
+            (upstream.produced(), shown(&upstream)),
+            (8, vec!["u.geo 0..1".to_owned(), "u.pin 10..20".to_owned()])
+        );
+        let mut of_one_sink = upstream.clone();
+        of_one_sink.keep(&[TopicPattern::parse("u.pin").unwrap()]).unwrap();
+        assert_eq!((of_one_sink.produced(), shown(&of_one_sink)), (7, vec!["u.pin 10..20".to_owned()]));
+        assert!(of_one_sink.keep(&[TopicPattern::parse("u.geo").unwrap()]).is_err());
+        let head = |end| SinkRange { of: TopicPartition { topic: "u.pin".to_owned(), partition: 0 }, start: 5, end };
+        let mut heads = [head(12), head(30)];
+        upstream.include(&mut heads);
+        assert_eq!(heads, [head(20), head(30)], "what is produced is waited for, what is behind it is taken too");
     }
 
     #[test]

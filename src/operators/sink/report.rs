@@ -53,7 +53,8 @@ pub(super) fn output(config: &SinkConfig, done: &[SinkProgress]) -> Output {
     output
 }
 
-/// Logs the balance of each topic of this sink; one that is unequal fails the task.
+/// Logs the balance of each topic of this sink; one that is unequal fails the task. Other sinks' topics are their own
+/// matter, and what they made of the same topic as well.
 pub(super) fn balance(context: &TaskContext, output: &Output) -> Result<(), SinkError> {
     let unreadable =
         |task: &str, error: serde_json::Error| SinkError::Upstream { task: task.to_owned(), reason: error.to_string() };
