@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::config::BrokerConfig;
-use super::connection::{BUDGET_UNIT_BYTES, serve};
+use super::connection::serve;
 use super::error::BrokerError;
 use super::groups::coordinator::{GroupLimits, Groups};
 use super::log::partition_log::LogLimits;
 use super::state::State;
 use super::topics::registry::{Registry, RegistryLimits};
 use super::transactions::coordinator::Transactions;
+use super::wire::frame::BUDGET_UNIT_BYTES;
 
 /// A running single-node broker for laptops and tests; production is Kafka.
 ///
@@ -58,7 +59,9 @@ impl Broker {
         let shutdown = shutdown.child_token();
         let sweep = config.transaction_sweep;
         let Opened { topics, groups, transactions, lock } = opened;
-        let state = Arc::new(State { config, address, topics, groups, transactions, shutdown, tracker });
+        let fetch_budget = Arc::new(Semaphore::new(config.max_queued_bytes.div_ceil(BUDGET_UNIT_BYTES)));
+        let state = State { config, address, topics, groups, transactions, fetch_budget, shutdown, tracker };
+        let state = Arc::new(state);
         let token = || state.shutdown.clone();
         state.tracker.spawn(Arc::clone(&state.groups).run(token()));
         state.tracker.spawn(Arc::clone(&state.transactions).run(sweep, token()));
