@@ -49,9 +49,9 @@ pub struct BrokerConfig {
     pub min_session_timeout: Duration,
     /// The longest session timeout a group member may ask for.
     pub max_session_timeout: Duration,
-    /// Topics, partitions of one topic and members of one group are refused beyond these round numbers, which only
-    /// a mistake reaches on one node.
-    pub max_partitions: i32,
+    /// Partitions of all topics together, and members of one group, are refused beyond these round numbers, which only a
+    /// mistake reaches on one node. Each partition keeps a file open.
+    pub max_partitions: usize,
     /// The most members one group may have.
     pub max_group_members: usize,
 }

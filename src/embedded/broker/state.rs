@@ -1,5 +1,6 @@
 //! Everything the broker knows, in one value that all connections share, and the few words all answers need.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -34,6 +35,8 @@ pub(crate) struct State {
     pub(crate) shutdown: CancellationToken,
     /// Every task and blocking job is one of its.
     pub(crate) tracker: TaskTracker,
+    /// The lock on the data directory, for as long as anything here can write to it.
+    pub(crate) _lock: File,
 }
 
 impl State {

@@ -13,7 +13,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::answer::Caller;
-use crate::embedded::broker::groups::member::{Claim, Join, JoinRefused, Joined};
+use crate::embedded::broker::groups::member::{Claim, Join, JoinRefused, Joined, Protocol};
 use crate::embedded::broker::state::{State, code, text};
 
 /// The first version whose clients know that they must come again with the id they are told.
@@ -114,7 +114,7 @@ pub(crate) async fn sync(state: &State, caller: &Caller, request: SyncGroupReque
         return SyncGroupResponse::default().with_error_code(ResponseError::InvalidRequest.code());
     }
     let work = request.assignments.iter().map(|a| (a.member_id.to_string(), own(&a.assignment))).collect();
-    let protocol = (request.protocol_type.as_deref(), request.protocol_name.as_deref());
+    let protocol = Protocol { kind: request.protocol_type.as_deref(), name: request.protocol_name.as_deref() };
     let answer = state.groups.sync(&request.group_id, claim, protocol, work);
     let synced = tokio::select! {
         synced = answer => synced.unwrap_or(Err(ResponseError::UnknownMemberId)),
