@@ -16,3 +16,6 @@ pub(crate) mod offset_fetch;
 pub(crate) mod produce;
 pub(crate) mod topics;
 pub(crate) mod transactions;
+
+#[cfg(test)]
+mod every_answer;
