@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
+use crate::clock;
 use crate::store::LEASE;
 
 /// How long an operator may take to stop once its lease is lost; then its future is dropped.
@@ -49,14 +50,12 @@ impl Holding {
 impl HoldingWatch {
     /// Waits until the leases may not be trusted any more.
     pub(super) async fn ended(&self) {
-        let mut until = *self.until.borrow();
         loop {
-            sleep_until(until.into()).await;
-            let renewed = *self.until.borrow();
-            if renewed <= until {
+            let until = *self.until.borrow();
+            if until <= clock::monotonic() {
                 return;
             }
-            until = renewed;
+            sleep_until(until.into()).await;
         }
     }
 }
@@ -66,7 +65,6 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
-    use crate::clock;
 
     #[tokio::test]
     async fn it_ends_before_the_lease_does_and_each_renewal_puts_it_off() {

@@ -1,5 +1,7 @@
 //! The accounts of runs with several tasks of a kind: each sink answers for what it took itself.
 
+use std::sync::Arc;
+
 use pinsched::engine::operator::Failure;
 use serde_json::{Value, json};
 
@@ -55,7 +57,7 @@ async fn a_sink_behind_another_one_balances_by_itself() {
     // A row that its produce counts and that is not in Kafka is missed by the sink, whoever else sank all there is.
     let send = "send".parse().unwrap();
     let topic = bench.topic("geo");
-    let produced = &mut bench.run.upstream.get_mut(&send).unwrap().output;
+    let produced = Arc::make_mut(&mut bench.run.upstream.get_mut(&send).unwrap().output);
     produced["topics"][&topic]["produced"] = json!(31);
     produced["topics"][&topic]["drawn"] = json!(31);
     let failure = bench.run.run("again", "sink", one).await.unwrap_err();
