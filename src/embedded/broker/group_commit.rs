@@ -161,7 +161,7 @@ pub(crate) mod tests {
         fn write(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
             match self.is_full.load(Ordering::SeqCst) {
                 true => {
-                    file.write_all_at(&bytes[..bytes.len() / 2], at)?;
+                    file.write_all_at(&bytes[..bytes.len() - 1], at)?;
                     Err(io::ErrorKind::StorageFull.into())
                 }
                 false => file.write_all_at(bytes, at),

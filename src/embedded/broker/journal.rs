@@ -375,7 +375,8 @@ mod tests {
         let first = journal.append(&1u32).unwrap();
         journal.durable(first).await.unwrap();
         disk.is_full.store(true, Ordering::SeqCst);
-        assert_eq!(journal.append(&1_234_567u32), Err(JournalError::NotWritten));
+        // Longer than what follows it, so that a rest of it would show.
+        assert_eq!(journal.append(&u32::MAX), Err(JournalError::NotWritten));
         assert_eq!(read::<u32>(&path).unwrap(), [1]);
         disk.is_full.store(false, Ordering::SeqCst);
         let second = journal.append(&2u32).unwrap();
