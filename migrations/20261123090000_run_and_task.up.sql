@@ -66,6 +66,7 @@ CREATE TABLE task_run (
     upstream_upstream_failed   integer     NOT NULL DEFAULT 0,
     upstream_skipped           integer     NOT NULL DEFAULT 0,
     upstream_setups_succeeded  integer     NOT NULL DEFAULT 0,
+    upstream_setups_skipped    integer     NOT NULL DEFAULT 0,
     started_at                 timestamptz,
     finished_at                timestamptz,
     error                      text,

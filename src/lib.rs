@@ -5,11 +5,11 @@
 
 pub mod clock;
 
+pub mod domain;
+
 pub mod config;
 
 pub mod telemetry;
-
-pub mod domain;
 
 pub mod store;
 

@@ -10,7 +10,7 @@ use crate::domain::ids::{DagId, TaskId};
 #[derive(Debug, Parser)]
 #[command(name = "pinsched", version, propagate_version = true, max_term_width = 110)]
 #[command(after_help = "Examples:
-  pinsched run dags/daily.yaml                    run a DAG now, on an embedded stack when nothing is configured
+  pinsched run dags/daily.yaml                    run a DAG now; what is not configured is started
   pinsched run dags/daily.yaml --param rows=11000 the same with another param
   pinsched validate dags                          check every DAG file of a folder
   pinsched runs                                   what ran, newest first
@@ -28,23 +28,26 @@ pub(crate) struct Arguments {
 
 /// Flags that every command takes.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "For every command")]
 pub(crate) struct Everywhere {
-    /// Where the embedded stack keeps its data [default: .pinsched]
+    /// Where the embedded stack keeps its data [env: PINSCHED_HOME] [default: .pinsched]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
     /// The database of pinsched's own state; without it the embedded one [env: DATABASE_URL]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) database_url: Option<String>,
-    /// Another settings file than ./pinsched.toml
+    /// Another settings file than ./pinsched.toml [env: PINSCHED_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// How the answer looks
+    /// How the answer looks: a table for people, or one JSON document for programs
     #[arg(long, short, global = true, value_enum, default_value_t = OutputFormat::Table)]
+    #[arg(value_name = "table|json", hide_possible_values = true)]
     pub(crate) output: OutputFormat,
-    /// Which log lines go to stderr, as `info` or `pinsched=debug` [default: warn]
+    /// Which log lines go to stderr, as `info` or `pinsched=debug` [env: PINSCHED_LOG, RUST_LOG]
+    /// [default: warn]
     #[arg(long, global = true, value_name = "FILTER")]
     pub(crate) log: Option<String>,
-    /// How log lines look [default: text]
+    /// How log lines look [env: PINSCHED_LOG_FORMAT] [default: text]
     #[arg(long, global = true, value_name = "text|json")]
     pub(crate) log_format: Option<String>,
 }
@@ -61,24 +64,49 @@ pub(crate) enum OutputFormat {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a DAG file now and wait for its end
+    ///
+    /// Without --logical-date it goes on with the DAG's latest unfinished run whose process is gone, or else starts one for
+    /// now. With it, it runs that date once: an unfinished run goes on, a finished one is not repeated without --rerun.
+    ///
+    /// Ctrl-C once lets what runs end and starts nothing new; twice stops it, uncounted. Exit code 1 when the run failed.
+    #[command(after_help = "Examples:
+  pinsched run dags/daily.yaml
+  pinsched run dags/daily.yaml --param rows=11000 --param user_id=abc
+  pinsched run dags/daily.yaml --logical-date 2026-03-01          once for that day
+  pinsched run dags/daily.yaml --logical-date 2026-03-01 --rerun  once more
+  pinsched run dags/from_airflow.yaml --dag extract_hourly        one of several DAGs")]
     Run(RunArguments),
     /// Check DAG files: every mistake at once, with its place
+    ///
+    /// Nothing is run and nothing is started. Exit code 1 when something is wrong, 2 when there is nothing to check.
+    #[command(after_help = "Examples:
+  pinsched validate                          what is in ./dags
+  pinsched validate dags/daily.yaml more/    files and folders
+  pinsched validate --output json            a list, each with its code, place and help")]
     Validate {
         /// Files, or folders whose *.yaml and *.yml are checked
         #[arg(default_value = "dags")]
         paths: Vec<PathBuf>,
     },
     /// Draw a DAG
+    #[command(after_help = "Examples:
+  pinsched graph dags/daily.yaml
+  pinsched graph dags/daily.yaml --format svg > daily.svg
+  pinsched graph dags/daily.yaml --format dot | dot -Tpng > daily.png")]
     Graph(GraphArguments),
     /// Print the JSON Schema of DAG files, for editors
+    #[command(after_help = "Example:
+  pinsched schema > dag.schema.json
+and as the first line of a DAG file, for the YAML language server:
+  # yaml-language-server: $schema=../dag.schema.json")]
     Schema,
     /// List runs, newest first
     Runs {
         /// Of this DAG only
-        #[arg(long)]
+        #[arg(long, value_name = "ID")]
         dag: Option<DagId>,
         /// At most so many
-        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
     },
     /// Show a run: its tasks, the reconciliation, the results and where the objects are
@@ -87,24 +115,45 @@ pub(crate) enum Command {
         run: String,
     },
     /// Print a task's log
+    #[command(after_help = "Examples:
+  pinsched logs latest sink              the last attempt
+  pinsched logs latest sink --attempt 1  the first one
+  pinsched logs latest sink --follow     as it grows; waits for a task that has not begun")]
     Logs(LogsArguments),
     /// Ask for a run's cancellation and wait for its end
+    ///
+    /// What runs is stopped, what waits does not start, and the run ends as failed. Exit code 1 when it was finished
+    /// already.
     Cancel {
         /// A run id, the first 8 or more characters of a run's uuid, or `latest`
         run: String,
     },
     /// Go on with a run that was killed or stopped, from where it stood
+    ///
+    /// With the DAG file as it was when the run began. Exit code 1 when the run failed, or was finished already.
     Resume {
         /// A run id, the first 8 or more characters of a run's uuid, or `latest`
         run: String,
     },
     /// Start the embedded stack, print its URLs, and keep it until Ctrl-C
+    ///
+    /// Of database, source, Kafka and S3 it starts what is not configured elsewhere. The URLs hold passwords: they are for
+    /// your own clients.
+    #[command(after_help = "Example:
+  pinsched up --output json > urls.json &
+  psql \"$(jq -r .database_url urls.json)\"")]
     Up,
-    /// Stop the embedded stack
+    /// Stop the embedded stack, whoever uses it; its data stays
     Down,
     /// Show every setting, its value and where it came from
+    ///
+    /// A flag wins over the environment, which wins over pinsched.toml. Secrets are masked.
     Config,
     /// Print a completion script: `source <(pinsched completions bash)`
+    #[command(after_help = "Examples:
+  source <(pinsched completions bash)
+  pinsched completions zsh > ~/.zfunc/_pinsched
+  pinsched completions fish > ~/.config/fish/completions/pinsched.fish")]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -125,8 +174,8 @@ pub(crate) struct RunArguments {
     /// [default: now]
     #[arg(long, value_name = "DATE")]
     pub(crate) logical_date: Option<String>,
-    /// Start another run even if an earlier one is unfinished
-    #[arg(long)]
+    /// Start another run, for now, even if an earlier one is unfinished
+    #[arg(long, conflicts_with = "logical_date")]
     pub(crate) new: bool,
     /// Run a logical date again that is finished
     #[arg(long, requires = "logical_date")]
@@ -164,7 +213,7 @@ pub(crate) struct LogsArguments {
     pub(crate) run: String,
     /// The task
     pub(crate) task: TaskId,
-    /// Which attempt, as `show` numbers them [default: the last one]
+    /// Which attempt, counted from 1 [default: the last one]
     #[arg(long, value_name = "N")]
     pub(crate) attempt: Option<u32>,
     /// Wait for more lines until the attempt ends

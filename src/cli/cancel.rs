@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use crate::cli::drive;
 use crate::cli::exit::Exit;
+use crate::cli::report;
 use crate::cli::session::{Session, find_run};
 use crate::clock;
+use crate::engine;
 use crate::store::{Run, Store};
 
 /// How often the run is looked at while its end is waited for.
@@ -21,12 +23,13 @@ pub(crate) async fn cancel(session: &Session, run: &str) -> anyhow::Result<Exit>
     }
     session.printer.say(&format!("{}  {}  cancel requested", run.dag_id, run.run_id));
     match end_by_its_driver(&store, &run).await? {
-        Some(ended) => {
-            session.printer.say(&format!("{}  {}  {} (cancelled)", ended.dag_id, ended.run_id, ended.state));
-            Ok(Exit::Done)
+        Some(ended) => report::answer_stored(session, &store, &ended).await?,
+        None => {
+            let sign = engine::register(&store).await?;
+            drive::drive_stored(session, &resolved, &store, run, sign).await?; // its report says how it ended
         }
-        None => drive::drive_stored(session, &resolved, &store, run).await.map(|_| Exit::Done),
     }
+    Ok(Exit::Done)
 }
 
 /// Waits while some live process drives the run; `None` when none does.

@@ -4,68 +4,65 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::cli::dag_files::{LoadedFile, load};
+use crate::cli::dag_files::load;
 use crate::cli::output::Printer;
-use crate::domain::check::{self, Checked};
+use crate::domain::check;
 use crate::domain::dag::Dag;
 use crate::domain::ids::DagId;
 use crate::domain::source::SourceFile;
 use crate::operators;
 
-/// A file that was read and checked.
+/// A file that was read and checked, and has no errors.
 pub(crate) struct DagFile {
+    /// Its name as it was given.
+    name: String,
     /// Its text.
     pub(crate) source: String,
-    /// The chosen DAG.
-    pub(crate) dag: Dag,
+    /// Its DAGs.
+    pub(crate) dags: Vec<Dag>,
 }
 
-/// Why there is no DAG.
-pub(crate) enum Refused {
-    /// The file's diagnostics were said on stderr.
-    Invalid,
-    /// Something else.
-    Error(anyhow::Error),
-}
-
-/// Reads `path` and picks the DAG `id`, or the only one. Warnings and errors of the file are said on stderr.
-pub(crate) fn read(path: &Path, id: Option<&DagId>, printer: Printer) -> Result<DagFile, Refused> {
+/// Reads `path`. Its warnings and errors are said on stderr; `None` when there are errors.
+pub(crate) fn read(path: &Path, printer: Printer) -> anyhow::Result<Option<DagFile>> {
     let loaded = load(path, &operators::catalog());
     if let Some(unreadable) = loaded.unreadable() {
-        return Err(Refused::Error(anyhow::anyhow!("{}", unreadable.message)));
+        anyhow::bail!("{}", unreadable.message);
     }
     if !loaded.checked.diagnostics.is_empty() {
         printer.say(&loaded.render(printer.talk_colours()));
     }
     if loaded.checked.has_errors() {
-        return Err(Refused::Invalid);
+        return Ok(None);
     }
-    let LoadedFile { source: file, checked, .. } = loaded;
-    let name = path.to_string_lossy();
-    let dag = pick(checked, id, &name).map_err(Refused::Error)?;
-    Ok(DagFile { source: file.text().to_owned(), dag })
+    let name = path.display().to_string();
+    Ok(Some(DagFile { name, source: loaded.source.text().to_owned(), dags: loaded.checked.dags }))
+}
+
+impl DagFile {
+    /// The DAG `id`, or the only one when none is named.
+    pub(crate) fn into_dag(self, id: Option<&DagId>) -> anyhow::Result<Dag> {
+        let Self { name, dags, .. } = self;
+        let ids: Vec<String> = dags.iter().map(|dag| format!("`{}`", dag.id())).collect();
+        let mut dags = dags.into_iter();
+        match id {
+            Some(id) => dags
+                .find(|dag| dag.id() == id)
+                .with_context(|| format!("`{name}` has no DAG `{id}`; it has {}", ids.join(", "))),
+            None if ids.len() == 1 => dags.next().with_context(|| format!("`{name}` has no DAG")),
+            None => anyhow::bail!("`{name}` has {} DAGs ({}): say which one by --dag ID", ids.len(), ids.join(", ")),
+        }
+    }
 }
 
 /// The DAG of a run, from the text that the run kept.
 pub(crate) fn reread(name: &str, source: String, id: &DagId) -> anyhow::Result<Dag> {
-    let checked = check::check(&SourceFile::new(name, source), &operators::catalog());
+    let file = SourceFile::new(name, source);
+    let checked = check::check(&file, &operators::catalog());
     if checked.has_errors() {
         anyhow::bail!(
             "the run's DAG file, as it was then, is not valid for this version of pinsched: {}",
             checked.diagnostics.iter().map(|diagnostic| diagnostic.message.as_str()).collect::<Vec<_>>().join("; ")
         );
     }
-    pick(checked, Some(id), name)
-}
-
-fn pick(checked: Checked, id: Option<&DagId>, name: &str) -> anyhow::Result<Dag> {
-    let ids: Vec<String> = checked.dags.iter().map(|dag| format!("`{}`", dag.id())).collect();
-    let mut dags = checked.dags.into_iter();
-    match id {
-        Some(id) => dags
-            .find(|dag| dag.id() == id)
-            .with_context(|| format!("{name} has no DAG `{id}`; it has {}", ids.join(", "))),
-        None if ids.len() == 1 => dags.next().with_context(|| format!("{name} has no DAG")),
-        None => anyhow::bail!("{name} has {} DAGs ({}): say which by --dag ID", ids.len(), ids.join(", ")),
-    }
+    DagFile { name: name.to_owned(), source: file.text().to_owned(), dags: checked.dags }.into_dag(Some(id))
 }

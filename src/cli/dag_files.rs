@@ -29,13 +29,19 @@ impl LoadedFile {
     }
 }
 
+fn refused(source: SourceFile, diagnostic: Diagnostic) -> LoadedFile {
+    LoadedFile { source, checked: Checked { dags: Vec::new(), diagnostics: vec![diagnostic] } }
+}
+
+fn empty_folder(path: &Path) -> LoadedFile {
+    let name = path.display().to_string();
+    let message = format!("there is no *.yaml and no *.yml file in `{name}`");
+    refused(SourceFile::new(name, ""), Diagnostic::error(Code::Unreadable, Span::default(), message))
+}
+
 /// Reads and checks one file.
 pub(crate) fn load(path: &Path, catalog: &[&'static OperatorKind]) -> LoadedFile {
     let name = path.display().to_string();
-    let refused = |source: SourceFile, diagnostic: Diagnostic| LoadedFile {
-        source,
-        checked: Checked { dags: Vec::new(), diagnostics: vec![diagnostic] },
-    };
     let bytes = match read(path) {
         Ok(bytes) => bytes,
         Err(error) => {
@@ -65,10 +71,19 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 /// A DAG id that two files use is an error in the later one.
 pub(crate) fn load_all(paths: &[PathBuf], catalog: &[&'static OperatorKind]) -> Vec<LoadedFile> {
     let mut files = Vec::new();
+    let mut loaded: Vec<LoadedFile> = Vec::new();
     for path in paths {
-        if path.is_dir() { collect(path, &mut files) } else { files.push(path.clone()) }
+        let before = files.len();
+        if path.is_dir() {
+            collect(path, &mut files)
+        } else {
+            files.push(path.clone())
+        }
+        if files.len() == before {
+            // Reading it as a file would say "is a directory": what was looked for says more.
+            loaded.push(empty_folder(path));
+        }
     }
-    let mut loaded: Vec<LoadedFile> = Vec::with_capacity(files.len());
     let mut seen = std::collections::HashSet::new();
     let mut owners: std::collections::HashMap<String, PathBuf> = std::collections::HashMap::new();
     for path in files {

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::interval;
+use tokio::time::{Instant, interval, sleep_until};
 
 use crate::cli::dag_file;
 use crate::cli::exit::Exit;
 use crate::cli::progress::ProgressDisplay;
-use crate::cli::report::RunReport;
+use crate::cli::report;
 use crate::cli::session::Session;
 use crate::domain::dag::Dag;
 use crate::domain::run_state::RunState;
@@ -19,7 +19,10 @@ use crate::engine::running::RunningRun;
 use crate::engine::shutdown::{Shutdown, ShutdownStep};
 use crate::engine::{Driven, Engine};
 use crate::operators;
-use crate::store::{Run, Store};
+use crate::store::{Run, SignOfLife, Store};
+
+/// How long what runs may go on after SIGTERM: supervisors send SIGKILL ten seconds later or more.
+const TERMINATION_GRACE: Duration = Duration::from_secs(5);
 
 /// Ten times a second: what an eye takes for motion.
 const REFRESH: Duration = Duration::from_millis(100);
@@ -31,6 +34,7 @@ pub(crate) async fn drive(
     store: &Store,
     run: Run,
     dag: Dag,
+    sign: SignOfLife,
 ) -> anyhow::Result<Exit> {
     let running = RunningRun::new(&run, dag);
     let display = Arc::new(ProgressDisplay::new(session.printer, Arc::clone(&running.dag)));
@@ -44,10 +48,9 @@ pub(crate) async fn drive(
     };
     let dag = Arc::clone(&running.dag);
     let shutdown = Shutdown::default();
-    let driven = watch(engine.drive(running, &shutdown), &display, &shutdown).await?;
+    let driven = watch(engine.drive_as(sign, running, &shutdown), &display, &shutdown).await?;
     let run = store.run(run.key).await?.context("the run was deleted while it ran")?;
-    let report = RunReport::read(store, &run, &dag).await?;
-    session.printer.answer(&report, || report.render(session.printer));
+    report::answer(session, store, &run, Some(&dag)).await?;
     Ok(match driven {
         Driven::Concluded(RunState::Success) => Exit::Done,
         Driven::Concluded(_) => Exit::No,
@@ -67,10 +70,12 @@ pub(crate) async fn drive_stored(
     resolved: &Resolved,
     store: &Store,
     run: Run,
+    sign: SignOfLife,
 ) -> anyhow::Result<Exit> {
     let source = store.run_source(run.key).await?;
-    let dag = dag_file::reread(&source.file, source.source, &run.dag_id)?;
-    drive(session, resolved, store, run, dag).await
+    let dag = dag_file::reread(&source.file, source.source, &run.dag_id)
+        .with_context(|| format!("run `{}` cannot go on; `pinsched run FILE --new` starts another", run.run_id))?;
+    drive(session, resolved, store, run, dag, sign).await
 }
 
 async fn watch<E>(
@@ -86,11 +91,20 @@ where
     let mut refresh = interval(REFRESH);
     tokio::pin!(work);
     let mut asked = 0_u32;
+    let mut grace: Option<Instant> = None;
     loop {
+        let graced = grace.unwrap_or_else(Instant::now);
         tokio::select! {
             driven = &mut work => return driven.map_err(anyhow::Error::from),
             _ = interrupts.recv() => asked += 1,
-            _ = terminations.recv() => asked += 1,
+            _ = terminations.recv() => {
+                asked += 1;
+                grace = (asked == 1).then(|| Instant::now() + TERMINATION_GRACE);
+            }
+            () = sleep_until(graced), if grace.is_some() => {
+                asked += 1;
+                grace = None;
+            }
             _ = refresh.tick() => {
                 display.refresh();
                 continue;

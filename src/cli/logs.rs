@@ -4,108 +4,123 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::arguments::LogsArguments;
 use crate::cli::exit::Exit;
+use crate::cli::output::Reader;
 use crate::cli::session::{Session, find_run};
-use crate::domain::ids::RunKey;
-use crate::store::{AttemptRecord, Store, TaskRun};
+use crate::domain::task_state::AttemptOutcome;
+use crate::store::{AttemptRecord, Run, Store, TaskRun};
 
 /// How often a followed log is looked at.
 const LOOK: Duration = Duration::from_millis(300);
 
+/// Every key is there, `null` where there is no attempt yet.
 #[derive(Debug, Serialize)]
 struct LogReport {
     run_id: String,
     task_id: String,
-    attempt: usize,
-    try_number: i32,
-    outcome: Option<String>,
+    attempt: Option<usize>,
+    try_number: Option<i32>,
+    outcome: Option<AttemptOutcome>,
     lines: Vec<String>,
 }
 
 pub(crate) async fn logs(session: &Session, arguments: &LogsArguments) -> anyhow::Result<Exit> {
     let (_held, store) = session.connect_store().await?;
     let run = find_run(&store, &arguments.run).await?;
-    let tasks = store.task_runs(run.key).await?;
-    let task = tasks.iter().find(|task| task.task_id == arguments.task).with_context(|| {
-        let known: Vec<&str> = tasks.iter().map(|task| task.task_id.as_str()).collect();
-        format!("run `{}` has no task `{}`; it has: {}", run.run_id, arguments.task, known.join(", "))
-    })?;
-    let Some((number, attempt)) = find_attempt(&store, run.key, task, arguments).await? else {
-        session.printer.say(&format!("task `{}` has not run yet: it is {}", task.task_id, task.state));
-        return Ok(Exit::Done);
-    };
-    if session.printer.is_json() {
-        let mut body = String::new();
-        read_on(&store, run.key, task, &attempt, 0, |chunk| body.push_str(chunk)).await?;
-        let report = LogReport {
-            run_id: run.run_id.to_string(),
-            task_id: task.task_id.to_string(),
-            attempt: number,
-            try_number: attempt.try_number,
-            outcome: attempt.outcome.clone(),
-            lines: body.lines().map(str::to_owned).collect(),
-        };
-        session.printer.answer(&report, String::new);
-        return Ok(Exit::Done);
+    if !arguments.follow {
+        return print_log(session, &store, &run, arguments).await;
     }
-    let mut next = 0;
-    loop {
-        // The outcome is read before the chunks: an attempt writes its last chunk before its end.
-        let attempts = store.attempts(run.key, task.task).await?;
-        let ended = attempts.iter().any(|record| record.fence == attempt.fence && record.outcome.is_some());
-        next = read_on(&store, run.key, task, &attempt, next, |chunk| session.printer.text(chunk)).await?;
-        if ended || !arguments.follow {
-            return Ok(Exit::Done);
-        }
-        tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
-            _ = tokio::signal::ctrl_c() => return Ok(Exit::Done),
-        }
+    // One stream, opened before the first wait: a Ctrl-C between two waits counts, too.
+    let mut interrupts = signal(SignalKind::interrupt()).context("could not listen for Ctrl-C")?;
+    tokio::select! {
+        ended = print_log(session, &store, &run, arguments) => ended,
+        _ = interrupts.recv() => Ok(Exit::Done),
     }
 }
 
+async fn print_log(session: &Session, store: &Store, run: &Run, arguments: &LogsArguments) -> anyhow::Result<Exit> {
+    let (task, found) = find_attempt(session, store, run, arguments).await?;
+    let mut report = LogReport {
+        run_id: run.run_id.to_string(),
+        task_id: task.task_id.to_string(),
+        attempt: found.as_ref().map(|(number, _)| *number),
+        try_number: found.as_ref().map(|(_, attempt)| attempt.try_number),
+        outcome: None,
+        lines: Vec::new(),
+    };
+    let mut body = String::new();
+    match found {
+        Some((_, attempt)) => {
+            let mut next = 0;
+            report.outcome = loop {
+                // The outcome is read before the chunks: an attempt writes its last chunk before its end.
+                let attempts = store.attempts(run.key, task.task).await?;
+                let outcome = attempts.into_iter().find(|one| one.fence == attempt.fence).and_then(|one| one.outcome);
+                loop {
+                    let chunks = store.read_log(run.key, task.task, attempt.fence, next).await?;
+                    if chunks.is_empty() {
+                        break;
+                    }
+                    for (seq, chunk) in chunks {
+                        next = seq + 1;
+                        if session.printer.is_json() {
+                            body.push_str(&chunk);
+                        } else if session.printer.text(&chunk)? == Reader::Gone {
+                            return Ok(Exit::Done);
+                        }
+                    }
+                }
+                if outcome.is_some() || !arguments.follow {
+                    break outcome;
+                }
+                tokio::time::sleep(LOOK).await;
+            };
+        }
+        None => session.printer.say(&format!("task `{}` has not run: it is {}", task.task_id, task.state)),
+    }
+    if session.printer.is_json() {
+        report.lines = body.lines().map(str::to_owned).collect();
+        session.printer.answer(&report, String::new)?;
+    }
+    Ok(Exit::Done)
+}
+
+/// The task, and the attempt that is meant with its number. A follower waits for it while it may still come.
 async fn find_attempt(
+    session: &Session,
     store: &Store,
-    run: RunKey,
-    task: &TaskRun,
+    run: &Run,
     arguments: &LogsArguments,
-) -> anyhow::Result<Option<(usize, AttemptRecord)>> {
+) -> anyhow::Result<(TaskRun, Option<(usize, AttemptRecord)>)> {
+    let mut waits = false;
     loop {
-        let attempts = store.attempts(run, task.task).await?;
+        // The task is read before its attempts: one that has ended by now begins none.
+        let mut tasks = store.task_runs(run.key).await?;
+        let Some(place) = tasks.iter().position(|task| task.task_id == arguments.task) else {
+            let known: Vec<&str> = tasks.iter().map(|task| task.task_id.as_str()).collect();
+            anyhow::bail!("run `{}` has no task `{}`; it has: {}", run.run_id, arguments.task, known.join(", "))
+        };
+        let task = tasks.swap_remove(place);
+        let attempts = store.attempts(run.key, task.task).await?;
         let count = attempts.len();
         let wanted = arguments.attempt.map_or(count, |number| number as usize);
         let found = wanted.checked_sub(1).and_then(|place| attempts.into_iter().nth(place));
         match found {
-            Some(attempt) => return Ok(Some((wanted, attempt))),
+            Some(attempt) => return Ok((task, Some((wanted, attempt)))),
             None if arguments.attempt.is_some() => {
                 anyhow::bail!("task `{}` has {count} attempts; there is no attempt {wanted}", task.task_id)
             }
-            None if arguments.follow && !task.state.is_final() => tokio::time::sleep(LOOK).await,
-            None => return Ok(None),
-        }
-    }
-}
-
-/// Hands every chunk from `from` on to `take`; returns where to go on.
-async fn read_on(
-    store: &Store,
-    run: RunKey,
-    task: &TaskRun,
-    attempt: &AttemptRecord,
-    from: i32,
-    mut take: impl FnMut(&str),
-) -> anyhow::Result<i32> {
-    let mut next = from;
-    loop {
-        let chunks = store.read_log(run, task.task, attempt.fence, next).await?;
-        if chunks.is_empty() {
-            return Ok(next);
-        }
-        for (seq, body) in chunks {
-            take(&body);
-            next = seq + 1;
+            None if arguments.follow && !task.state.is_final() => {
+                if !waits {
+                    session.printer.say(&format!("waiting for task `{}` to begin: it is {}", task.task_id, task.state));
+                    waits = true;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+            None => return Ok((task, None)),
         }
     }
 }

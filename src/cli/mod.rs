@@ -30,12 +30,11 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
 
-use crate::cli::arguments::{Arguments, Command, GraphArguments, OutputFormat};
+use crate::cli::arguments::{Arguments, Command, OutputFormat};
 use crate::cli::exit::Exit;
-use crate::cli::graph::GraphError;
 use crate::cli::output::Printer;
 use crate::cli::session::Session;
-use crate::config::{Environment, Settings};
+use crate::config::Environment;
 use crate::operators;
 
 /// Runs the command that the arguments name (the program's own name first) and says how it ended: 0 done, 1 the answer
@@ -49,15 +48,17 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
-            Printer::new(OutputFormat::Table, Environment::capture().no_color()).usage(&error);
-            return if error.use_stderr() { Exit::NotTried } else { Exit::Done }.into();
+            let printer = Printer::new(OutputFormat::Table, Environment::capture().no_color());
+            let exit = if error.use_stderr() { Exit::NotTried } else { Exit::Done };
+            return printer.usage(&error).map_or_else(|error| refuse(printer, &error), |()| exit.into());
         }
     };
     if let Command::Completions { shell } = &arguments.command {
         let mut script = Vec::new();
         clap_complete::generate(*shell, &mut Arguments::command(), "pinsched", &mut script);
-        Printer::new(OutputFormat::Table, true).text(&String::from_utf8_lossy(&script));
-        return Exit::Done.into();
+        let printer = Printer::new(OutputFormat::Table, true);
+        let printed = printer.text(&String::from_utf8_lossy(&script));
+        return printed.map_or_else(|error| refuse(printer, &error), |_| Exit::Done.into());
     }
     let session = match Session::open(&arguments.everywhere) {
         Ok(session) => session,
@@ -94,52 +95,33 @@ async fn execute(session: &Session, command: &Command) -> anyhow::Result<Exit> {
         Command::Up => keep_up(session).await,
         Command::Down => {
             let report = down::down(&session.settings).await?;
-            session.printer.answer(&report, || report.to_string());
+            session.printer.answer(&report, || report.to_string())?;
             Ok(Exit::Done)
         }
-        Command::Config => Ok(show_config(session, &session.settings)),
+        Command::Config => {
+            let report = config::config(&session.settings);
+            session.printer.answer(&report, || report.to_string())?;
+            Ok(Exit::Done)
+        }
         Command::Validate { paths } => {
             let report = validate::validate(paths, &operators::catalog());
-            session.printer.answer(&report.to_json(), || report.render(session.printer.answer_colours()));
+            session.printer.answer(&report.to_json(), || report.render(session.printer.answer_colours()))?;
             Ok(report.exit())
         }
-        Command::Graph(arguments) => Ok(draw(session.printer, arguments)),
+        Command::Graph(arguments) => graph::graph(arguments, session.printer),
         Command::Schema => {
             let schema = schema::schema(&operators::catalog());
-            session.printer.text(&format!("{schema:#}\n"));
+            session.printer.text(&format!("{schema:#}\n"))?;
             Ok(Exit::Done)
         }
         Command::Completions { .. } => Ok(Exit::Done), // printed before there is a session
     }
 }
 
-fn draw(printer: Printer, arguments: &GraphArguments) -> Exit {
-    match graph::graph(arguments, &operators::catalog(), printer.talk_colours()) {
-        Ok(drawing) => {
-            printer.text(&drawing);
-            Exit::Done
-        }
-        Err(GraphError::Invalid(diagnostics)) => {
-            printer.say(&diagnostics);
-            Exit::No
-        }
-        Err(error) => {
-            printer.error(&error.to_string());
-            error.exit()
-        }
-    }
-}
-
-fn show_config(session: &Session, settings: &Settings) -> Exit {
-    let report = config::config(settings);
-    session.printer.answer(&report, || report.to_string());
-    Exit::Done
-}
-
 async fn keep_up(session: &Session) -> anyhow::Result<Exit> {
     let printer = session.printer;
     let (report, up) = up::up(&session.settings, &mut session.starting()).await?;
-    printer.answer(&report, || report.to_string());
+    printer.answer(&report, || report.to_string())?;
     let Some(up) = up else { return Ok(Exit::Done) };
     printer.say("the stack stays up until Ctrl-C");
     Ok(match up.wait().await.context("could not listen for Ctrl-C")? {

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use anyhow::Context;
 use comfy_table::presets::NOTHING;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 use serde::Serialize;
@@ -9,6 +10,15 @@ use serde::Serialize;
 use crate::cli::arguments::OutputFormat;
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;
+
+/// Whether anybody still reads stdout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// Yes, as far as one can tell.
+    Listens,
+    /// It went away.
+    Gone,
+}
 
 /// Prints. A reader that went away (`| head`) is no error: what it did not want to read is not written.
 #[derive(Debug, Clone, Copy)]
@@ -50,32 +60,37 @@ impl Printer {
         self.talk_colours
     }
 
-    /// Writes text to stdout as it is.
-    pub(crate) fn text(self, text: &str) {
+    /// Writes text to stdout as it is. An answer that cannot be written, as to a full disk, was not given.
+    pub(crate) fn text(self, text: &str) -> anyhow::Result<Reader> {
         let mut stdout = io::stdout().lock();
-        let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+            Ok(()) => Ok(Reader::Listens),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+            Err(error) => Err(error).context("could not write the answer to stdout"),
+        }
     }
 
     /// Writes what the argument parser has to say: usage is talk, help is an answer.
-    pub(crate) fn usage(self, usage: &clap::Error) {
+    pub(crate) fn usage(self, usage: &clap::Error) -> anyhow::Result<()> {
         let usage_text = usage.render();
         let text = |colours| if colours { usage_text.ansi().to_string() } else { usage_text.to_string() };
         if usage.use_stderr() {
             self.say(text(self.talk_colours).trim_end());
-        } else {
-            self.text(&text(self.answer_colours));
+            return Ok(());
         }
+        self.text(&text(self.answer_colours)).map(drop)
     }
 
     /// Writes the answer: `json` for programs, `text` for people.
-    pub(crate) fn answer<T: Serialize>(self, json: &T, text: impl FnOnce() -> String) {
-        if self.is_json() {
+    pub(crate) fn answer<T: Serialize>(self, json: &T, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+        let answer = if self.is_json() {
             let mut line = serde_json::to_string_pretty(json).expect("answers have text keys and no failing parts");
             line.push('\n');
-            self.text(&line);
+            line
         } else {
-            self.text(&text());
-        }
+            text()
+        };
+        self.text(&answer).map(drop)
     }
 
     /// Says a line on stderr.
@@ -90,6 +105,15 @@ impl Printer {
             self.say(&format!("\x1b[1;31merror\x1b[0m: {text}"));
         } else {
             self.say(&format!("error: {text}"));
+        }
+    }
+
+    /// A task's state for a line on stderr, in the colour that it has in tables.
+    pub(crate) fn painted(self, state: TaskState) -> String {
+        if self.talk_colours {
+            format!("\x1b[{}m{state}\x1b[0m", Colour::of_task(state).forms().1)
+        } else {
+            state.to_string()
         }
     }
 
@@ -118,27 +142,60 @@ pub(crate) fn lines(table: &Table) -> String {
     text
 }
 
+/// A colour, for tables and for lines on stderr.
+#[derive(Debug, Clone, Copy)]
+enum Colour {
+    Green,
+    Red,
+    DarkYellow,
+    Yellow,
+    Cyan,
+    Magenta,
+    Grey,
+}
+
+impl Colour {
+    fn of_task(state: TaskState) -> Self {
+        match state {
+            TaskState::Success => Self::Green,
+            TaskState::Failed => Self::Red,
+            TaskState::UpstreamFailed => Self::DarkYellow,
+            TaskState::UpForRetry => Self::Yellow,
+            TaskState::Running => Self::Cyan,
+            TaskState::Skipped => Self::Magenta,
+            TaskState::None | TaskState::Queued => Self::Grey,
+        }
+    }
+
+    fn of_run(state: RunState) -> Self {
+        match state {
+            RunState::Success => Self::Green,
+            RunState::Failed => Self::Red,
+            RunState::Running => Self::Cyan,
+            RunState::Queued => Self::Grey,
+        }
+    }
+
+    /// For a table's cell, and the code that a terminal takes.
+    fn forms(self) -> (Color, u8) {
+        match self {
+            Self::Green => (Color::Green, 32),
+            Self::Red => (Color::Red, 31),
+            Self::DarkYellow => (Color::DarkYellow, 33),
+            Self::Yellow => (Color::Yellow, 93),
+            Self::Cyan => (Color::Cyan, 36),
+            Self::Magenta => (Color::Magenta, 35),
+            Self::Grey => (Color::Grey, 37),
+        }
+    }
+}
+
 /// A task's state as a cell, coloured as Airflow does.
 pub(crate) fn task_state_cell(state: TaskState) -> Cell {
-    let colour = match state {
-        TaskState::Success => Color::Green,
-        TaskState::Failed => Color::Red,
-        TaskState::UpstreamFailed => Color::DarkYellow,
-        TaskState::UpForRetry => Color::Yellow,
-        TaskState::Running => Color::Cyan,
-        TaskState::Skipped => Color::Magenta,
-        TaskState::None | TaskState::Queued => Color::Grey,
-    };
-    Cell::new(state).fg(colour)
+    Cell::new(state).fg(Colour::of_task(state).forms().0)
 }
 
 /// A run's state as a cell.
 pub(crate) fn run_state_cell(state: RunState) -> Cell {
-    let colour = match state {
-        RunState::Success => Color::Green,
-        RunState::Failed => Color::Red,
-        RunState::Running => Color::Cyan,
-        RunState::Queued => Color::Grey,
-    };
-    Cell::new(state).fg(colour)
+    Cell::new(state).fg(Colour::of_run(state).forms().0)
 }

@@ -13,7 +13,7 @@ use crate::clock;
 use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskIndex};
 use crate::domain::plan::Move;
-use crate::domain::task_state::{TaskEvent, TaskState};
+use crate::domain::task_state::TaskEvent;
 use crate::engine::observer::Observer;
 use crate::engine::operator::Progress;
 
@@ -75,7 +75,7 @@ impl ProgressDisplay {
 
     fn line(&self, step: &Move, running: Option<&Running>, error: Option<&str>) -> String {
         let width = self.width();
-        let mut line = format!("{:width$}  {}", self.name(step.task), self.painted(step.to));
+        let mut line = format!("{:width$}  {}", self.name(step.task), self.printer.painted(step.to));
         if let Some(running) = running {
             let _ = write!(line, " in {}", words::duration(running.begun.elapsed()));
             let (rows, _) = running.progress.read();
@@ -103,20 +103,6 @@ impl ProgressDisplay {
         }
         line
     }
-
-    fn painted(&self, state: TaskState) -> String {
-        if !self.printer.talk_colours() {
-            return state.to_string();
-        }
-        let colour = match state {
-            TaskState::Success => "32",
-            TaskState::Failed | TaskState::UpstreamFailed => "31",
-            TaskState::UpForRetry => "33",
-            TaskState::Skipped => "35",
-            TaskState::None | TaskState::Queued | TaskState::Running => "0",
-        };
-        format!("\x1b[{colour}m{state}\x1b[0m")
-    }
 }
 
 impl Observer for ProgressDisplay {
@@ -141,6 +127,17 @@ impl Observer for ProgressDisplay {
         }
         let line = self.line(step, running.as_ref(), error);
         self.say(&line);
+    }
+
+    fn attempt_refused(&self, _: RunKey, task: TaskIndex) {
+        if let Some(bar) = self.lock().remove(&task).and_then(|running| running.bar) {
+            bar.finish_and_clear();
+        }
+        let width = self.width();
+        self.say(&format!(
+            "{:width$}  ended too late: its lease was lost, and its end is not written",
+            self.name(task)
+        ));
     }
 
     fn database_lost(&self, error: &str) {

@@ -7,12 +7,15 @@ use comfy_table::{Cell, CellAlignment};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::cli::dag_file;
 use crate::cli::output::{Printer, lines, run_state_cell, task_state_cell};
+use crate::cli::session::Session;
 use crate::cli::words;
 use crate::clock;
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
-use crate::domain::reconcile::{TopicBalance, reconcile};
+use crate::domain::ids::TaskIndex;
+use crate::domain::reconcile::{self, AccountTask, TopicBalance};
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;
 use crate::store::{Run, Store, StoreError, TaskRun};
@@ -23,7 +26,7 @@ const PREVIEW_ROWS: usize = 5;
 /// The longest cell of a preview, in characters.
 const PREVIEW_CELL: usize = 48;
 
-/// A run, as it leaves the process.
+/// A run, as it leaves the process. Every key is there, `null` or empty where there is nothing to say.
 #[derive(Debug, Serialize)]
 pub(crate) struct RunReport {
     run_id: String,
@@ -31,12 +34,10 @@ pub(crate) struct RunReport {
     run_uuid: String,
     logical_date: String,
     state: RunState,
-    #[serde(skip_serializing_if = "Option::is_none")]
     cancel_requested_at: Option<String>,
     duration_ms: Option<i64>,
     params: Map<String, Value>,
     tasks: Vec<TaskReport>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     reconciliation: Vec<TopicBalance>,
 }
 
@@ -44,37 +45,61 @@ pub(crate) struct RunReport {
 #[derive(Debug, Serialize)]
 struct TaskReport {
     task_id: String,
-    operator: String,
+    /// Unknown when the run's DAG cannot be read any more.
+    operator: Option<String>,
     state: TaskState,
-    attempts: usize,
+    attempts: i64,
     lost: i32,
     duration_ms: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     output: Option<Map<String, Value>>,
 }
 
+/// Answers with a run.
+pub(crate) async fn answer(session: &Session, store: &Store, run: &Run, dag: Option<&Dag>) -> anyhow::Result<()> {
+    let report = RunReport::read(store, run, dag).await?;
+    session.printer.answer(&report, || report.render(session.printer))
+}
+
+/// The same for a run whose DAG is read from the store. What cannot be read any more hides the operators' names, not the
+/// run.
+pub(crate) async fn answer_stored(session: &Session, store: &Store, run: &Run) -> anyhow::Result<()> {
+    let source = store.run_source(run.key).await?;
+    let dag = dag_file::reread(&source.file, source.source, &run.dag_id);
+    if let Err(error) = &dag {
+        session.printer.say(&format!("warning: {error}; its operators are not shown"));
+    }
+    answer(session, store, run, dag.as_ref().ok()).await
+}
+
 impl RunReport {
     /// Reads all of it from the store.
-    pub(crate) async fn read(store: &Store, run: &Run, dag: &Dag) -> Result<Self, StoreError> {
+    async fn read(store: &Store, run: &Run, dag: Option<&Dag>) -> Result<Self, StoreError> {
         let mut tasks = Vec::new();
+        let mut indices = Vec::new();
         for task in store.task_runs(run.key).await? {
-            let attempts = if task.fence > 0 { store.attempts(run.key, task.task).await?.len() } else { 0 };
-            let operator = dag.task(task.task).map(|task| task.operator).unwrap_or_default();
+            let operator = dag.and_then(|dag| dag.task(task.task)).map(|task| task.operator.to_owned());
+            indices.push(task.task);
             tasks.push(TaskReport {
                 task_id: task.task_id.to_string(),
-                operator: operator.to_owned(),
+                operator,
                 state: task.state,
-                attempts,
+                attempts: task.fence, // each claim raises it by one, and is an attempt
                 lost: task.lost,
                 duration_ms: duration_ms(task.started_at, task.finished_at.or_else(|| still_running(&task))),
                 error: task.error,
                 output: task.output,
             });
         }
-        let outputs: Vec<(&str, &Map<String, Value>)> =
-            tasks.iter().filter_map(|task| Some((task.operator.as_str(), task.output.as_ref()?))).collect();
-        let reconciliation = reconcile(&outputs);
+        let accounted: Vec<AccountTask<'_>> = std::iter::zip(&tasks, indices)
+            .map(|(task, index)| AccountTask {
+                id: &task.task_id,
+                operator: task.operator.as_deref().unwrap_or_default(),
+                output: task.output.as_ref(),
+                upstream: dag.map(|dag| ids_upstream(dag, index)).unwrap_or_default(),
+            })
+            .collect();
+        let reconciliation = reconcile::of_run(&accounted);
         Ok(Self {
             run_id: run.run_id.to_string(),
             dag_id: run.dag_id.to_string(),
@@ -90,7 +115,7 @@ impl RunReport {
     }
 
     /// For people.
-    pub(crate) fn render(&self, printer: Printer) -> String {
+    fn render(&self, printer: Printer) -> String {
         let mut text = String::new();
         self.write_heading(printer, &mut text);
         self.write_tasks(printer, &mut text);
@@ -118,7 +143,7 @@ impl RunReport {
         for task in &self.tasks {
             table.add_row(vec![
                 Cell::new(&task.task_id),
-                Cell::new(&task.operator),
+                Cell::new(task.operator.as_deref().unwrap_or("?")),
                 task_state_cell(task.state),
                 Cell::new(task.attempts).set_alignment(CellAlignment::Right),
                 Cell::new(task.duration_ms.map(words::milliseconds).unwrap_or_default())
@@ -134,20 +159,26 @@ impl RunReport {
             return;
         }
         text.push('\n');
-        let mut table = printer.table(&["TOPIC", "DRAWN", "PRODUCED", "SUNK", "DEAD-LETTERED", "REPLAYS DROPPED", ""]);
+        // Which sink it was is of interest only where there are several.
+        let with_sinks = self.reconciliation.iter().any(|topic| topic.sink.is_some());
+        let sink: &[&str] = if with_sinks { &["SINK"] } else { &[] };
+        let counts = ["DRAWN", "PRODUCED", "SUNK", "DEAD-LETTERED", "REPLAYS DROPPED", ""];
+        let mut table = printer.table(&[&["TOPIC"], sink, &counts].concat());
         let number = |count: Option<u64>| {
             Cell::new(count.map_or_else(|| "-".to_owned(), words::count)).set_alignment(CellAlignment::Right)
         };
         for topic in &self.reconciliation {
-            table.add_row(vec![
-                Cell::new(&topic.topic),
+            let mut row = vec![Cell::new(&topic.topic)];
+            row.extend(with_sinks.then(|| Cell::new(topic.sink.as_deref().unwrap_or("-"))));
+            row.extend([
                 number(topic.drawn),
                 number(topic.produced),
                 number(topic.sunk),
                 number(Some(topic.dead_lettered)),
                 number(Some(topic.duplicates)),
-                Cell::new(if topic.balanced { "equal" } else { "UNEQUAL" }),
+                Cell::new(topic.balanced.as_str()),
             ]);
+            table.add_row(row);
         }
         text.push_str(&lines(&table));
     }
@@ -194,13 +225,13 @@ impl TaskReport {
             let topics = output.get("topics").and_then(Value::as_object);
             topics.into_iter().flat_map(Map::values).filter_map(|topic| topic.get(key)?.as_u64()).sum()
         };
-        match self.operator.as_str() {
-            "emulate" => number("rows").map(|rows| format!("{} rows drawn", words::count(rows))),
-            "produce" => Some(format!("{} records", words::count(of_topics("produced")))),
-            "sink" => number("objects").map(|objects| {
+        match self.operator.as_deref() {
+            Some("emulate") => number("rows").map(|rows| format!("{} rows drawn", words::count(rows))),
+            Some("produce") => Some(format!("{} records", words::count(of_topics("produced")))),
+            Some("sink") => number("objects").map(|objects| {
                 format!("{} records in {} objects", words::count(of_topics("records")), words::count(objects))
             }),
-            "transform" => {
+            Some("transform") => {
                 let results = output.get("results").and_then(Value::as_object);
                 results.map(|results| format!("{} results", results.len()))
             }
@@ -247,6 +278,19 @@ fn preview_cell(value: &Value) -> Cell {
     };
     let cell = Cell::new(short.replace(['\n', '\r', '\t'], " "));
     if value.is_number() { cell.set_alignment(CellAlignment::Right) } else { cell }
+}
+
+/// The ids of all tasks upstream, direct and indirect.
+fn ids_upstream(dag: &Dag, index: TaskIndex) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut ahead = dag.upstream(index);
+    while let Some(next) = ahead.pop() {
+        if !found.contains(&next) {
+            found.push(next);
+            ahead.extend(dag.upstream(next));
+        }
+    }
+    found.into_iter().filter_map(|index| dag.task(index)).map(|task| task.id.as_str()).collect()
 }
 
 fn still_running(task: &TaskRun) -> Option<Timestamp> {

@@ -3,6 +3,7 @@
 use crate::cli::drive;
 use crate::cli::exit::Exit;
 use crate::cli::session::{Session, find_run};
+use crate::engine;
 
 pub(crate) async fn resume(session: &Session, run: &str) -> anyhow::Result<Exit> {
     let (resolved, store) = session.connect(16).await?;
@@ -18,5 +19,6 @@ pub(crate) async fn resume(session: &Session, run: &str) -> anyhow::Result<Exit>
         return Ok(Exit::No);
     }
     session.printer.say(&format!("{}  {}  resuming: it was left {}", run.dag_id, run.run_id, run.state));
-    drive::drive_stored(session, &resolved, &store, run).await
+    let sign = engine::register(&store).await?;
+    drive::drive_stored(session, &resolved, &store, run, sign).await
 }

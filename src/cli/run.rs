@@ -4,12 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeZone, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, TimeZone, Utc};
 use chrono_tz::Tz;
 use serde_json::{Map, Value};
 
 use crate::cli::arguments::RunArguments;
-use crate::cli::dag_file::{self, Refused};
+use crate::cli::dag_file;
 use crate::cli::drive;
 use crate::cli::exit::Exit;
 use crate::cli::session::Session;
@@ -17,8 +17,8 @@ use crate::clock;
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
 use crate::domain::ids::RunId;
-use crate::engine::KILLED_LINGERS;
-use crate::store::{NewRun, Run, Store};
+use crate::engine::{self, KILLED_LINGERS};
+use crate::store::{NewRun, Run, Store, WorkerId};
 
 /// Connections of a process that drives one run: the worker's steps, and the operators' own.
 const CONNECTIONS: u32 = 16;
@@ -37,23 +37,21 @@ enum Choice {
 }
 
 pub(crate) async fn run(session: &Session, arguments: &RunArguments) -> anyhow::Result<Exit> {
-    let file = match dag_file::read(&arguments.file, arguments.dag.as_ref(), session.printer) {
-        Ok(file) => file,
-        Err(Refused::Invalid) => return Ok(Exit::No),
-        Err(Refused::Error(error)) => return Err(error),
-    };
-    let logical_date = arguments
-        .logical_date
-        .as_deref()
-        .map(|text| parse_logical_date(text, file.dag.settings.timezone))
-        .transpose()?;
-    let params = params(&file.dag, &arguments.params)?;
+    let Some(file) = dag_file::read(&arguments.file, session.printer)? else { return Ok(Exit::No) };
+    let source = file.source.clone();
+    let dag = file.into_dag(arguments.dag.as_ref())?;
+    let logical_date =
+        arguments.logical_date.as_deref().map(|text| parse_logical_date(text, dag.settings.timezone)).transpose()?;
+    let params = params(&dag, &arguments.params)?;
     let (resolved, store) = session.connect(CONNECTIONS).await?;
-    match choose(&store, &file.dag, arguments, logical_date).await? {
+    // Before the run is there: it is created as this process's own, so that no other takes it for one left behind.
+    let sign = engine::register(&store).await?;
+    match choose(&store, &dag, arguments, logical_date).await? {
         Choice::Create { logical_date, rerun } => {
-            let run = create(&store, &arguments.file, &file.source, &file.dag, params, logical_date, rerun).await?;
+            let when = When { logical_date, rerun };
+            let run = create(&store, &arguments.file, &source, &dag, params, when, sign.worker).await?;
             session.printer.say(&format!("{}  {}", run.dag_id, run.run_id));
-            drive::drive(session, &resolved, &store, run, file.dag).await
+            drive::drive(session, &resolved, &store, run, dag, sign).await
         }
         Choice::Resume(run) => {
             session.printer.say(&format!("{}  {}  resuming: it was left {}", run.dag_id, run.run_id, run.state));
@@ -63,7 +61,13 @@ pub(crate) async fn run(session: &Session, arguments: &RunArguments) -> anyhow::
                     run.run_id
                 );
             }
-            drive::drive_stored(session, &resolved, &store, *run).await
+            if store.run_source(run.key).await?.source != source {
+                session.printer.say(
+                    "the file has changed since the run began: the run goes on with it as it was; --new starts another \
+                     with the new text",
+                );
+            }
+            drive::drive_stored(session, &resolved, &store, *run, sign).await
         }
         Choice::Finished(run) => {
             session.printer.error(&format!(
@@ -116,27 +120,33 @@ async fn is_driven(store: &Store, run: &Run) -> anyhow::Result<bool> {
     })
 }
 
+/// Which run of its DAG a new one is.
+struct When {
+    logical_date: Timestamp,
+    rerun: i32,
+}
+
 async fn create(
     store: &Store,
     path: &Path,
     source: &str,
     dag: &Dag,
     params: Map<String, Value>,
-    logical_date: Timestamp,
-    rerun: i32,
+    when: When,
+    owner: WorkerId,
 ) -> anyhow::Result<Run> {
     let absolute = std::path::absolute(path).with_context(|| format!("could not find {}", path.display()))?;
     let new = NewRun {
         dag,
         file: &absolute.to_string_lossy(),
         source,
-        run_id: run_id(logical_date, rerun),
-        rerun,
-        logical_date,
-        data_interval_start: logical_date,
-        data_interval_end: logical_date,
+        run_id: run_id(when.logical_date, when.rerun),
+        rerun: when.rerun,
+        logical_date: when.logical_date,
+        data_interval_start: when.logical_date,
+        data_interval_end: when.logical_date,
         params,
-        owner: None,
+        owner: Some(owner),
     };
     Ok(store.create_run(&new, clock::now()).await?)
 }
@@ -158,6 +168,7 @@ fn parse_logical_date(text: &str, zone: Tz) -> anyhow::Result<Timestamp> {
         .or_else(|_| NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S"))
         .or_else(|_| NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M"))
         .ok()
+        .filter(|local| (1..=9999).contains(&local.year())) // Postgres's and RFC 3339's dates end there, too
         .with_context(|| {
             format!("`{text}` is no logical date: write 2026-03-01, 2026-03-01T02:00:00 or 2026-03-01T02:00:00+01:00")
         })?;
@@ -216,6 +227,7 @@ mod tests {
         assert_eq!(read("2026-07-01T02:00:00Z").unwrap(), "2026-07-01T02:00:00+00:00");
         assert_eq!(read("2026-10-25T01:30:00").unwrap(), "2026-10-25T01:30:00+00:00", "the second of the two");
         assert!(read("2026-03-29T01:30:00").unwrap_err().contains("the clocks skip it"));
+        assert!(read("+262142-12-31").unwrap_err().contains("is no logical date"));
         assert!(read("yesterday").unwrap_err().contains("`yesterday` is no logical date"));
     }
 

@@ -31,7 +31,7 @@ pub(crate) async fn runs(session: &Session, dag: Option<&DagId>, limit: u32) -> 
     let (_held, store) = session.connect_store().await?;
     let runs = store.list_runs(dag, limit).await?;
     let report = RunsReport { runs: runs.iter().map(RunLine::from).collect() };
-    session.printer.answer(&report, || report.render(session.printer));
+    session.printer.answer(&report, || report.render(session.printer))?;
     Ok(Exit::Done)
 }
 

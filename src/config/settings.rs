@@ -15,6 +15,7 @@ use super::file;
 use super::keys::{CONNECTIONS, KAFKA_PROPERTIES, Key, key};
 use super::unknown::unknown_variables;
 use super::values::{Entry, Origin, Value, Values};
+use crate::domain::byte_size::parse_byte_size;
 
 /// What the command line sets.
 #[derive(Debug, Clone, Default)]
@@ -309,22 +310,8 @@ fn bootstrap_servers(text: &str) -> Result<String, &'static str> {
     if text.split(',').all(is_address) { Ok(text.to_owned()) } else { Err("host:port, comma separated") }
 }
 
-/// `2GB`, `512MiB`, or a number of bytes.
 fn bytes(text: &str) -> Result<u64, &'static str> {
-    const EXPECTED: &str = "a size such as 512MiB, 2GB or a number of bytes";
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic() || letter == ' ');
-    let factor: u64 = match text[digits.len()..].trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "kb" => 1_000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        "g" | "gib" => 1 << 30,
-        _ => return Err(EXPECTED),
-    };
-    let number: u64 = digits.parse().map_err(|_| EXPECTED)?;
-    number.checked_mul(factor).filter(|bytes| *bytes > 0).ok_or(EXPECTED)
+    parse_byte_size(text).ok_or("a size such as 512MiB, 2GB or a number of bytes")
 }
 
 /// Reads `10s`, `500ms`, `2m`, or a number of seconds; else tells what is expected.

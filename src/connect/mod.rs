@@ -1,8 +1,10 @@
 //! Clients of outside systems that operators share: Kafka, S3, the source database. Knows nothing of runs and tasks.
 
+pub mod copy;
 pub mod kafka;
 pub mod s3;
 pub mod source;
+pub mod sqlstate;
 
 use std::collections::BTreeMap;
 
@@ -20,6 +22,28 @@ pub struct Endpoints {
     pub source_url: SecretString,
     /// Other named databases, from configuration: a task's `source` or `connection` may name one.
     pub connections: BTreeMap<String, SecretString>,
+}
+
+impl Endpoints {
+    /// The address of the connection of that name.
+    ///
+    /// # Errors
+    /// [`NoConnection`] names those that there are.
+    pub fn connection(&self, name: &str) -> Result<&SecretString, NoConnection> {
+        self.connections.get(name).ok_or_else(|| {
+            let names: Vec<String> = self.connections.keys().map(|name| format!("`{name}`")).collect();
+            let known = if names.is_empty() { "are none".to_owned() } else { format!("are {}", names.join(", ")) };
+            NoConnection { name: name.to_owned(), known }
+        })
+    }
+}
+
+/// A connection that is not configured.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no connection is named `{name}`; there {known}")]
+pub struct NoConnection {
+    name: String,
+    known: String,
 }
 
 /// A Kafka cluster.

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::domain::Timestamp;
 use crate::domain::ids::{DagId, TaskId, TaskIndex};
 use crate::domain::retry::RetryPolicy;
-use crate::domain::trigger_rule::TriggerRule;
+use crate::domain::trigger_rule::{Role, TriggerRule};
 
 /// A DAG: acyclic, every edge names a task, every key was understood.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub struct Dag {
     pub settings: DagSettings,
     tasks: Vec<Task>,
     graph: DiGraph<TaskIndex, ()>,
+    /// By task: how many of its direct upstreams are setups.
+    setups_upstream: Vec<u32>,
 }
 
 /// The keys of a DAG that are not its tasks.
@@ -47,11 +49,11 @@ pub struct DagSettings {
     pub dst: DstPolicy,
     /// Runs at once.
     pub max_active_runs: u32,
-    /// Task runs at once, over all runs of the DAG.
+    /// Task runs at once, over all runs of the DAG (nothing acts on it yet).
     pub max_active_tasks: Option<u32>,
     /// Whether a new DAG starts paused (`is_paused_upon_creation`).
     pub paused_upon_creation: bool,
-    /// A run that takes longer is failed.
+    /// A run that takes longer is failed (nothing acts on it yet).
     pub dagrun_timeout: Option<Duration>,
     /// Who looks after it.
     pub owner: Option<String>,
@@ -159,20 +161,28 @@ pub struct Task {
     pub trigger_rule: TriggerRule,
     /// Whether it prepares what others use (Airflow's setup tasks).
     pub is_setup: bool,
-    /// The pool whose slots it takes.
+    /// The pool whose slots it takes (nothing acts on it yet).
     pub pool: Option<String>,
-    /// How many slots of the pool.
+    /// How many slots of the pool (nothing acts on it yet).
     pub pool_slots: u32,
     /// Higher goes first among ready tasks.
     pub priority_weight: i32,
-    /// Waits for its own previous run's success.
+    /// Waits for its own previous run's success (nothing acts on it yet).
     pub depends_on_past: bool,
-    /// Waits for its previous run's direct downstreams.
+    /// Waits for its previous run's direct downstreams (nothing acts on it yet).
     pub wait_for_downstream: bool,
-    /// At most so many of it at once, over all runs.
+    /// At most so many of it at once, over all runs (nothing acts on it yet).
     pub max_active_tis_per_dag: Option<u32>,
     /// Markdown about it.
     pub doc_md: Option<String>,
+}
+
+impl Task {
+    /// What it is for, as trigger rules see it.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        if self.is_setup { Role::Setup } else { Role::Work }
+    }
 }
 
 /// The graph of a DAG has a cycle: these tasks, in order, the last waiting for the first.
@@ -198,10 +208,16 @@ impl Dag {
         for (upstream, downstream) in edges {
             graph.update_edge(node(*upstream), node(*downstream), ());
         }
-        match petgraph::algo::toposort(&graph, None) {
-            Ok(_) => Ok(Self { settings, tasks, graph }),
-            Err(cycle) => Err(Cycle(cycle_through(&graph, cycle.node_id()))),
+        if let Err(cycle) = petgraph::algo::toposort(&graph, None) {
+            return Err(Cycle(cycle_through(&graph, cycle.node_id())));
         }
+        let is_setup = |task: &NodeIndex| tasks[graph[*task].as_usize()].is_setup;
+        let setups_upstream = |task: &Task| {
+            let setups = graph.neighbors_directed(node(task.index), Direction::Incoming).filter(is_setup).count();
+            u32::try_from(setups).unwrap_or(u32::MAX)
+        };
+        let setups_upstream = tasks.iter().map(setups_upstream).collect();
+        Ok(Self { settings, tasks, graph, setups_upstream })
     }
 
     /// The DAG's id.
@@ -238,6 +254,27 @@ impl Dag {
     #[must_use]
     pub fn downstream(&self, index: TaskIndex) -> Vec<TaskIndex> {
         self.neighbours(index, Direction::Outgoing)
+    }
+
+    /// How many of a task's direct upstreams are setups.
+    #[must_use]
+    pub fn setups_upstream(&self, index: TaskIndex) -> u32 {
+        self.setups_upstream.get(index.as_usize()).copied().unwrap_or(0)
+    }
+
+    /// Everything that `index` waits for, directly or not, in index order. Costs the edges among them.
+    #[must_use]
+    pub fn ancestors(&self, index: TaskIndex) -> Vec<TaskIndex> {
+        let mut seen = vec![false; self.tasks.len()];
+        let mut ahead = vec![node(index)];
+        while let Some(next) = ahead.pop() {
+            for upstream in self.graph.neighbors_directed(next, Direction::Incoming) {
+                if !std::mem::replace(&mut seen[upstream.index()], true) {
+                    ahead.push(upstream);
+                }
+            }
+        }
+        self.tasks.iter().map(|task| task.index).filter(|index| seen[index.as_usize()]).collect()
     }
 
     /// How many tasks wait for `index`.

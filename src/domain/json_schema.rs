@@ -4,7 +4,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::domain::operator_kind::OperatorKind;
-use crate::domain::spec::{DagKeys, TaskKeys};
+use crate::domain::spec::{DagKeys, TaskKeys, is_dag_key_in_default_args};
 
 /// The schema of a file whose tasks use these operators.
 #[must_use]
@@ -102,17 +102,14 @@ fn task_schema(kind: &OperatorKind, task_keys: &Map<String, Value>, definitions:
     })
 }
 
-/// `default_args`: keys of tasks, of their operators, and a few of the DAG's.
+/// `default_args`: keys of tasks, of their operators, and of the DAG.
 fn default_args(task_keys: &Map<String, Value>, dag_keys: &Map<String, Value>) -> Value {
     let mut properties = task_keys.clone();
     for name in ["task_id", "operator", "dependencies"] {
         properties.remove(name);
     }
-    for name in ["owner", "start_date", "end_date", "timezone"] {
-        if let Some(property) = dag_keys.get(name) {
-            properties.insert(name.to_owned(), property.clone());
-        }
-    }
+    let of_dag = dag_keys.iter().filter(|(name, _)| is_dag_key_in_default_args(name));
+    properties.extend(of_dag.map(|(name, property)| (name.clone(), property.clone())));
     json!({
         "type": "object",
         "description": "Keys that every task has unless it sets them itself; operators' keys too.",

@@ -1,5 +1,6 @@
 //! The rules of the house, pure: no IO, no clock, no SQL. What goes in is values, what comes out is decisions.
 
+pub mod byte_size;
 pub mod check;
 pub mod dag;
 pub mod diagnostic;
@@ -8,6 +9,7 @@ pub mod ids;
 pub mod json_schema;
 pub mod layout;
 pub mod operator_kind;
+pub mod outputs;
 pub mod plan;
 pub mod reconcile;
 pub mod record_headers;

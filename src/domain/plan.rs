@@ -11,7 +11,7 @@ use crate::domain::dag::{Dag, Task};
 use crate::domain::ids::TaskIndex;
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::{IllegalTransition, TaskEvent, TaskState};
-use crate::domain::trigger_rule::{UpstreamCounts, Verdict};
+use crate::domain::trigger_rule::{Role, UpstreamCounts, Verdict};
 
 /// How often a worker may die under one task before the task is failed: so that a task that kills its worker ends.
 pub const LOST_LIMIT: i32 = 5;
@@ -105,6 +105,9 @@ pub enum PlanError {
     /// The snapshot contradicts what is said to have happened.
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),
+    /// The run has a task that its DAG does not have.
+    #[error("the DAG has no task {}", .0.0)]
+    UnknownTask(TaskIndex),
 }
 
 /// The first states of a new run's tasks: what is ready at once, and what waits for how many.
@@ -121,24 +124,11 @@ pub fn begin(dag: &Dag) -> Vec<(TaskState, UpstreamCounts)> {
 }
 
 fn initial_counts(dag: &Dag, task: &Task) -> UpstreamCounts {
-    let upstream = dag.upstream(task.index);
-    let setups = upstream.iter().filter(|&&index| is_setup(dag, index)).count();
     UpstreamCounts {
-        unfinished: u32::try_from(upstream.len()).unwrap_or(u32::MAX),
-        setups: u32::try_from(setups).unwrap_or(u32::MAX),
+        unfinished: u32::try_from(dag.upstream(task.index).len()).unwrap_or(u32::MAX),
+        setups: dag.setups_upstream(task.index),
         ..UpstreamCounts::default()
     }
-}
-
-/// How many of a task's upstreams are setups: a fact of the DAG, not stored with the run.
-#[must_use]
-pub fn setups_upstream(dag: &Dag, task: TaskIndex) -> u32 {
-    let count = dag.upstream(task).into_iter().filter(|&index| is_setup(dag, index)).count();
-    u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-fn is_setup(dag: &Dag, index: TaskIndex) -> bool {
-    dag.task(index).is_some_and(|task| task.is_setup)
 }
 
 /// Plans what follows from attempts that ended, and, where the run's cancellation was asked for, ends everything in the
@@ -185,7 +175,7 @@ impl<'a> Planner<'a> {
             self.needs.insert(index);
             return Ok(());
         };
-        let policy = self.dag.task(index).map(|task| task.retry.clone()).unwrap_or_default();
+        let policy = &self.dag.task(index).ok_or(PlanError::UnknownTask(index))?.retry;
         match ending {
             Ending::Succeeded => self.step(index, TaskEvent::Succeeded, None),
             Ending::Cancelled => self.step(index, TaskEvent::Cancelled, None),
@@ -247,9 +237,9 @@ impl<'a> Planner<'a> {
     /// Tells each ended task's downstreams, and theirs where they end by that.
     fn follow(mut self) -> Result<Plan, PlanError> {
         while let Some((index, state)) = self.ended.pop_front() {
-            let setup = is_setup(self.dag, index);
+            let role = self.dag.task(index).ok_or(PlanError::UnknownTask(index))?.role();
             for downstream in self.dag.downstream(index) {
-                self.tell(downstream, state, setup)?;
+                self.tell(downstream, state, role)?;
             }
         }
         if !self.needs.is_empty() {
@@ -262,18 +252,18 @@ impl<'a> Planner<'a> {
         Ok(self.plan)
     }
 
-    fn tell(&mut self, downstream: TaskIndex, state: TaskState, setup: bool) -> Result<(), PlanError> {
+    fn tell(&mut self, downstream: TaskIndex, state: TaskState, role: Role) -> Result<(), PlanError> {
         let Some(task) = self.tasks.get_mut(&downstream) else {
             self.needs.insert(downstream);
             return Ok(());
         };
-        task.upstream.count(state, setup);
+        task.upstream.count(state, role);
         self.plan.counts.insert(downstream, task.upstream);
         if task.state != TaskState::None {
             return Ok(()); // it did not wait for this one, or was cancelled
         }
         let counts = task.upstream;
-        let rule = self.dag.task(downstream).map(|task| task.trigger_rule).unwrap_or_default();
+        let rule = self.dag.task(downstream).ok_or(PlanError::UnknownTask(downstream))?.trigger_rule;
         match rule.verdict(counts) {
             Verdict::Wait => Ok(()),
             Verdict::Run if self.snapshot.cancel_requested => self.step(downstream, TaskEvent::Cancelled, None),

@@ -19,21 +19,6 @@ use crate::domain::run_state::RunState;
 use crate::domain::task_state::{TaskEvent, TaskState};
 use crate::domain::trigger_rule::{TriggerRule, UpstreamCounts};
 
-const RULES: [TriggerRule; 12] = [
-    TriggerRule::AllSuccess,
-    TriggerRule::AllFailed,
-    TriggerRule::AllDone,
-    TriggerRule::AllDoneMinOneSuccess,
-    TriggerRule::AllDoneSetupSuccess,
-    TriggerRule::OneSuccess,
-    TriggerRule::OneFailed,
-    TriggerRule::OneDone,
-    TriggerRule::NoneFailed,
-    TriggerRule::NoneFailedMinOneSuccess,
-    TriggerRule::NoneSkipped,
-    TriggerRule::Always,
-];
-
 /// How often a task may be handed back before its fate turns: so that a simulated run ends.
 const PATIENCE: i32 = 4;
 
@@ -206,7 +191,7 @@ impl<'a> World<'a> {
                     assert!(more.iter().any(|index| !near.contains_key(index)), "asks for what it was shown");
                     near.extend(more.iter().map(|index| (*index, self.tasks[index])));
                 }
-                Err(PlanError::Illegal(illegal)) => panic!("{illegal}"),
+                Err(error @ (PlanError::Illegal(_) | PlanError::UnknownTask(_))) => panic!("{error}"),
             }
         }
         panic!("the plan is never satisfied");
@@ -279,6 +264,9 @@ impl<'a> World<'a> {
         for (&index, task) in &self.tasks {
             let states = self.upstream_states(index);
             let count = |wanted: TaskState| u32::try_from(states.iter().filter(|(s, _)| *s == wanted).count()).unwrap();
+            let setups_that_are = |wanted: TaskState| {
+                u32::try_from(states.iter().filter(|(state, setup)| *setup && *state == wanted).count()).unwrap()
+            };
             let recounted = UpstreamCounts {
                 unfinished: u32::try_from(states.iter().filter(|(state, _)| !state.is_final()).count()).unwrap(),
                 success: count(TaskState::Success),
@@ -286,10 +274,8 @@ impl<'a> World<'a> {
                 upstream_failed: count(TaskState::UpstreamFailed),
                 skipped: count(TaskState::Skipped),
                 setups: u32::try_from(states.iter().filter(|(_, setup)| *setup).count()).unwrap(),
-                setups_succeeded: u32::try_from(
-                    states.iter().filter(|(state, setup)| *setup && *state == TaskState::Success).count(),
-                )
-                .unwrap(),
+                setups_succeeded: setups_that_are(TaskState::Success),
+                setups_skipped: setups_that_are(TaskState::Skipped),
             };
             assert_eq!(task.upstream, recounted, "of {index:?}");
             let known = self.dag.task(index).unwrap();
@@ -385,7 +371,8 @@ fn is_met(rule: TriggerRule, upstream: &[(TaskState, bool)]) -> bool {
         TriggerRule::AllSuccess => all(success),
         TriggerRule::AllFailed => all(TaskState::is_failure),
         TriggerRule::AllDone => ended,
-        TriggerRule::AllDoneMinOneSuccess => ended && any(success),
+        TriggerRule::AllDoneMinOneSuccess => ended && !any(skipped) && any(success),
+        TriggerRule::AllSkipped => all(skipped),
         TriggerRule::AllDoneSetupSuccess => {
             ended && (setups == 0 || upstream.iter().any(|(state, setup)| *setup && success(*state)))
         }
@@ -415,7 +402,8 @@ fn may_be_met(rule: TriggerRule, upstream: &mut Vec<(TaskState, bool)>, from: us
 }
 
 fn drawn_task() -> impl Strategy<Value = Drawn> {
-    let rule = prop_oneof![2 => Just(TriggerRule::AllSuccess), 5 => proptest::sample::select(RULES.to_vec())];
+    let rule =
+        prop_oneof![2 => Just(TriggerRule::AllSuccess), 5 => proptest::sample::select(TriggerRule::ALL.to_vec())];
     let back = proptest::collection::btree_set(1_usize..6, 0..4);
     (rule, back, 0_u32..4, proptest::bool::weighted(0.2)).prop_map(|(rule, back, retries, is_setup)| Drawn {
         rule,

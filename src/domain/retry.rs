@@ -37,17 +37,21 @@ impl RetryPolicy {
 
     /// The wait after try `try_number` (from 1) failed.
     ///
-    /// `jitter` is drawn anew for each failure from `[0, 1)`: an exponential wait lies between half of its nominal
-    /// length and the whole of it, so that tasks that failed together do not come back together. A constant delay is
-    /// kept as it was asked for.
+    /// A constant delay is kept as it was asked for. An exponential one lies, as Airflow's does, between its nominal
+    /// length and twice that, capped: `jitter` is drawn anew for each failure from `[0, 1)`, so that tasks that failed
+    /// together do not come back together. At the cap they still spread, over the half below it; no wait is shorter
+    /// than `delay`.
     #[must_use]
     pub fn wait_after(&self, try_number: i32, jitter: f64) -> Duration {
+        let least = self.delay.min(self.max_delay);
         if !self.exponential {
-            return self.delay.min(self.max_delay);
+            return least;
         }
-        let doublings = u32::try_from(try_number.saturating_sub(1)).unwrap_or(0).min(40);
-        let nominal = self.delay.saturating_mul(2_u32.saturating_pow(doublings.min(31))).min(self.max_delay);
-        nominal.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
+        let doublings = u32::try_from(try_number.saturating_sub(1)).unwrap_or(0).min(31);
+        let nominal = self.delay.saturating_mul(2_u32.saturating_pow(doublings));
+        let longest = nominal.saturating_mul(2).min(self.max_delay);
+        let shortest = nominal.min(longest / 2).max(least);
+        shortest + longest.saturating_sub(shortest).mul_f64(jitter.clamp(0.0, 1.0))
     }
 }
 
@@ -56,17 +60,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exponential_waits_double_up_to_the_cap_and_jitter_takes_at_most_half() {
+    fn exponential_waits_double_up_to_the_cap_and_are_never_shorter_than_asked_for() {
         let policy = RetryPolicy {
             retries: 9,
             delay: Duration::from_secs(10),
             exponential: true,
             max_delay: Duration::from_secs(60),
         };
-        let longest: Vec<u64> = (1..=5).map(|n| policy.wait_after(n, 1.0).as_secs()).collect();
-        assert_eq!(longest, [10, 20, 40, 60, 60]);
-        assert_eq!(policy.wait_after(2, 0.0).as_secs(), 10);
+        let between = |jitter| (1..=5).map(|n| policy.wait_after(n, jitter).as_secs()).collect::<Vec<_>>();
+        assert_eq!(between(0.0), [10, 20, 30, 30, 30]);
+        assert_eq!(between(1.0), [20, 40, 60, 60, 60]);
         assert_eq!(policy.wait_after(i32::MAX, 1.0).as_secs(), 60);
+        let capped = RetryPolicy { max_delay: Duration::from_secs(5), ..policy };
+        assert_eq!((capped.wait_after(3, 0.0).as_secs(), capped.wait_after(3, 1.0).as_secs()), (5, 5));
+        let longest = RetryPolicy { delay: Duration::MAX, max_delay: Duration::MAX, ..capped };
+        assert_eq!(longest.wait_after(9, 0.5), Duration::MAX);
     }
 
     #[test]

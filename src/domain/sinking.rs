@@ -30,6 +30,8 @@ pub struct SinkProgress {
     pub range: SinkRange,
     /// All offsets below it are done.
     pub next: i64,
+    /// Offsets above `next` at which objects end, in order: there ended the ranges of runs whose rest this one took over.
+    pub ends: Vec<i64>,
     /// The highest sequence sunk, by producing task.
     pub marks: BTreeMap<String, i64>,
     /// What was counted below `next`.
@@ -78,7 +80,7 @@ pub struct SinkCut {
     pub counts: SinkCounts,
     /// The objects, durable by now.
     pub objects: Vec<SinkObject>,
-    /// The highest sequence seen up to `end`, by producing task.
+    /// The highest sequence, by producing task, of those that moved since the cut before.
     pub marks: BTreeMap<String, i64>,
 }
 

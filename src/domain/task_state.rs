@@ -15,7 +15,7 @@ pub enum TaskState {
     None,
     /// Its trigger rule is met; a worker's claim moves it on.
     Queued,
-    /// A worker holds it under a lease; that worker's completion moves it on, or the reaper when the worker died.
+    /// A worker holds it under a lease; that worker's completion moves it on, or whoever takes it over when the worker died.
     Running,
     /// Failed with tries left; a claim after its `ready_at` moves it on.
     UpForRetry,
@@ -54,6 +54,22 @@ pub enum TaskEvent {
     /// An upstream failed, so that its trigger rule can never be met.
     UpstreamFailed,
     /// Somebody asked for the run to be cancelled.
+    Cancelled,
+}
+
+/// How an attempt ended, as its row says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptOutcome {
+    /// With an output.
+    Success,
+    /// With an error.
+    Failed,
+    /// Handed back uncounted.
+    Interrupted,
+    /// Its worker died.
+    Lost,
+    /// Its run was cancelled.
     Cancelled,
 }
 
@@ -100,7 +116,7 @@ impl TaskState {
         })
     }
 
-    /// Airflow's name for it, as it stands in Postgres, JSON and pages.
+    /// Airflow's name for it, as it stands in Postgres and JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -166,6 +182,42 @@ impl TaskEvent {
             Self::UpstreamFailed => "upstream_failed",
             Self::Cancelled => "cancelled",
         }
+    }
+}
+
+impl AttemptOutcome {
+    /// Every outcome.
+    pub const ALL: [Self; 5] = [Self::Success, Self::Failed, Self::Interrupted, Self::Lost, Self::Cancelled];
+
+    /// The outcome of the attempt whose end is `event`; `None` for what ends no attempt.
+    #[must_use]
+    pub fn of(event: TaskEvent) -> Option<Self> {
+        match event {
+            TaskEvent::Succeeded => Some(Self::Success),
+            TaskEvent::FailedForNow | TaskEvent::FailedForGood => Some(Self::Failed),
+            TaskEvent::Interrupted => Some(Self::Interrupted),
+            TaskEvent::Lost | TaskEvent::LostForGood => Some(Self::Lost),
+            TaskEvent::Cancelled => Some(Self::Cancelled),
+            TaskEvent::Released | TaskEvent::Claimed | TaskEvent::Skipped | TaskEvent::UpstreamFailed => None,
+        }
+    }
+
+    /// Its name in Postgres and in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+            Self::Lost => "lost",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl fmt::Display for AttemptOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }
 

@@ -15,10 +15,12 @@ pub enum TriggerRule {
     AllFailed,
     /// All upstreams ended, however.
     AllDone,
-    /// All upstreams ended, and one of them succeeded.
+    /// All upstreams ended, none was skipped, and one of them succeeded.
     AllDoneMinOneSuccess,
     /// All upstreams ended, and one of those that are setups succeeded (or there is none).
     AllDoneSetupSuccess,
+    /// All upstreams were skipped.
+    AllSkipped,
     /// One upstream succeeded; does not wait for the others.
     OneSuccess,
     /// One upstream failed; does not wait for the others.
@@ -52,20 +54,35 @@ pub struct UpstreamCounts {
     pub setups: u32,
     /// How many of the setups ended in success.
     pub setups_succeeded: u32,
+    /// How many of the setups were skipped.
+    pub setups_skipped: u32,
+}
+
+/// What an upstream is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It prepares what others use.
+    Setup,
+    /// Anything else.
+    Work,
 }
 
 impl UpstreamCounts {
     /// Counts one more upstream as ended in `state`.
-    pub fn count(&mut self, state: TaskState, is_setup: bool) {
+    pub fn count(&mut self, state: TaskState, role: Role) {
         self.unfinished = self.unfinished.saturating_sub(1);
+        let setup = u32::from(role == Role::Setup);
         match state {
             TaskState::Success => {
                 self.success += 1;
-                self.setups_succeeded += u32::from(is_setup);
+                self.setups_succeeded += setup;
             }
             TaskState::Failed => self.failed += 1,
             TaskState::UpstreamFailed => self.upstream_failed += 1,
-            TaskState::Skipped => self.skipped += 1,
+            TaskState::Skipped => {
+                self.skipped += 1;
+                self.setups_skipped += setup;
+            }
             TaskState::None | TaskState::Queued | TaskState::Running | TaskState::UpForRetry => self.unfinished += 1,
         }
     }
@@ -85,6 +102,43 @@ pub enum Verdict {
 }
 
 impl TriggerRule {
+    /// Every rule.
+    pub const ALL: [Self; 13] = [
+        Self::AllSuccess,
+        Self::AllFailed,
+        Self::AllDone,
+        Self::AllDoneMinOneSuccess,
+        Self::AllDoneSetupSuccess,
+        Self::AllSkipped,
+        Self::OneSuccess,
+        Self::OneFailed,
+        Self::OneDone,
+        Self::NoneFailed,
+        Self::NoneFailedMinOneSuccess,
+        Self::NoneSkipped,
+        Self::Always,
+    ];
+
+    /// Its name in a DAG file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AllSuccess => "all_success",
+            Self::AllFailed => "all_failed",
+            Self::AllDone => "all_done",
+            Self::AllDoneMinOneSuccess => "all_done_min_one_success",
+            Self::AllDoneSetupSuccess => "all_done_setup_success",
+            Self::AllSkipped => "all_skipped",
+            Self::OneSuccess => "one_success",
+            Self::OneFailed => "one_failed",
+            Self::OneDone => "one_done",
+            Self::NoneFailed => "none_failed",
+            Self::NoneFailedMinOneSuccess => "none_failed_min_one_success",
+            Self::NoneSkipped => "none_skipped",
+            Self::Always => "always",
+        }
+    }
+
     /// Decides from the upstreams' counts, as Airflow 3 does: as early as the answer cannot change any more.
     #[must_use]
     pub fn verdict(self, counts: UpstreamCounts) -> Verdict {
@@ -101,15 +155,17 @@ impl TriggerRule {
                 .unwrap_or(met(done)),
             Self::AllFailed => when(counts.success + counts.skipped > 0, Verdict::Skip).unwrap_or(met(done)),
             Self::AllDone => met(done),
-            Self::AllDoneMinOneSuccess => when(done && counts.success == 0 && failures > 0, Verdict::UpstreamFailed)
-                .or(when(done && counts.success == 0, Verdict::Skip))
+            // To this rule a skipped upstream is not done, so it can never be met.
+            Self::AllDoneMinOneSuccess => when(counts.skipped > 0, Verdict::Skip)
+                .or(when(done && counts.success == 0, Verdict::UpstreamFailed))
                 .unwrap_or(met(done)),
             Self::AllDoneSetupSuccess => {
-                let setup_missing = done && counts.setups > 0 && counts.setups_succeeded == 0;
-                when(setup_missing && failures > 0, Verdict::UpstreamFailed)
-                    .or(when(setup_missing, Verdict::Skip))
+                let has_setups = done && counts.setups > 0;
+                when(has_setups && counts.setups_skipped == counts.setups, Verdict::Skip)
+                    .or(when(has_setups && counts.setups_succeeded == 0, Verdict::UpstreamFailed))
                     .unwrap_or(met(done))
             }
+            Self::AllSkipped => when(counts.success + failures > 0, Verdict::Skip).unwrap_or(met(done)),
             Self::OneSuccess => when(counts.success > 0, Verdict::Run)
                 .or(when(done && failures == 0, Verdict::Skip))
                 .or(when(done, Verdict::UpstreamFailed))
@@ -149,8 +205,9 @@ mod tests {
             (R::AllDone, [((1, 1, 0, 0), Wait), ((0, 0, 2, 0), Run), ((0, 1, 0, 1), Run), ((0, 0, 0, 2), Run)]),
             (
                 R::AllDoneMinOneSuccess,
-                [((1, 1, 0, 0), Wait), ((0, 1, 1, 0), Run), ((0, 0, 2, 0), UpstreamFailed), ((0, 0, 0, 2), Skip)],
+                [((1, 1, 0, 0), Wait), ((0, 1, 1, 0), Run), ((0, 0, 2, 0), UpstreamFailed), ((1, 1, 0, 1), Skip)],
             ),
+            (R::AllSkipped, [((1, 0, 0, 1), Wait), ((0, 0, 0, 2), Run), ((1, 1, 0, 0), Skip), ((1, 0, 1, 0), Skip)]),
             (
                 R::OneSuccess,
                 [((1, 1, 0, 0), Run), ((1, 0, 1, 0), Wait), ((0, 0, 1, 1), UpstreamFailed), ((0, 0, 0, 2), Skip)],
@@ -177,12 +234,31 @@ mod tests {
     }
 
     #[test]
-    fn a_teardown_needs_one_of_its_setups() {
-        let mut counts = UpstreamCounts { unfinished: 2, setups: 1, ..UpstreamCounts::default() };
-        counts.count(TaskState::Failed, false);
-        assert_eq!(TriggerRule::AllDoneSetupSuccess.verdict(counts), Wait);
-        counts.count(TaskState::Success, true);
-        assert_eq!(TriggerRule::AllDoneSetupSuccess.verdict(counts), Run);
+    fn a_teardown_needs_one_of_its_setups_whatever_became_of_the_rest() {
+        let teardown = |endings: &[(TaskState, Role)]| {
+            let upstreams = u32::try_from(endings.len()).unwrap();
+            let setups = endings.iter().filter(|(_, role)| *role == Role::Setup).count();
+            let setups = u32::try_from(setups).unwrap();
+            let mut counts = UpstreamCounts { unfinished: upstreams + 1, setups, ..UpstreamCounts::default() };
+            endings.iter().for_each(|(state, role)| counts.count(*state, *role));
+            assert_eq!(TriggerRule::AllDoneSetupSuccess.verdict(counts), Wait, "one is not done");
+            counts.count(TaskState::Success, Role::Work);
+            TriggerRule::AllDoneSetupSuccess.verdict(counts)
+        };
+        let setup = |state| (state, Role::Setup);
+        let failed_work = (TaskState::Failed, Role::Work);
+        assert_eq!(teardown(&[setup(TaskState::Success), failed_work]), Run);
+        assert_eq!(teardown(&[setup(TaskState::Success), setup(TaskState::Failed)]), Run);
+        assert_eq!(teardown(&[setup(TaskState::Skipped), failed_work]), Skip, "no setup ran: there is nothing to undo");
+        assert_eq!(teardown(&[setup(TaskState::Skipped), setup(TaskState::Failed)]), UpstreamFailed);
+        assert_eq!(teardown(&[failed_work]), Run, "there are no setups");
+    }
+
+    #[test]
+    fn rules_have_the_names_of_dag_files() {
+        for rule in TriggerRule::ALL {
+            assert_eq!(serde_json::to_value(rule).unwrap(), rule.as_str());
+        }
     }
 
     #[test]

@@ -16,11 +16,12 @@ use crate::domain::ids::{AttemptKey, TaskId};
 use crate::domain::plan::Ending;
 use crate::domain::template::TemplateScope;
 use crate::engine::attempt_log;
+use crate::engine::holding::{HoldingWatch, LOST_STOP_LIMIT};
 use crate::engine::operator::{Failure, Output, Progress, Registration, TaskContext, TaskLog, UpstreamOutput};
 use crate::engine::running::RunningRun;
 use crate::store::{EndedAttempt, Store};
 
-/// How long an operator may take to stop after it was told: then its future is dropped.
+/// How long an operator may take to stop after it was told: then its future is dropped. After a lost lease it is less.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why an attempt was told to stop.
@@ -30,7 +31,7 @@ pub(crate) enum Stop {
     Cancelled,
     /// The process stops.
     Shutdown,
-    /// Somebody else may hold the task: nothing may be written any more.
+    /// Somebody else may hold the task: what the attempt does by now may be done twice.
     LeaseLost,
 }
 
@@ -38,12 +39,16 @@ pub(crate) enum Stop {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StopHandle {
     token: CancellationToken,
+    lease_lost: CancellationToken,
     reason: Arc<std::sync::OnceLock<Stop>>,
 }
 
 impl StopHandle {
     pub(crate) fn stop(&self, reason: Stop) {
-        let _ = self.reason.set(reason); // a second reason changes nothing
+        let _ = self.reason.set(reason); // of several reasons the first says how it ended
+        if reason == Stop::LeaseLost {
+            self.lease_lost.cancel();
+        }
         self.token.cancel();
     }
 
@@ -55,6 +60,7 @@ impl StopHandle {
 /// All that an attempt needs.
 pub(crate) struct Attempt {
     pub(crate) key: AttemptKey,
+    pub(crate) task: Task,
     pub(crate) run: RunningRun,
     pub(crate) outputs: BTreeMap<TaskId, UpstreamOutput>,
     pub(crate) registration: Registration,
@@ -62,6 +68,7 @@ pub(crate) struct Attempt {
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) memory_limit: u64,
     pub(crate) progress: Arc<Progress>,
+    pub(crate) holding: HoldingWatch,
     pub(crate) stop: StopHandle,
     pub(crate) jitter: f64,
 }
@@ -69,9 +76,6 @@ pub(crate) struct Attempt {
 impl Attempt {
     /// Runs it to its end, and its log to the database before that; `None` when it has nothing to say any more.
     pub(crate) async fn execute(self) -> Option<EndedAttempt> {
-        let Some(task) = self.run.dag.task(self.key.task_run.task).cloned() else {
-            return None; // the claim named a task that the DAG does not have: the orphan hunt will find it again
-        };
         let (log_sender, log_receiver) = tokio::sync::mpsc::unbounded_channel();
         let log = TaskLog::new(log_sender);
         let log_ended = CancellationToken::new();
@@ -80,11 +84,11 @@ impl Attempt {
             "task",
             dag.id = %self.run.facts.dag_id,
             run.id = %self.run.facts.run_id,
-            task.id = %task.id,
+            task.id = %self.task.id,
             attempt = self.key.try_number
         );
         let work = async {
-            let result = self.supervised(&task, log).await;
+            let result = self.supervised(log).await;
             log_ended.cancel();
             result
         };
@@ -92,33 +96,56 @@ impl Attempt {
         self.ended(result)
     }
 
-    /// The operator with its timeout, its stop and its panics.
-    async fn supervised(&self, task: &Task, log: TaskLog) -> Result<Output, Failure> {
-        let limit = task.execution_timeout.unwrap_or(Duration::MAX);
+    /// The operator with its timeout, its stop, its lease and its panics.
+    async fn supervised(&self, log: TaskLog) -> Result<Output, Failure> {
+        let limit = self.task.execution_timeout.unwrap_or(Duration::MAX);
         let cancel = self.stop.token.child_token();
-        let work = AssertUnwindSafe(self.operate(task, log, cancel.clone())).catch_unwind();
+        let work = AssertUnwindSafe(self.operate(log, cancel.clone())).catch_unwind();
         tokio::pin!(work);
         let flatten = |caught: Result<Result<Output, Failure>, Box<dyn std::any::Any + Send>>| match caught {
             Ok(result) => result,
             Err(panic) => Err(Failure::Retry(format!("the operator panicked: {}", panic_text(panic.as_ref())))),
         };
-        tokio::select! {
+        let is_too_long = tokio::select! {
             result = &mut work => return flatten(result),
-            () = tokio::time::sleep(limit) => cancel.cancel(),
-            () = self.stop.token.cancelled() => {
-                return tokio::time::timeout(STOP_LIMIT, &mut work).await.map_or(Err(Failure::Interrupted), flatten);
+            () = tokio::time::sleep(limit) => true,
+            () = self.stop.token.cancelled() => false,
+            () = self.holding.ended() => {
+                self.stop.stop(Stop::LeaseLost);
+                false
             }
-        }
-        let timed_out = Failure::Retry(format!("it ran longer than its execution_timeout of {}", words(limit)));
-        match tokio::time::timeout(STOP_LIMIT, &mut work).await.map(flatten) {
-            Ok(Ok(output)) => Ok(output), // it was done just then
-            _ => Err(timed_out),
+        };
+        cancel.cancel();
+        let stopped = tokio::select! {
+            result = &mut work => Some(flatten(result)),
+            () = tokio::time::sleep(STOP_LIMIT) => None,
+            () = self.lease_lost_for(LOST_STOP_LIMIT) => None,
+        };
+        let timed_out = || format!("it ran longer than its execution_timeout of {}", words(limit));
+        match stopped {
+            Some(Ok(output)) => Ok(output), // it was done just then
+            Some(Err(Failure::Retry(last) | Failure::Fatal(last))) if is_too_long => {
+                Err(Failure::Retry(format!("{}: {last}", timed_out())))
+            }
+            Some(Err(Failure::Interrupted)) | None if is_too_long => Err(Failure::Retry(timed_out())),
+            Some(failure) => failure,
+            None => Err(Failure::Interrupted),
         }
     }
 
-    async fn operate(&self, task: &Task, log: TaskLog, cancel: CancellationToken) -> Result<Output, Failure> {
-        let plain = self.outputs.iter().map(|(id, upstream)| (id.clone(), upstream.output.clone())).collect();
-        let templates = TemplateScope::for_task(&self.run.facts, task, &plain);
+    /// Waits until the lease has been lost for so long.
+    async fn lease_lost_for(&self, time: Duration) {
+        tokio::select! {
+            () = self.stop.lease_lost.cancelled() => {}
+            () = self.holding.ended() => {}
+        }
+        tokio::time::sleep(time).await;
+    }
+
+    async fn operate(&self, log: TaskLog, cancel: CancellationToken) -> Result<Output, Failure> {
+        let task = &self.task;
+        let outputs = self.outputs.iter().map(|(id, upstream)| (id.clone(), Arc::clone(&upstream.output))).collect();
+        let templates = TemplateScope::for_task(&self.run.facts, task, outputs);
         let config = templates
             .render_config(&task.config, self.registration.kind.late_fields)
             .map_err(|error| Failure::fatal(&error))?;
@@ -145,8 +172,9 @@ impl Attempt {
     fn ended(&self, result: Result<Output, Failure>) -> Option<EndedAttempt> {
         let stop = self.stop.reason();
         let (ending, output, error) = match (result, stop) {
-            (_, Some(Stop::LeaseLost)) => return None,
+            // Whatever was said meanwhile: the end is written only under the attempt's fence.
             (Ok(output), _) => (Ending::Succeeded, Some(Value::Object(output)), None),
+            (Err(_), Some(Stop::LeaseLost)) => return None,
             (Err(_), Some(Stop::Cancelled)) => (Ending::Cancelled, None, Some("the run was cancelled".to_owned())),
             (Err(_), Some(Stop::Shutdown)) => (Ending::Interrupted, None, None),
             (Err(Failure::Interrupted), None) => return None, // its operator found the lease lost
@@ -161,7 +189,7 @@ impl Attempt {
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
         .copied()

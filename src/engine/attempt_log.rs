@@ -6,7 +6,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
 use crate::domain::ids::AttemptKey;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// A chunk is written when it is this long …
 const CHUNK: usize = 64 * 1024;
@@ -16,6 +16,12 @@ const PATIENCE: Duration = Duration::from_millis(300);
 
 /// How long lines are waited for after the operator returned: a thread of its may still hold the log.
 const AFTERMATH: Duration = Duration::from_secs(2);
+
+/// How long the database may take for one chunk.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often the last chunk is tried, at intervals of [`PATIENCE`]: its attempt waits for it.
+const LAST_TRIES: u32 = 5;
 
 /// Writes all lines until every sender is gone, or `ended` is cancelled and 2 s have passed.
 ///
@@ -57,7 +63,14 @@ pub(crate) async fn write(
         chunk.flush().await;
         due = (!chunk.body.is_empty()).then(|| Instant::now() + PATIENCE);
     }
-    chunk.flush().await;
+    for _ in 0..LAST_TRIES {
+        chunk.flush().await;
+        if chunk.body.is_empty() {
+            return;
+        }
+        tokio::time::sleep(PATIENCE).await;
+    }
+    tracing::error!(bytes = chunk.body.len(), "the end of a task's log is lost: the database did not take it");
 }
 
 struct Chunk {
@@ -75,7 +88,9 @@ impl Chunk {
         if self.body.is_empty() {
             return;
         }
-        match self.store.append_log(self.attempt, self.seq, &self.body).await {
+        let append = self.store.append_log(self.attempt, self.seq, &self.body);
+        let silent = StoreError::Silent { after: ANSWER_LIMIT };
+        match tokio::time::timeout(ANSWER_LIMIT, append).await.unwrap_or(Err(silent)) {
             Ok(()) => {
                 self.seq += 1;
                 self.body.clear();

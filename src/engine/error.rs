@@ -17,6 +17,9 @@ pub enum EngineError {
         #[source]
         source: StoreError,
     },
+    /// The run was deleted.
+    #[error("the run is gone: somebody deleted it")]
+    RunGone,
     /// Another process drives the run.
     #[error("the run is driven by process {pid} on {hostname}")]
     Driven {

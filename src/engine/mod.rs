@@ -4,7 +4,9 @@
 
 pub mod attempt;
 mod attempt_log;
+mod drive;
 mod error;
+mod holding;
 pub mod observer;
 pub mod operator;
 mod orphans;
@@ -12,5 +14,5 @@ pub mod running;
 pub mod shutdown;
 mod worker;
 
+pub use drive::{Driven, Engine, KILLED_LINGERS, register};
 pub use error::EngineError;
-pub use worker::{Driven, Engine, KILLED_LINGERS};

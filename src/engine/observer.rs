@@ -1,4 +1,4 @@
-//! Who watches a worker at work: the terminal now, pages later. Watching changes nothing.
+//! Who watches a worker at work, as the terminal does. Watching changes nothing.
 
 use std::sync::Arc;
 
@@ -17,6 +17,11 @@ pub trait Observer: Send + Sync {
     /// A task moved on, durably; `error` says why, where it failed.
     fn task_moved(&self, run: RunKey, step: &Move, error: Option<&str>) {
         let _ = (run, step, error);
+    }
+
+    /// An attempt ended, but had lost its lease before: its end is not written, and its task goes on elsewhere.
+    fn attempt_refused(&self, run: RunKey, task: TaskIndex) {
+        let _ = (run, task);
     }
 
     /// A run ended, durably.

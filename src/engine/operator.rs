@@ -115,7 +115,7 @@ pub struct TaskContext {
     pub cancel: CancellationToken,
     /// The attempt's log.
     pub log: TaskLog,
-    /// How far it is, for the terminal and the pages.
+    /// How far it is, for who watches.
     pub progress: Arc<Progress>,
 }
 
@@ -125,7 +125,7 @@ pub struct UpstreamOutput {
     /// The upstream's operator, by short name.
     pub operator: String,
     /// Its output.
-    pub output: Output,
+    pub output: Arc<Output>,
 }
 
 /// The lines that an attempt logs; written to the store in chunks, never lost after the attempt's end.

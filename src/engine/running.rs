@@ -43,51 +43,36 @@ impl RunningRun {
         let folder = PathBuf::from(&run.file).parent().map(PathBuf::from).unwrap_or_default();
         Self { key: run.key, dag: Arc::new(dag), facts: Arc::new(facts), folder, owner: run.owner }
     }
-
-    /// Everything that `task` waits for, directly or not.
-    #[must_use]
-    pub fn ancestors(&self, task: TaskIndex) -> BTreeSet<TaskIndex> {
-        let mut found = BTreeSet::new();
-        let mut ahead = self.dag.upstream(task);
-        while let Some(index) = ahead.pop() {
-            if found.insert(index) {
-                ahead.extend(self.dag.upstream(index));
-            }
-        }
-        found
-    }
 }
 
 /// The outputs of a run that the worker knows: those of its own attempts at once, others' when they are needed.
 #[derive(Debug, Default)]
 pub struct KnownOutputs {
-    outputs: BTreeMap<TaskIndex, Output>,
-    ended: BTreeSet<TaskIndex>,
+    /// By task that has ended: what it left, if it left something.
+    ended: BTreeMap<TaskIndex, Option<Arc<Output>>>,
 }
 
 impl KnownOutputs {
     /// A task ended here; with its output, if it left one.
     pub fn note(&mut self, task: TaskIndex, output: Option<Output>) {
-        self.ended.insert(task);
-        if let Some(output) = output {
-            self.outputs.insert(task, output);
-        }
+        self.ended.insert(task, output.map(Arc::new));
     }
 
-    /// Whether one of these tasks may have ended elsewhere, so that the store must be asked.
+    /// Those of the tasks that are not known to have ended: the store must be asked.
     #[must_use]
-    pub fn is_missing(&self, upstream: &[TaskIndex]) -> bool {
-        upstream.iter().any(|task| !self.ended.contains(task))
+    pub fn missing(&self, tasks: &[Vec<TaskIndex>]) -> Vec<TaskIndex> {
+        let missing: BTreeSet<_> = tasks.iter().flatten().filter(|task| !self.ended.contains_key(task)).collect();
+        missing.into_iter().copied().collect()
     }
 
-    /// Takes what the store knows.
-    pub fn replace(&mut self, outputs: BTreeMap<TaskIndex, Output>) {
-        self.outputs = outputs;
+    /// Takes what the store knows of tasks that have ended.
+    pub fn learn(&mut self, ended: BTreeMap<TaskIndex, Option<Output>>) {
+        self.ended.extend(ended.into_iter().map(|(task, output)| (task, output.map(Arc::new))));
     }
 
     /// What the task left, where it left something.
     #[must_use]
-    pub fn of(&self, task: TaskIndex) -> Option<&Output> {
-        self.outputs.get(&task)
+    pub fn of(&self, task: TaskIndex) -> Option<Arc<Output>> {
+        self.ended.get(&task)?.clone()
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::connect::s3::{PutOptions, S3, S3Error};
+use crate::domain::outputs::StagedTable;
 use crate::store::staging::Staged;
 
 /// A part is closed at so many rows …
@@ -33,17 +34,6 @@ pub(crate) struct Manifest {
     pub(crate) tables: IndexMap<String, StagedTable>,
     /// The files, in order.
     pub(crate) parts: Vec<Part>,
-}
-
-/// One table of a triple.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct StagedTable {
-    /// Its name in the source.
-    pub(crate) table: String,
-    /// The column that tells its rows apart.
-    pub(crate) key: String,
-    /// Its columns, in order.
-    pub(crate) columns: Vec<String>,
 }
 
 /// One file of lines.
@@ -75,6 +65,14 @@ pub(crate) enum StagedError {
 }
 
 impl StagedError {
+    /// What the reader can do about it, where that is known.
+    pub(crate) fn help(&self) -> Option<String> {
+        match self {
+            Self::S3(error) => error.help(),
+            Self::Compress(_) | Self::Changed { .. } | Self::Manifest { .. } => None,
+        }
+    }
+
     /// Whether trying the same again later may help.
     pub(crate) fn is_transient(&self) -> bool {
         match self {

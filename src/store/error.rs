@@ -1,6 +1,7 @@
 //! What can go wrong with the store, and whose fault it is.
 
 use secrecy::{ExposeSecret, SecretString};
+use sqlx::migrate::MigrateError;
 use url::Url;
 
 use crate::domain::ids::{AttemptKey, DagId, RunId, RunKey};
@@ -26,7 +27,7 @@ pub enum StoreError {
     },
     /// The schema could not be brought up to date.
     #[error("could not migrate the database")]
-    Migrate(#[source] sqlx::migrate::MigrateError),
+    Migrate(#[source] MigrateError),
     /// A statement failed.
     #[error("could not {action}")]
     Query {
@@ -42,6 +43,14 @@ pub enum StoreError {
         /// Who tried to write.
         attempt: AttemptKey,
         /// How the task run stands now.
+        found: String,
+    },
+    /// What is stored is not what the attempt took it for, though it holds the task: another attempt reads it anew.
+    #[error("could not move on {what}: {found}")]
+    Stale {
+        /// Of what, as `how far task 2 is in u.pin/0`.
+        what: String,
+        /// How it stands now.
         found: String,
     },
     /// The DAG has such a run already.
@@ -66,6 +75,16 @@ pub enum StoreError {
         #[source]
         source: PlanError,
     },
+    /// Tasks of a run were not where the plan had seen them, though their rows were locked; nothing was written.
+    #[error("of run {} {changed} tasks were changed instead of {expected}", .run.0)]
+    Moved {
+        /// The run.
+        run: RunKey,
+        /// How many tasks the plan moves.
+        expected: usize,
+        /// How many were still in the state that it moves them from.
+        changed: i64,
+    },
     /// A row that no version of pinsched writes.
     #[error("the database holds {what} `{value}`, which is none")]
     Corrupt {
@@ -78,6 +97,9 @@ pub enum StoreError {
 
 impl StoreError {
     pub(crate) fn unreachable(url: &SecretString, source: sqlx::Error) -> Self {
+        if is_pooled(&source) {
+            return Self::Pooler;
+        }
         let address = match Url::parse(url.expose_secret()) {
             Ok(url) => format!(
                 "postgres://{}:{}{}",
@@ -90,9 +112,18 @@ impl StoreError {
         Self::Unreachable { address, source }
     }
 
+    pub(in crate::store) fn migrate(source: MigrateError) -> Self {
+        match source {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) if is_pooled(&error) => {
+                Self::Pooler
+            }
+            source => Self::Migrate(source),
+        }
+    }
+
     /// For `map_err`: a statement failed while `action` was attempted.
     pub(in crate::store) fn query(action: &'static str) -> impl Fn(sqlx::Error) -> Self {
-        move |source| Self::Query { action, source }
+        move |source| if is_pooled(&source) { Self::Pooler } else { Self::Query { action, source } }
     }
 
     /// What a failed insert of a run means.
@@ -110,16 +141,24 @@ impl StoreError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Silent { .. } => true,
+            Self::Unreachable { .. } | Self::Silent { .. } | Self::Stale { .. } => true,
             Self::Query { source, .. } => may_pass(source),
             Self::Migrate(_)
             | Self::Fenced { .. }
             | Self::RunExists { .. }
             | Self::Pooler
             | Self::Inconsistent { .. }
+            | Self::Moved { .. }
             | Self::Corrupt { .. } => false,
         }
     }
+}
+
+/// Whether a prepared statement was not where it was prepared, or was there already: another server process answers than
+/// before.
+fn is_pooled(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("26000" | "42P05"))
 }
 
 /// The classes of SQLSTATE that pass by themselves: connection exceptions, invalid transaction state (a standby that was

@@ -1,6 +1,6 @@
 //! The guard that every outside write of an attempt asks first.
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Postgres, Transaction};
 
 use crate::domain::ids::AttemptKey;
 use crate::store::{Store, StoreError};
@@ -13,6 +13,19 @@ impl Store {
     pub async fn check_fence(&self, attempt: AttemptKey) -> Result<(), StoreError> {
         let mut connection = self.pool.acquire().await.map_err(StoreError::query("check a lease"))?;
         check_fence(&mut connection, attempt).await
+    }
+}
+
+impl Store {
+    /// Begins a transaction for `action`, in which the attempt holds its task until the end.
+    pub(in crate::store) async fn begin_fenced(
+        &self,
+        attempt: AttemptKey,
+        action: &'static str,
+    ) -> Result<Transaction<'static, Postgres>, StoreError> {
+        let mut transaction = self.pool.begin().await.map_err(StoreError::query(action))?;
+        check_fence(&mut transaction, attempt).await?;
+        Ok(transaction)
     }
 }
 

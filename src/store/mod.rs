@@ -1,7 +1,7 @@
 //! pinsched's own state in Postgres: the only room with its SQL. One file per noun, one function per query.
 //!
-//! Every function says what it promises when the process dies in the middle of it. No transaction is open while an
-//! operator runs.
+//! A function's statements are one transaction: when the process dies in the middle of it, nothing of it happened. None
+//! is open while an operator runs.
 
 mod error;
 mod fence;
@@ -25,6 +25,7 @@ use sqlx::{Connection, PgConnection};
 pub use error::StoreError;
 pub use history::Transition;
 pub use runs::{NewRun, Run, RunSource};
+pub use sinking::SinkClaimError;
 pub use steps::{Claim, Claimed, EndedAttempt, RunBatch, Step, Stepped};
 pub use tasks::{AttemptRecord, TaskRun};
 pub use workers::{LEASE, Orphan, SignOfLife, WorkerId};
@@ -53,10 +54,18 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(CONNECT_TIMEOUT)
+            .after_connect(|connection, _| Box::pin(settle(connection)))
             .connect(url.expose_secret())
             .await
             .map_err(unreachable)?;
         Ok(Self { pool })
+    }
+
+    /// A connection of its own, outside of the pool.
+    async fn connect_alone(&self) -> Result<PgConnection, sqlx::Error> {
+        let mut connection = PgConnection::connect_with(&self.pool.connect_options()).await?;
+        settle(&mut connection).await?;
+        Ok(connection)
     }
 
     /// Brings the schema up to this binary's version. Safe to call from several processes at once.
@@ -64,6 +73,25 @@ impl Store {
     /// # Errors
     /// [`StoreError::Migrate`] when a migration fails or the database is newer than this binary.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        sqlx::migrate!().run(&self.pool).await.map_err(StoreError::Migrate)
+        // On a plain connection: whoever comes second waits for the first for as long as its migrations take.
+        let failed = StoreError::query("connect for the migrations");
+        let mut connection = PgConnection::connect_with(&self.pool.connect_options()).await.map_err(&failed)?;
+        sqlx::migrate!().run(&mut connection).await.map_err(StoreError::migrate)?;
+        connection.close().await.map_err(failed)
     }
+}
+
+/// Sets what a session of pinsched's needs. A process that hangs in the middle of a transaction must not hold its locks
+/// beyond its leases, whoever waits for a lock learns so, and a step that reads what others wrote meanwhile counts on
+/// the usual isolation, whatever the server's default is.
+async fn settle(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "SELECT set_config('idle_in_transaction_session_timeout', '10s', false) AS idle,
+                set_config('lock_timeout', '8s', false) AS lock,
+                set_config('tcp_user_timeout', '10s', false) AS tcp,
+                set_config('default_transaction_isolation', 'read committed', false) AS isolation"
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(())
 }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use sqlx::PgConnection;
 
 use crate::domain::ids::{AttemptKey, TaskRunKey};
-use crate::store::fence::check_fence;
 use crate::store::{Store, StoreError};
 
 /// What is known of one task's records.
@@ -70,8 +69,7 @@ impl Store {
         starts: &Offsets,
     ) -> Result<Production, StoreError> {
         let failed = StoreError::query("store where produce begins");
-        let mut transaction = self.pool.begin().await.map_err(&failed)?;
-        check_fence(&mut transaction, attempt).await?;
+        let mut transaction = self.begin_fenced(attempt, "store where produce begins").await?;
         let (run, task) = (attempt.task_run.run.0, attempt.task_run.task.0.cast_signed());
         let begun = sqlx::query!(
             "INSERT INTO production (run_key, task_index, transactional) VALUES ($1, $2, $3)
@@ -108,12 +106,11 @@ impl Store {
     /// Notes that the progress stands in Kafka: from now on its absence there means that it was lost.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`] when the attempt lost its lease.
+    /// [`StoreError::Fenced`] when the attempt lost its lease; [`StoreError::Corrupt`] when produce was not started.
     pub async fn begin_production(&self, attempt: AttemptKey) -> Result<(), StoreError> {
         let failed = StoreError::query("store that produce began");
-        let mut transaction = self.pool.begin().await.map_err(&failed)?;
-        check_fence(&mut transaction, attempt).await?;
-        sqlx::query!(
+        let mut transaction = self.begin_fenced(attempt, "store that produce began").await?;
+        let updated = sqlx::query!(
             "UPDATE production SET begun = true WHERE run_key = $1 AND task_index = $2",
             attempt.task_run.run.0,
             attempt.task_run.task.0.cast_signed(),
@@ -121,13 +118,17 @@ impl Store {
         .execute(&mut *transaction)
         .await
         .map_err(&failed)?;
+        if updated.rows_affected() == 0 {
+            return Err(nothing_to_update(&mut transaction, attempt.task_run).await?);
+        }
         transaction.commit().await.map_err(&failed)
     }
 
-    /// Notes how many rows Kafka has acknowledged, where no transaction does.
+    /// Notes how many rows Kafka has acknowledged, where no transaction does. Committed when it returns.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`] when the attempt lost its lease.
+    /// [`StoreError::Fenced`] when the attempt lost its lease; [`StoreError::Corrupt`] when produce was not started, or
+    /// with transactions, which know the progress alone.
     pub async fn advance_production(
         &self,
         attempt: AttemptKey,
@@ -135,11 +136,10 @@ impl Store {
         dead_lettered: &BTreeMap<String, u64>,
     ) -> Result<(), StoreError> {
         let failed = StoreError::query("store how far produce is");
-        let mut transaction = self.pool.begin().await.map_err(&failed)?;
-        check_fence(&mut transaction, attempt).await?;
+        let mut transaction = self.begin_fenced(attempt, "store how far produce is").await?;
         let (run, task) = (attempt.task_run.run.0, attempt.task_run.task.0.cast_signed());
-        sqlx::query!(
-            "UPDATE production SET rows_done = $3 WHERE run_key = $1 AND task_index = $2",
+        let updated = sqlx::query!(
+            "UPDATE production SET rows_done = $3 WHERE run_key = $1 AND task_index = $2 AND NOT transactional",
             run,
             task,
             rows_done.cast_signed(),
@@ -147,6 +147,9 @@ impl Store {
         .execute(&mut *transaction)
         .await
         .map_err(&failed)?;
+        if updated.rows_affected() == 0 {
+            return Err(nothing_to_update(&mut transaction, attempt.task_run).await?);
+        }
         let topics: Vec<String> = dead_lettered.keys().cloned().collect();
         let counts: Vec<i64> = dead_lettered.values().map(|count| count.cast_signed()).collect();
         sqlx::query!(
@@ -170,8 +173,7 @@ impl Store {
     /// [`StoreError::Fenced`] when the attempt lost its lease.
     pub async fn finish_production(&self, attempt: AttemptKey, ends: &Offsets) -> Result<Production, StoreError> {
         let failed = StoreError::query("store where produce ends");
-        let mut transaction = self.pool.begin().await.map_err(&failed)?;
-        check_fence(&mut transaction, attempt).await?;
+        let mut transaction = self.begin_fenced(attempt, "store where produce ends").await?;
         let (topics, partitions, offsets) = columns(ends);
         // A partition that came to be while we produced is new here: it begins at 0.
         sqlx::query!(
@@ -193,6 +195,15 @@ impl Store {
         transaction.commit().await.map_err(&failed)?;
         stands.ok_or(StoreError::Corrupt { what: "a production", value: "none at its end".to_owned() })
     }
+}
+
+/// Why an update of the task's production touched nothing: what was found in its place.
+async fn nothing_to_update(connection: &mut PgConnection, task_run: TaskRunKey) -> Result<StoreError, StoreError> {
+    let value = match read(connection, task_run).await? {
+        None => "none: it was not started".to_owned(),
+        Some(production) => format!("transactional: {}, rows done: {}", production.transactional, production.rows_done),
+    };
+    Ok(StoreError::Corrupt { what: "a production to move on", value })
 }
 
 async fn read(connection: &mut PgConnection, task_run: TaskRunKey) -> Result<Option<Production>, StoreError> {

@@ -1,10 +1,9 @@
-//! Rows to domain and back: the only place that knows the texts of states in Postgres. What no version of pinsched
-//! writes is an error, never a default.
+//! Rows to domain and back. What no version of pinsched writes is an error, never a default.
 
 use serde_json::Value;
 
 use crate::domain::run_state::RunState;
-use crate::domain::task_state::{TaskEvent, TaskState};
+use crate::domain::task_state::{AttemptOutcome, TaskEvent, TaskState};
 use crate::store::StoreError;
 
 /// The task state of a row.
@@ -36,14 +35,22 @@ pub(in crate::store) fn id<T: std::str::FromStr>(what: &'static str, text: &str)
     text.parse().map_err(|_| StoreError::Corrupt { what, value: text.to_owned() })
 }
 
-/// A count of a row: the database's CHECKs keep it from being negative.
-pub(in crate::store) fn count(value: i32) -> u32 {
-    u32::try_from(value).unwrap_or(0)
+/// How an attempt of a row ended.
+pub(in crate::store) fn attempt_outcome(text: &str) -> Result<AttemptOutcome, StoreError> {
+    AttemptOutcome::ALL
+        .into_iter()
+        .find(|outcome| outcome.as_str() == text)
+        .ok_or_else(|| StoreError::Corrupt { what: "an attempt's outcome", value: text.to_owned() })
 }
 
-/// A count for a row.
+/// A count of a row.
+pub(in crate::store) fn count(value: i32) -> Result<u32, StoreError> {
+    u32::try_from(value).map_err(|_| StoreError::Corrupt { what: "a count", value: value.to_string() })
+}
+
+/// A count for a row: of tasks, of which a DAG has far fewer.
 pub(in crate::store) fn stored(value: u32) -> i32 {
-    i32::try_from(value).unwrap_or(i32::MAX)
+    i32::try_from(value).expect("a DAG file of at most 10 MB has fewer tasks than an integer column can count")
 }
 
 /// Words for a row: Postgres's text cannot hold a NUL, and nobody's error message is worth a step of the engine.

@@ -1,7 +1,6 @@
 //! Which of the files that emulate's attempts staged are the run's.
 
 use crate::domain::ids::{AttemptKey, TaskRunKey};
-use crate::store::fence::check_fence;
 use crate::store::{Store, StoreError};
 
 /// A manifest in object storage, and what it must hash to.
@@ -37,8 +36,7 @@ impl Store {
     /// [`StoreError::Fenced`] when the attempt lost its lease, so that a zombie's files never win.
     pub async fn stage_if_first(&self, attempt: AttemptKey, staged: &Staged) -> Result<Staged, StoreError> {
         let failed = StoreError::query("name the staged files");
-        let mut transaction = self.pool.begin().await.map_err(&failed)?;
-        check_fence(&mut transaction, attempt).await?;
+        let mut transaction = self.begin_fenced(attempt, "name the staged files").await?;
         let (run, task) = (attempt.task_run.run.0, attempt.task_run.task.0.cast_signed());
         sqlx::query!(
             "INSERT INTO staging (run_key, task_index, fence, bucket, manifest, sha256)

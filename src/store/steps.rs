@@ -13,7 +13,7 @@ use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskIndex, TaskRunKey};
 use crate::domain::plan::{self, Ending, Move, Plan, PlanError, Snapshot, TaskSnapshot};
 use crate::domain::run_state::RunState;
-use crate::domain::task_state::{TaskEvent, TaskState};
+use crate::domain::task_state::{AttemptOutcome, TaskState};
 use crate::domain::trigger_rule::UpstreamCounts;
 use crate::store::{LEASE, Store, StoreError, WorkerId, rows};
 
@@ -145,17 +145,16 @@ async fn lock_runs(
     .fetch_all(connection)
     .await
     .map_err(StoreError::query("lock runs"))?;
-    Ok(rows
-        .into_iter()
+    rows.into_iter()
         .map(|row| {
             let run = LockedRun {
                 cancel_requested: row.cancel_requested,
-                tasks_unfinished: rows::count(row.tasks_unfinished),
-                leaves_failed: rows::count(row.leaves_failed),
+                tasks_unfinished: rows::count(row.tasks_unfinished)?,
+                leaves_failed: rows::count(row.leaves_failed)?,
             };
-            (RunKey(row.id), run)
+            Ok((RunKey(row.id), run))
         })
-        .collect())
+        .collect()
 }
 
 struct Neighbourhood {
@@ -174,7 +173,8 @@ impl Neighbourhood {
         let wanted: Vec<i32> = wanted.iter().map(|index| index.0.cast_signed()).collect();
         let rows = sqlx::query!(
             "SELECT task_index, state, fence, try_number, lost, upstream_unfinished, upstream_success, upstream_failed,
-                    upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded
+                    upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded,
+                    upstream_setups_skipped
              FROM task_run
              WHERE run_key = $1
                AND (task_index = ANY ($2)
@@ -191,13 +191,14 @@ impl Neighbourhood {
         for row in rows {
             let index = TaskIndex(row.task_index.cast_unsigned());
             let upstream = UpstreamCounts {
-                unfinished: rows::count(row.upstream_unfinished),
-                success: rows::count(row.upstream_success),
-                failed: rows::count(row.upstream_failed),
-                upstream_failed: rows::count(row.upstream_upstream_failed),
-                skipped: rows::count(row.upstream_skipped),
-                setups: plan::setups_upstream(batch.dag, index),
-                setups_succeeded: rows::count(row.upstream_setups_succeeded),
+                unfinished: rows::count(row.upstream_unfinished)?,
+                success: rows::count(row.upstream_success)?,
+                failed: rows::count(row.upstream_failed)?,
+                upstream_failed: rows::count(row.upstream_upstream_failed)?,
+                skipped: rows::count(row.upstream_skipped)?,
+                setups: batch.dag.setups_upstream(index),
+                setups_succeeded: rows::count(row.upstream_setups_succeeded)?,
+                setups_skipped: rows::count(row.upstream_setups_skipped)?,
             };
             let state = rows::task_state(&row.state)?;
             self.fences.insert(index, row.fence);
@@ -308,6 +309,7 @@ async fn apply(
         &changes.upstream_failed,
         &changes.skipped,
         &changes.setups_succeeded,
+        &changes.setups_skipped,
         &changes.errors as &[Option<String>],
         run.0,
         &ended.indexes,
@@ -326,8 +328,7 @@ async fn apply(
     if usize::try_from(changed).ok() == Some(expected) {
         Ok(())
     } else {
-        let touched = moves.keys().copied().collect();
-        Err(StoreError::Inconsistent { run, source: PlanError::Needs(touched) })
+        Err(StoreError::Moved { run, expected, changed })
     }
 }
 
@@ -348,6 +349,7 @@ struct Changes {
     upstream_failed: Vec<i32>,
     skipped: Vec<i32>,
     setups_succeeded: Vec<i32>,
+    setups_skipped: Vec<i32>,
     errors: Vec<Option<String>>,
 }
 
@@ -374,6 +376,7 @@ impl Changes {
         self.upstream_failed.push(rows::stored(counts.upstream_failed));
         self.skipped.push(rows::stored(counts.skipped));
         self.setups_succeeded.push(rows::stored(counts.setups_succeeded));
+        self.setups_skipped.push(rows::stored(counts.setups_skipped));
         self.errors.push(error.map(rows::text));
     }
 }
@@ -394,16 +397,12 @@ impl Ends {
         let mut ends = Self::default();
         for ended in held {
             let index = ended.task.0.cast_signed();
-            let outcome = match moves.get(&ended.task).map(|step| step.event) {
-                Some(TaskEvent::Succeeded) => "success",
-                Some(TaskEvent::Interrupted) => "interrupted",
-                Some(TaskEvent::Lost | TaskEvent::LostForGood) => "lost",
-                Some(TaskEvent::Cancelled) => "cancelled",
-                _ => "failed",
+            let Some(outcome) = moves.get(&ended.task).and_then(|step| AttemptOutcome::of(step.event)) else {
+                continue; // the plan moves every attempt that ended, and by an end
             };
             ends.indexes.push(index);
             ends.fences.push(ended.fence);
-            ends.outcomes.push(outcome.to_owned());
+            ends.outcomes.push(outcome.as_str().to_owned());
             ends.errors.push(ended.error.as_deref().map(rows::text));
             if let Some(output) = &ended.output {
                 ends.output_indexes.push(index);

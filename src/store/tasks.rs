@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::domain::Timestamp;
 use crate::domain::ids::{RunKey, TaskId, TaskIndex};
-use crate::domain::task_state::TaskState;
+use crate::domain::task_state::{AttemptOutcome, TaskState};
 use crate::store::{Store, StoreError, WorkerId, rows};
 
 /// A task run, as stored.
@@ -49,8 +49,8 @@ pub struct AttemptRecord {
     pub started_at: Timestamp,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
-    /// How it ended: success, failed, interrupted, lost, cancelled.
-    pub outcome: Option<String>,
+    /// How it ended.
+    pub outcome: Option<AttemptOutcome>,
     /// Why it failed.
     pub error: Option<String>,
 }
@@ -90,20 +90,33 @@ impl Store {
             .collect()
     }
 
-    /// The outputs that a run's tasks left so far.
-    pub async fn outputs(&self, run: RunKey) -> Result<BTreeMap<TaskIndex, Map<String, Value>>, StoreError> {
-        let rows =
-            sqlx::query!("SELECT task_index, output FROM task_output WHERE run_key = $1 ORDER BY task_index", run.0)
-                .fetch_all(&self.pool)
-                .await
-                .map_err(StoreError::query("read a run's outputs"))?;
-        rows.into_iter().map(|row| Ok((TaskIndex(row.task_index.cast_unsigned()), object(row.output)?))).collect()
+    /// Those of a run's tasks that have ended, each with the output that it left, if it left one.
+    pub async fn outputs(
+        &self,
+        run: RunKey,
+        tasks: &[TaskIndex],
+    ) -> Result<BTreeMap<TaskIndex, Option<Map<String, Value>>>, StoreError> {
+        let tasks: Vec<i32> = tasks.iter().map(|task| task.0.cast_signed()).collect();
+        let rows = sqlx::query!(
+            r#"SELECT t.task_index, o.output AS "output?"
+               FROM task_run AS t
+               LEFT JOIN task_output AS o ON o.run_key = t.run_key AND o.task_index = t.task_index
+               WHERE t.run_key = $1 AND t.task_index = ANY ($2) AND t.finished_at IS NOT NULL
+               ORDER BY t.task_index"#,
+            run.0,
+            &tasks
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("read a run's outputs"))?;
+        rows.into_iter()
+            .map(|row| Ok((TaskIndex(row.task_index.cast_unsigned()), row.output.map(object).transpose()?)))
+            .collect()
     }
 
     /// A task run's attempts, oldest first, at most 1,000.
     pub async fn attempts(&self, run: RunKey, task: TaskIndex) -> Result<Vec<AttemptRecord>, StoreError> {
-        sqlx::query_as!(
-            AttemptRecord,
+        let rows = sqlx::query!(
             "SELECT fence, try_number, started_at, finished_at, outcome, error
              FROM attempt
              WHERE run_key = $1 AND task_index = $2
@@ -114,7 +127,19 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await
-        .map_err(StoreError::query("read a task's attempts"))
+        .map_err(StoreError::query("read a task's attempts"))?;
+        rows.into_iter()
+            .map(|row| {
+                Ok(AttemptRecord {
+                    fence: row.fence,
+                    try_number: row.try_number,
+                    started_at: row.started_at,
+                    finished_at: row.finished_at,
+                    outcome: row.outcome.as_deref().map(rows::attempt_outcome).transpose()?,
+                    error: row.error,
+                })
+            })
+            .collect()
     }
 }
 

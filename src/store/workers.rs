@@ -29,6 +29,8 @@ pub struct WorkerId(pub i64);
 pub struct SignOfLife {
     /// Whose it is.
     pub worker: WorkerId,
+    /// The server process that holds the lock.
+    backend: i32,
     connection: PgConnection,
 }
 
@@ -37,11 +39,13 @@ impl SignOfLife {
     /// it must stop them.
     ///
     /// # Errors
-    /// When the connection is gone or does not answer for 4 s.
+    /// When the connection is gone or does not answer for 4 s; [`StoreError::Pooler`] when it is another one by now.
     pub async fn confirm(&mut self) -> Result<(), StoreError> {
         let failed = StoreError::query("confirm the worker's sign of life");
-        match tokio::time::timeout(ANSWER_TIMEOUT, self.connection.ping()).await {
-            Ok(answer) => answer.map_err(failed),
+        match tokio::time::timeout(ANSWER_TIMEOUT, backend_of(&mut self.connection)).await {
+            Ok(Ok(backend)) if backend == self.backend => Ok(()),
+            Ok(Ok(_)) => Err(StoreError::Pooler),
+            Ok(Err(error)) => Err(failed(error)),
             Err(_) => Err(failed(sqlx::Error::PoolTimedOut)),
         }
     }
@@ -64,7 +68,7 @@ impl Store {
     /// [`StoreError::Pooler`] when a transaction pooler stands between: session locks do not hold there.
     pub async fn register_worker(&self, hostname: &str, pid: u32, now: Timestamp) -> Result<SignOfLife, StoreError> {
         let failed = StoreError::query("register a worker");
-        let mut connection = PgConnection::connect_with(&self.pool.connect_options()).await.map_err(&failed)?;
+        let mut connection = self.connect_alone().await.map_err(&failed)?;
         let id = sqlx::query_scalar!(
             "INSERT INTO worker (hostname, pid, started_at) VALUES ($1, $2, $3) RETURNING id",
             hostname,
@@ -75,15 +79,18 @@ impl Store {
         .await
         .map_err(&failed)?;
         let backend = lock(&mut connection, id).await.map_err(&failed)?;
-        // A session pooler keeps the backend; a transaction pooler hands out another, and with it somebody else's lock.
+        // A transaction pooler gives each transaction any server that is free. While another of ours takes one, a second
+        // question of this connection's may find itself elsewhere, where its lock is not.
         for _ in 0..3 {
-            let now_on =
-                sqlx::query_scalar!("SELECT pg_backend_pid()").fetch_one(&mut connection).await.map_err(&failed)?;
-            if now_on != Some(backend) {
+            let mut other = self.pool.begin().await.map_err(&failed)?;
+            sqlx::query_scalar!("SELECT pg_backend_pid()").fetch_one(&mut *other).await.map_err(&failed)?;
+            let now_on = backend_of(&mut connection).await.map_err(&failed)?;
+            other.rollback().await.map_err(&failed)?;
+            if now_on != backend {
                 return Err(StoreError::Pooler);
             }
         }
-        Ok(SignOfLife { worker: WorkerId(id), connection })
+        Ok(SignOfLife { worker: WorkerId(id), backend, connection })
     }
 
     /// Renews the leases of those of the worker's attempts that it still holds. What is not among them any more was
@@ -109,15 +116,16 @@ impl Store {
             .collect())
     }
 
-    /// A run's running attempts whose worker shows no sign of life or whose lease has ended, in the DAG's order, at most
-    /// 1,000.
-    pub async fn orphans(&self, run: RunKey) -> Result<Vec<Orphan>, StoreError> {
+    /// A run's running attempts whose worker is one of `former`, shows no sign of life, or whose lease has ended; in the
+    /// DAG's order, at most 1,000.
+    pub async fn orphans(&self, run: RunKey, former: &[WorkerId]) -> Result<Vec<Orphan>, StoreError> {
+        let former: Vec<i64> = former.iter().map(|worker| worker.0).collect();
         let rows = sqlx::query!(
             r#"SELECT t.run_key, t.task_index, t.fence, t.worker_id AS "worker_id!", t.lease_until < clock_timestamp() AS "expired!"
                FROM task_run AS t
                WHERE t.run_key = $2
                  AND t.state = 'running'
-                 AND (t.lease_until < clock_timestamp() OR NOT EXISTS (
+                 AND (t.worker_id = ANY ($3) OR t.lease_until < clock_timestamp() OR NOT EXISTS (
                     SELECT 1
                     FROM pg_locks AS l
                     WHERE l.locktype = 'advisory'
@@ -129,7 +137,8 @@ impl Store {
                ORDER BY t.run_key, t.task_index
                LIMIT 1000"#,
             LOCK_CLASS,
-            run.0
+            run.0,
+            &former
         )
         .fetch_all(&self.pool)
         .await
@@ -172,12 +181,16 @@ impl Store {
     }
 
     /// Where that worker runs: host and process id.
-    pub async fn worker_place(&self, worker: WorkerId) -> Result<Option<(String, u32)>, StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when there is no such worker: rows that name one refer to it.
+    pub async fn worker_place(&self, worker: WorkerId) -> Result<(String, u32), StoreError> {
         let row = sqlx::query!("SELECT hostname, pid FROM worker WHERE id = $1", worker.0)
             .fetch_optional(&self.pool)
             .await
             .map_err(StoreError::query("look up a worker"))?;
-        Ok(row.map(|row| (row.hostname, row.pid.cast_unsigned())))
+        row.map(|row| (row.hostname, row.pid.cast_unsigned()))
+            .ok_or_else(|| StoreError::Corrupt { what: "a worker", value: worker.0.to_string() })
     }
 }
 
@@ -192,6 +205,11 @@ pub struct Orphan {
     pub worker: WorkerId,
     /// Whether its lease has ended, whatever the worker's sign of life says.
     pub lease_expired: bool,
+}
+
+/// The server process that answers on this connection now.
+async fn backend_of(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    sqlx::query_scalar!(r#"SELECT pg_backend_pid() AS "backend!""#).fetch_one(connection).await
 }
 
 async fn lock(connection: &mut PgConnection, id: i64) -> Result<i32, sqlx::Error> {

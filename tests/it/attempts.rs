@@ -65,19 +65,45 @@ impl TestRun {
     pub fn finished(&mut self, task: &str, operator: &str, output: Value) {
         let Value::Object(output) = output else { panic!("an output is an object: {output}") };
         let task = task.parse().expect("a task id");
-        self.upstream.insert(task, UpstreamOutput { operator: operator.to_owned(), output });
+        self.upstream.insert(task, UpstreamOutput { operator: operator.to_owned(), output: output.into() });
     }
 
     /// Ends the run and its tasks in that state, and begins another of the same DAG.
     pub async fn next(&mut self, state: &str) {
+        self.end(self.key, state).await;
+        self.beside().await;
+    }
+
+    /// Begins another run of the same DAG; the one so far goes on, and its key is given back.
+    pub async fn beside(&mut self) -> RunKey {
+        let before = self.key;
+        self.uuid = Uuid::now_v7();
+        self.key = insert_run(&mut self.connection, self.uuid).await;
+        before
+    }
+
+    /// Ends a run and its tasks in that state.
+    pub async fn end(&mut self, run: RunKey, state: &str) {
         for ended in ["task_run SET lease_until = NULL, worker_id = NULL,", "run SET"] {
             let key = if ended.starts_with("run ") { "id" } else { "run_key" };
             let update = format!("UPDATE {ended} state = $1, finished_at = clock_timestamp() WHERE {key} = $2");
-            let update = sqlx::query(sqlx::AssertSqlSafe(update)).bind(state).bind(self.key.0);
+            let update = sqlx::query(sqlx::AssertSqlSafe(update)).bind(state).bind(run.0);
             update.execute(&mut self.connection).await.unwrap();
         }
-        self.uuid = Uuid::now_v7();
-        self.key = insert_run(&mut self.connection, self.uuid).await;
+    }
+
+    /// Removes a run with all that was recorded of it, as retention does.
+    pub async fn forget(&mut self, run: RunKey) {
+        let delete = sqlx::query("DELETE FROM run WHERE id = $1").bind(run.0);
+        delete.execute(&mut self.connection).await.unwrap();
+    }
+
+    /// Keeps every other connection from writing to the table until the lock is dropped; reading goes on.
+    pub async fn hold(&mut self, table: &str) -> sqlx::Transaction<'_, sqlx::Postgres> {
+        let mut transaction = self.connection.begin().await.unwrap();
+        let lock = sqlx::AssertSqlSafe(format!("LOCK TABLE {table} IN SHARE MODE"));
+        sqlx::query(lock).execute(&mut *transaction).await.unwrap();
+        transaction
     }
 
     /// Claims the task as a worker would: a new fence each time, so that an earlier attempt's is stale.
@@ -166,7 +192,7 @@ async fn insert_run(connection: &mut PgConnection, uuid: Uuid) -> RunKey {
              ON CONFLICT (dag_id, content_hash, file) DO UPDATE SET source = EXCLUDED.source
              RETURNING id
          ), before AS (
-             SELECT count(*)::integer AS runs FROM run
+             SELECT coalesce(max(rerun) + 1, 0) AS runs FROM run
          )
          INSERT INTO run (uuid, dag_id, run_id, dag_version_id, run_type, logical_date, rerun, data_interval_start,
                           data_interval_end, params, state, tasks_unfinished, queued_at, started_at)

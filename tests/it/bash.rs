@@ -88,8 +88,40 @@ async fn cancelling_kills_grandchildren_that_ignore_it() {
         },
         attempts::run(&context, "bash", json!({"bash_command": command}))
     );
-    assert_eq!(result, Err(Failure::Interrupted));
+    let stopped = format!("the command was told to stop; its last lines:\n  {grandchild}");
+    assert_eq!(result, Err(Failure::Retry(stopped)));
     dies(&grandchild).await;
+}
+
+#[tokio::test]
+async fn what_a_cancelled_command_prints_while_it_cleans_up_is_heard() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = TestRun::start().await;
+    run.dag_folder = folder.path().to_owned();
+    let Attempt { context, mut log } = run.claim("slow").await;
+    let command = "trap 'echo cleaning up; echo done > cleaned; exit 1' TERM; echo ready; while :; do sleep 0.02; done";
+    let (_, result) = tokio::join!(
+        async {
+            assert_eq!(log.next_line().await, "ready");
+            context.cancel.cancel();
+        },
+        attempts::run(&context, "bash", json!({"bash_command": command}))
+    );
+    let Err(Failure::Retry(text)) = result else { panic!("it was told to stop: {result:?}") };
+    // Bash itself may say that its sleep was terminated.
+    assert!(text.starts_with("the command was told to stop; its last lines:\n  ready\n"), "{text}");
+    assert!(text.contains("\n  cleaning up"), "{text}");
+    assert_eq!(std::fs::read_to_string(folder.path().join("cleaned")).unwrap(), "done\n");
+}
+
+#[tokio::test]
+async fn a_process_left_behind_is_no_line_of_the_command() {
+    let mut run = TestRun::start().await;
+    let mut attempt = run.claim("server").await;
+    let command = "sleep 600 & echo ready";
+    let output = attempts::run(&attempt.context, "bash", json!({"bash_command": command})).await.unwrap();
+    assert_eq!(output["return_value"], json!("ready"));
+    assert!(attempt.log.lines().last().unwrap().contains("left processes behind"));
 }
 
 /// Not a test of its own: the process that the next one kills.

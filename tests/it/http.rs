@@ -39,6 +39,7 @@ async fn echo(headers: HeaderMap, request: Request) -> Json<Value> {
         "body": String::from_utf8_lossy(&body),
         "token": header("x-token"),
         "authorization": header("authorization"),
+        "referer": header("referer"),
     }))
 }
 
@@ -48,6 +49,7 @@ async fn server(servers: &mut Servers) -> SocketAddr {
     let router = Router::new()
         .route("/echo", any(echo))
         .route("/here", get(|| async { Redirect::temporary("/echo") }))
+        .route("/round", get(|| async { Redirect::temporary("/round") }))
         .route("/elsewhere", get(move || async move { Redirect::temporary(&elsewhere) }))
         .route("/busy", any(|| async { (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "30")], "slow down") }))
         .route("/broken", any(|| async { (StatusCode::BAD_GATEWAY, "oops") }))
@@ -118,8 +120,25 @@ async fn secrets_stay_with_their_host() {
     assert_eq!(output["body"]["token"], json!("t"));
     let failure = run.run("elsewhere", "http", with_token("/elsewhere")).await.unwrap_err();
     assert!(matches!(&failure, Failure::Fatal(text) if text.contains("redirects to")), "{failure:?}");
+    let query = json!({"url": format!("{base}/elsewhere?token=t"), "method": "GET"});
+    let failure = run.run("query", "http", query).await.unwrap_err();
+    assert!(matches!(&failure, Failure::Fatal(text) if text.contains("redirects to")), "{failure:?}");
     let open = json!({"url": format!("{base}/elsewhere"), "method": "GET"});
-    assert_eq!(run.run("open", "http", open).await.unwrap()["status"], json!(200));
+    let output = run.run("open", "http", open).await.unwrap();
+    assert_eq!((&output["status"], &output["body"]["referer"]), (&json!(200), &Value::Null));
+    let output =
+        run.run("here", "http", json!({"url": format!("{base}/here?token=t"), "method": "GET"})).await.unwrap();
+    assert_eq!(output["body"]["referer"], Value::Null);
+}
+
+#[tokio::test]
+async fn redirects_without_end_end_for_good() {
+    let mut servers = Servers { tasks: JoinSet::new() };
+    let address = server(&mut servers).await;
+    let mut run = TestRun::start().await;
+    let url = format!("http://{address}/round");
+    let failure = run.run("round", "http", json!({"url": url, "method": "GET"})).await.unwrap_err();
+    assert_eq!(failure, Failure::Fatal(format!("could not GET {url}: it redirects more than 10 times")));
 }
 
 #[tokio::test]

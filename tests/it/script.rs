@@ -50,6 +50,8 @@ enum Act {
     Panic,
     /// Runs until it is told to stop.
     Hang,
+    /// Runs until it is told to stop, and has something to say of it.
+    Complain,
     /// Runs until its future is dropped, whatever it is told.
     Ignore,
     /// Ends well when the test opens its gate.
@@ -183,6 +185,10 @@ impl Operator for Script {
             Act::Hang => {
                 context.cancel.cancelled().await;
                 return Err(Failure::Interrupted);
+            }
+            Act::Complain => {
+                context.cancel.cancelled().await;
+                return Err(Failure::Retry("half of it was done".to_owned()));
             }
             Act::Ignore => std::future::pending().await,
             Act::Gate => tokio::select! {

@@ -27,6 +27,11 @@ pub fn admin_url() -> String {
     variable("PINSCHED_TEST_DATABASE_URL")
 }
 
+/// The URL of a transaction pooler in front of a Postgres server.
+pub fn pooler() -> String {
+    variable("PINSCHED_TEST_PGBOUNCER")
+}
+
 /// A new, empty Postgres database of the test's own.
 pub async fn database() -> SecretString {
     static COUNT: AtomicU32 = AtomicU32::new(0);

@@ -38,6 +38,32 @@ pub enum KafkaError {
 }
 
 impl KafkaError {
+    /// What the reader can do about it, where that is known.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        let code = match self {
+            Self::Refused { code, .. } => *code,
+            Self::Client { source, .. } => source.rdkafka_error_code()?,
+            Self::Config(_) | Self::Unreachable { .. } => return None,
+        };
+        let help = match code {
+            Code::TransactionalIdAuthorizationFailed => {
+                "allow pinsched's user Write and Describe on transactional ids that begin with `pinsched-`, or set \
+                 `transactions: off`"
+            }
+            Code::GroupAuthorizationFailed => "allow pinsched's user Read on groups that begin with `pinsched-`",
+            Code::TopicAuthorizationFailed => {
+                "allow pinsched's user Describe, Read, Write and Create on the topic, or correct its name"
+            }
+            Code::ClusterAuthorizationFailed => "allow pinsched's user IdempotentWrite and Create on the cluster",
+            Code::SaslAuthenticationFailed | Code::Authentication | Code::UnsupportedSASLMechanism => {
+                "correct the `sasl.*` properties of `kafka.properties`"
+            }
+            _ => return None,
+        };
+        Some(help.to_owned())
+    }
+
     /// Whether trying the same again later may help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -75,4 +101,18 @@ pub fn is_transient(code: Code) -> bool {
             | Code::SecurityDisabled
             | Code::SSL
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denial_says_what_to_allow() {
+        let code = Code::TransactionalIdAuthorizationFailed;
+        let error = KafkaError::Refused { action: "begin transactions as `pinsched-1-p`".to_owned(), code };
+        assert!(error.help().is_some_and(|help| help.contains("transactional ids that begin with `pinsched-`")));
+        let code = Code::NotLeaderForPartition;
+        assert_eq!(KafkaError::Refused { action: "send".to_owned(), code }.help(), None);
+    }
 }

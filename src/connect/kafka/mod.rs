@@ -152,8 +152,8 @@ impl Cluster {
                 servers: self.servers.clone(),
                 detail: connection.last_error().unwrap_or_else(|| "no answer in time".to_owned()),
             },
-            Some(code) => KafkaError::Refused { action, code },
-            None => KafkaError::Client { action, source: error },
+            Some(code) => KafkaError::Refused { action: format!("{action} at Kafka {}", self.servers), code },
+            None => KafkaError::Client { action: format!("{action} at Kafka {}", self.servers), source: error },
         }
     }
 

@@ -112,18 +112,18 @@ pub enum S3Error {
     },
 }
 
+/// Refusals with a status of 4xx that pass. S3 answers 400 when a body comes too slowly or breaks off; an upload is gone
+/// when the answer to its completion was lost or a lifecycle rule was quicker.
+const PASSING: [&str; 4] = ["RequestTimeout", "IncompleteBody", "NoSuchUpload", "RequestTimeTooSkewed"];
+
 impl S3Error {
     /// Whether trying the same again later may help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Conflict { .. } | Self::Timeout { .. } | Self::Unreachable { .. } => true,
-            // An upload that is gone: the answer to its completion was lost, or a lifecycle rule was quicker.
             Self::Refused { status, code, .. } => {
-                *status >= 500
-                    || matches!(*status, 408 | 429)
-                    || code == "NoSuchUpload"
-                    || code == "RequestTimeTooSkewed"
+                *status >= 500 || matches!(*status, 408 | 429) || PASSING.contains(&code.as_str())
             }
             Self::NoSuchBucket { .. }
             | Self::AccessDenied { .. }
@@ -154,7 +154,8 @@ impl S3Error {
         }
     }
 
-    pub(super) fn broken_body(bucket: &str, key: &str, error: &std::io::Error) -> Self {
+    /// A body that ended before its object did.
+    pub(crate) fn broken_body(bucket: &str, key: &str, error: &std::io::Error) -> Self {
         Self::Unreachable {
             target: Target::object("get", bucket, key),
             endpoint: "the store".to_owned(),
@@ -240,6 +241,8 @@ mod tests {
         assert!(matches!(meaning(404, "", Target::object("head", "b", "k")), S3Error::NotFound { .. }));
         assert!(matches!(meaning(404, "", Target::bucket("find bucket", "b")), S3Error::NoSuchBucket { .. }));
         assert!(meaning(503, "SlowDown", put()).is_transient());
+        assert!(meaning(400, "RequestTimeout", put()).is_transient());
+        assert!(meaning(400, "IncompleteBody", put()).is_transient());
         assert!(!meaning(400, "InvalidArgument", put()).is_transient());
         assert!(!meaning(403, "AccessDenied", put()).is_transient());
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::error::{S3Error, Target};
 use super::{Precondition, PutOptions, S3};
@@ -24,7 +24,9 @@ pub struct Upload {
     bucket: String,
     key: String,
     options: PutOptions,
-    buffer: BytesMut,
+    /// Not sent yet, a part at most; as they came, since most objects come as one.
+    waiting: Vec<Bytes>,
+    waiting_bytes: usize,
     multipart: Option<Multipart>,
 }
 
@@ -37,7 +39,7 @@ struct Multipart {
 impl Upload {
     pub(super) fn new(s3: S3, bucket: &str, key: &str, options: PutOptions) -> Self {
         let (bucket, key) = (bucket.to_owned(), key.to_owned());
-        Self { s3, bucket, key, options, buffer: BytesMut::new(), multipart: None }
+        Self { s3, bucket, key, options, waiting: Vec::new(), waiting_bytes: 0, multipart: None }
     }
 
     fn target(&self, operation: &'static str) -> Target {
@@ -47,33 +49,48 @@ impl Upload {
     /// Adds bytes at the end; sends what makes whole parts.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), S3Error> {
         let mut rest = bytes;
-        while self.buffer.len() + rest.len() > PART_SIZE {
-            let head = rest.split_to(PART_SIZE - self.buffer.len());
-            // A part that lies in the caller's bytes already is sent from there.
-            let part = if self.buffer.is_empty() {
-                head
-            } else {
-                self.buffer.extend_from_slice(&head);
-                self.buffer.split().freeze()
-            };
+        while self.waiting_bytes + rest.len() > PART_SIZE {
+            let head = rest.split_to(PART_SIZE - self.waiting_bytes);
+            self.keep(head);
+            let part = self.take_waiting();
             self.send_part(part).await?;
         }
-        self.buffer.extend_from_slice(&rest);
+        self.keep(rest);
         Ok(())
+    }
+
+    fn keep(&mut self, bytes: Bytes) {
+        self.waiting_bytes += bytes.len();
+        self.waiting.push(bytes);
+    }
+
+    /// What waits, as one; copied only when it came in several pieces.
+    fn take_waiting(&mut self) -> Bytes {
+        self.waiting_bytes = 0;
+        let mut pieces = std::mem::take(&mut self.waiting);
+        pieces.retain(|piece| !piece.is_empty());
+        if pieces.len() > 1 { pieces.concat().into() } else { pieces.pop().unwrap_or_default() }
     }
 
     async fn send_part(&mut self, part: Bytes) -> Result<(), S3Error> {
         let target = self.target("put a part of");
-        if self.multipart.is_none() {
-            let id = self.start().await?;
-            self.multipart = Some(Multipart { id, parts: Vec::new() });
-        }
+        self.begin().await?;
         let Some(multipart) = &mut self.multipart else { return Ok(()) };
         let number = i32::try_from(multipart.parts.len() + 1).unwrap_or(i32::MAX);
         let request = self.s3.client.upload_part().bucket(&self.bucket).key(&self.key);
         let request = request.upload_id(&multipart.id).part_number(number).body(part.into());
         let answer = request.send().await.map_err(|error| self.s3.error(&target, error))?;
         multipart.parts.push(CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag).build());
+        Ok(())
+    }
+
+    /// Begins with the parts now, rather than when the first one is full. Whoever may drop a write half-way calls it before:
+    /// an upload that is dropped while it begins has no name yet by which [`Upload::abort`] could remove it.
+    pub async fn begin(&mut self) -> Result<(), S3Error> {
+        if self.multipart.is_none() {
+            let id = self.start().await?;
+            self.multipart = Some(Multipart { id, parts: Vec::new() });
+        }
         Ok(())
     }
 
@@ -105,7 +122,7 @@ impl Upload {
             Precondition::Overwrite => None,
             Precondition::CreateOnly => Some("*".to_owned()),
         };
-        let rest = self.buffer.split().freeze();
+        let rest = self.take_waiting();
         if self.multipart.is_some() && !rest.is_empty() {
             self.send_part(rest.clone()).await?;
         }
@@ -139,5 +156,32 @@ impl Upload {
         if let Some(error) = error {
             tracing::warn!(%error, "the parts of an unfinished upload stay until the bucket's lifecycle rule clears them");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connect::S3Endpoint;
+
+    #[tokio::test]
+    async fn what_comes_as_one_is_sent_as_it_came() {
+        let endpoint = S3Endpoint {
+            endpoint_url: Some("http://127.0.0.1:9".parse().unwrap()),
+            region: None,
+            credentials: None,
+            path_style: true,
+            create_buckets: false,
+            staging_bucket: "staging".to_owned(),
+        };
+        let mut upload = S3::connect(&endpoint).await.upload("bucket", "key", PutOptions::default());
+        let body = Bytes::from(vec![7; 1000]);
+        upload.write(body.clone()).await.unwrap();
+        assert_eq!(upload.take_waiting().as_ptr(), body.as_ptr(), "it was copied");
+        for piece in ["a", "", "bc"] {
+            upload.write(Bytes::from_static(piece.as_bytes())).await.unwrap();
+        }
+        assert_eq!(upload.take_waiting(), "abc");
+        assert_eq!(upload.take_waiting(), "");
     }
 }

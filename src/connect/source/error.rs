@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 
+use crate::connect::sqlstate;
+
 /// An error of a source database. Addresses carry no password.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -115,7 +117,7 @@ impl SourceError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::TimedOut { .. } => true,
-            Self::Query { source, .. } => is_transient(source),
+            Self::Query { source, .. } => sqlstate::may_pass(source),
             Self::Url(_)
             | Self::Denied { .. }
             | Self::NoTable { .. }
@@ -149,15 +151,4 @@ impl SourceError {
 /// SQLSTATE 28 is authorization, 3D000 and 42000 an unknown database or no right to it.
 fn is_denial(error: &dyn DatabaseError) -> bool {
     error.code().is_some_and(|code| code.starts_with("28") || code == "3D000" || code == "42000" || code == "42501")
-}
-
-fn is_transient(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Protocol(_) => true,
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            // Connection, resources, operator's intervention, serialization and lock waits.
-            ["08", "53", "57", "40", "55"].iter().any(|class| code.starts_with(class)) || code == "HY000"
-        }),
-        _ => false,
-    }
 }

@@ -2,14 +2,14 @@
 //!
 //! Integers and floats are numbers (a FLOAT in its shortest form: 1.1, not 1.10000002), decimals are strings so that no
 //! digit is lost, dates and times are ISO 8601 without a zone unless the type has one, MySQL's BOOLEAN is 0 or 1 (it
-//! is a TINYINT), JSON columns are JSON.
+//! is a TINYINT), JSON columns are JSON (MariaDB's are text: it has no type of that name but a LONGTEXT).
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use serde_json::value::RawValue;
-use sqlx::mysql::MySqlRow;
-use sqlx::postgres::PgRow;
+use sqlx::mysql::{MySql, MySqlRow, MySqlTypeInfo};
+use sqlx::postgres::{PgRow, PgTypeInfo, PgTypeKind};
 use sqlx::types::JsonRawValue;
-use sqlx::{Database, Decode, Row, Type};
+use sqlx::{Database, Decode, Row, Type, TypeInfo as _};
 
 /// How a column's values become JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +30,8 @@ pub(super) enum Kind {
 
 impl Kind {
     /// By the names that sqlx gives to MySQL's types.
-    pub(super) fn of_mysql(name: &str, _is_enum: bool) -> Option<Self> {
-        Some(match name {
+    pub(super) fn of_mysql(found: &MySqlTypeInfo) -> Option<Self> {
+        Some(match found.name() {
             "BOOLEAN" | "TINYINT" | "SMALLINT" | "MEDIUMINT" | "INT" | "BIGINT" => Self::Integer,
             "TINYINT UNSIGNED" | "SMALLINT UNSIGNED" | "MEDIUMINT UNSIGNED" | "INT UNSIGNED" | "BIGINT UNSIGNED" => {
                 Self::Unsigned
@@ -44,13 +44,20 @@ impl Kind {
             "CHAR" | "VARCHAR" | "TINYTEXT" | "TEXT" | "MEDIUMTEXT" | "LONGTEXT" | "ENUM" | "SET" => Self::Text,
             "JSON" => Self::Json,
             "DECIMAL" | "TIME" | "YEAR" => Self::AsText,
+            // Text whose collation compares bytes (`utf8mb4_bin`) carries the flag by which sqlx names types binary. What
+            // is none has the collation `binary`, which no string is compatible with.
+            "BINARY" | "VARBINARY" | "TINYBLOB" | "BLOB" | "MEDIUMBLOB" | "LONGBLOB"
+                if <str as Type<MySql>>::compatible(found) =>
+            {
+                Self::Text
+            }
             _ => return None,
         })
     }
 
     /// By the names that sqlx gives to Postgres's types.
-    pub(super) fn of_postgres(name: &str, is_enum: bool) -> Option<Self> {
-        Some(match name {
+    pub(super) fn of_postgres(found: &PgTypeInfo) -> Option<Self> {
+        Some(match found.name() {
             "INT2" | "INT4" | "INT8" => Self::Integer,
             "FLOAT4" => Self::Float,
             "FLOAT8" => Self::Double,
@@ -63,7 +70,7 @@ impl Kind {
             "NUMERIC" | "TIME" | "TIMETZ" | "UUID" | "\"CHAR\"" | "INET" | "CIDR" | "MACADDR" | "citext" => {
                 Self::AsText
             }
-            _ if is_enum => Self::AsText,
+            _ if matches!(found.kind(), PgTypeKind::Enum(_)) => Self::AsText,
             _ => return None,
         })
     }

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use futures::{Stream, TryStreamExt};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
@@ -24,6 +25,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a page of keys or rows may take.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a page's failure is called.
+const READ_ROWS: &str = "read rows of";
 
 /// How long counting a table may take: a hundred million rows take about a minute.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -203,11 +207,38 @@ impl Source {
     }
 
     /// The rows with these keys (in ascending order, none twice), each as a JSON object; keys without a row are left out.
+    /// It stops as soon as several rows have more than `budget` bytes together: more than that, and one row, is never held.
     ///
     /// # Errors
     /// [`SourceError`] names the column whose value has no form in JSON, or the key that comes twice.
-    pub async fn rows(&mut self, table: &SourceTable, keys: &[i64]) -> Result<HashMap<i64, Vec<u8>>, SourceError> {
-        let (Some(&first), Some(&last)) = (keys.first(), keys.last()) else { return Ok(HashMap::new()) };
+    pub async fn rows(&mut self, table: &SourceTable, keys: &[i64], budget: usize) -> Result<Rows, SourceError> {
+        let Some(sql) = self.rows_statement(table, keys) else { return Ok(Rows::All(HashMap::new())) };
+        // The keys are part of the text, so that each statement is another one: not worth a cached plan.
+        let query = AssertSqlSafe(sql);
+        let mut page =
+            Page { table, address: &self.address, budget, bytes: 0, rows: HashMap::with_capacity(keys.len()) };
+        let reading = async {
+            match &mut self.connection {
+                Connection::MySql(connection) => {
+                    let stream = sqlx::query(query).persistent(false).fetch(&mut **connection);
+                    page.fill(stream, encode_mysql, |row| row.try_get(0)).await
+                }
+                Connection::Postgres(connection) => {
+                    let stream = sqlx::query(query).persistent(false).fetch(&mut **connection);
+                    page.fill(stream, encode_postgres, |row| row.try_get(0)).await
+                }
+            }
+        };
+        match tokio::time::timeout(PAGE_TIMEOUT, reading).await {
+            Ok(Ok(true)) => Ok(Rows::All(page.rows)),
+            Ok(Ok(false)) => Ok(Rows::TooMuch { read: page.rows.len() }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(SourceError::TimedOut { action: READ_ROWS, table: table.name.clone(), limit: PAGE_TIMEOUT }),
+        }
+    }
+
+    fn rows_statement(&self, table: &SourceTable, keys: &[i64]) -> Option<String> {
+        let (&first, &last) = (keys.first()?, keys.last()?);
         let key = self.quoted(&table.key);
         let mut sql = format!("SELECT {}", self.integer(&key));
         for (column, kind) in table.columns.iter().zip(&table.kinds) {
@@ -223,26 +254,7 @@ impl Source {
             let list: Vec<String> = keys.iter().map(i64::to_string).collect();
             write!(sql, "IN ({})", list.join(", ")).expect("a String takes whatever is written");
         }
-        // The keys are part of the text, so that each statement is another one: not worth a cached plan.
-        let sql = AssertSqlSafe(sql);
-        let mut rows = HashMap::with_capacity(keys.len());
-        match &mut self.connection {
-            Connection::MySql(connection) => {
-                let reading = sqlx::query(sql).persistent(false).fetch_all(&mut **connection);
-                for row in within(PAGE_TIMEOUT, "read rows of", &table.name, &self.address, reading).await? {
-                    let object = table.object(|position, kind, out| encode_mysql(&row, position, kind, out))?;
-                    table.insert(&mut rows, key_of(table, row.try_get(0))?, object)?;
-                }
-            }
-            Connection::Postgres(connection) => {
-                let reading = sqlx::query(sql).persistent(false).fetch_all(&mut **connection);
-                for row in within(PAGE_TIMEOUT, "read rows of", &table.name, &self.address, reading).await? {
-                    let object = table.object(|position, kind, out| encode_postgres(&row, position, kind, out))?;
-                    table.insert(&mut rows, key_of(table, row.try_get(0))?, object)?;
-                }
-            }
-        }
-        Ok(rows)
+        Some(sql)
     }
 
     /// Closes the snapshot and the connection; what fails about it harms nobody.
@@ -285,6 +297,52 @@ impl Source {
     }
 }
 
+/// The rows with some keys.
+pub enum Rows {
+    /// All of them, by their keys.
+    All(HashMap<i64, Vec<u8>>),
+    /// They are too much to be held at once.
+    TooMuch {
+        /// How many had been read when that was clear; two at the least.
+        read: usize,
+    },
+}
+
+/// Rows as they are read.
+struct Page<'a> {
+    table: &'a SourceTable,
+    address: &'a str,
+    budget: usize,
+    bytes: usize,
+    rows: HashMap<i64, Vec<u8>>,
+}
+
+impl Page<'_> {
+    /// Reads to the end, or until there is too much; `encode` writes the value at a position of a row.
+    async fn fill<R>(
+        &mut self,
+        mut rows: impl Stream<Item = Result<R, sqlx::Error>> + Unpin,
+        encode: impl Fn(&R, usize, Kind, &mut Vec<u8>) -> Result<(), String>,
+        key: impl Fn(&R) -> Result<i64, sqlx::Error>,
+    ) -> Result<bool, SourceError> {
+        let (table, address) = (self.table, self.address);
+        let failed = |source| SourceError::query(READ_ROWS, &table.name, address, source);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            let object = table.object(|position, kind, out| encode(&row, position, kind, out))?;
+            self.bytes += object.len();
+            let key = key(&row).map_err(failed)?;
+            if self.rows.insert(key, object).is_some() {
+                let (table, key_column) = (table.name.clone(), table.key.clone());
+                return Err(SourceError::Duplicate { table, key: key_column, value: key });
+            }
+            if self.bytes > self.budget && self.rows.len() > 1 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
 impl SourceTable {
     /// Writes one row as a JSON object; `encode` writes the value at a position of the result.
     fn object(&self, encode: impl Fn(usize, Kind, &mut Vec<u8>) -> Result<(), String>) -> Result<Vec<u8>, SourceError> {
@@ -303,17 +361,6 @@ impl SourceTable {
         out.push(b'}');
         Ok(out)
     }
-
-    fn insert(&self, rows: &mut HashMap<i64, Vec<u8>>, key: i64, object: Vec<u8>) -> Result<(), SourceError> {
-        match rows.insert(key, object) {
-            None => Ok(()),
-            Some(_) => Err(SourceError::Duplicate { table: self.name.clone(), key: self.key.clone(), value: key }),
-        }
-    }
-}
-
-fn key_of(table: &SourceTable, key: Result<i64, sqlx::Error>) -> Result<i64, SourceError> {
-    key.map_err(|source| SourceError::Query { action: "read keys of", table: table.name.clone(), source })
 }
 
 async fn connect_mysql(url: &Url) -> Result<MySqlConnection, sqlx::Error> {
@@ -338,38 +385,18 @@ fn address(url: &Url) -> String {
     format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or("localhost"), url.path())
 }
 
+/// Each column's name, its type's name, and how its values become JSON.
 fn described<C: sqlx::Column>(
     columns: &[C],
-    kind: fn(&str, bool) -> Option<Kind>,
-) -> Vec<(String, String, Option<Kind>)>
-where
-    <C::Database as sqlx::Database>::TypeInfo: DescribedType,
-{
+    kind: fn(&<C::Database as sqlx::Database>::TypeInfo) -> Option<Kind>,
+) -> Vec<(String, String, Option<Kind>)> {
     columns
         .iter()
         .map(|column| {
-            let found = column.type_info().name().to_owned();
-            let kind = kind(&found, column.type_info().is_enum());
-            (column.name().to_owned(), found, kind)
+            let found = column.type_info();
+            (column.name().to_owned(), found.name().to_owned(), kind(found))
         })
         .collect()
-}
-
-/// What a type's name does not say.
-trait DescribedType: sqlx::TypeInfo {
-    fn is_enum(&self) -> bool;
-}
-
-impl DescribedType for sqlx::mysql::MySqlTypeInfo {
-    fn is_enum(&self) -> bool {
-        self.name() == "ENUM"
-    }
-}
-
-impl DescribedType for sqlx::postgres::PgTypeInfo {
-    fn is_enum(&self) -> bool {
-        matches!(self.kind(), sqlx::postgres::PgTypeKind::Enum(_))
-    }
 }
 
 async fn within<T>(

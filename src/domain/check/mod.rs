@@ -42,7 +42,8 @@ impl Checked {
 pub fn decode(name: &str, bytes: Vec<u8>) -> Result<SourceFile, Box<(SourceFile, Diagnostic)>> {
     if bytes.len() > LARGEST_FILE {
         let megabytes = LARGEST_FILE / (1024 * 1024);
-        let message = format!("the file has {} bytes; a DAG file has at most {megabytes} MB", bytes.len());
+        // Whoever read the file stopped there: how large it is, nobody knows.
+        let message = format!("the file has more than {megabytes} MB; a DAG file has at most that");
         let problem = Diagnostic::error(Code::TooLarge, Span::default(), message)
             .help("split the DAGs over several files, or keep data in files of its own");
         return Err(Box::new((SourceFile::new(name, ""), problem)));
@@ -75,10 +76,12 @@ pub fn check(file: &SourceFile, operators: &[&'static OperatorKind]) -> Checked 
         _ if document.broken => {}
         Some(root) if !root.is_null() => {
             let mut catalog = Catalog::new(operators);
-            for spec in spec::read_file(root, &mut problems) {
-                dags.extend(check_dag(&spec, &mut catalog, &mut problems).filter(|_| readable));
+            let errors_before = problems.errors();
+            let specs = spec::read_file(root, &mut problems);
+            for spec in &specs {
+                dags.extend(check_dag(spec, &mut catalog, &mut problems).filter(|_| readable));
             }
-            if root.as_mapping().is_some_and(<[_]>::is_empty) {
+            if specs.is_empty() && problems.errors() == errors_before {
                 problems.add(empty_file(root.span));
             }
         }
@@ -95,8 +98,8 @@ fn check_dag(spec: &DagSpec, catalog: &mut Catalog, problems: &mut Problems<'_>)
     let errors_before = problems.errors();
     let settings = settings::check(spec, problems);
     let tasks = tasks::check(spec, catalog, problems);
-    graph::report_cycles(&tasks, problems);
-    templates::check(spec, &tasks, problems);
+    let order = graph::order(&tasks, problems);
+    templates::check(spec, &tasks, &order, problems);
     let settings = settings.filter(|_| spec.sound && problems.errors() == errors_before)?;
     let edges = tasks.edges();
     let tasks = tasks.checked.into_iter().map(|task| task.task).collect::<Option<Vec<_>>>()?;

@@ -133,7 +133,9 @@ fn dependencies(
             Some(other) => upstream.push((*other, *span)),
             None => {
                 let message = format!("task `{}` waits for `{name}`, which does not exist", task.id.text);
-                let names = tasks.iter().map(|other| other.id.text.as_str()).filter(|other| *other != task.id.text);
+                let compared = problems.comparable(tasks.len());
+                let names = tasks.iter().take(compared).map(|other| other.id.text.as_str());
+                let names = names.filter(|other| *other != task.id.text);
                 problems.add(
                     Diagnostic::error(Code::DanglingDependency, *span, message).label("no such task").did_you_mean(
                         name,

@@ -1,16 +1,15 @@
 //! The templates in tasks' configuration: their syntax, their names, and what the operator says of what they render to.
 
-use std::collections::{BTreeSet, HashMap};
-
 use serde_json::Value;
 
 use crate::domain::check::config::mismatches;
+use crate::domain::check::graph::Order;
 use crate::domain::check::tasks::{CheckedTask, CheckedTasks};
 use crate::domain::diagnostic::{Code, Diagnostic, closest, listed};
 use crate::domain::ids::TaskId;
 use crate::domain::source::Span;
 use crate::domain::spec::{DagSpec, Problems};
-use crate::domain::template::names::{Reference, references};
+use crate::domain::template::names::{Reference, uses};
 use crate::domain::template::{RunFacts, TemplateScope, is_template};
 use crate::domain::yaml::{Entry, Node, NodeKind};
 
@@ -42,40 +41,40 @@ const NAMES: [(&str, Option<&[&str]>); 21] = [
 /// Functions that the template engine brings.
 const FUNCTIONS: [&str; 6] = ["range", "dict", "debug", "namespace", "self", "super"];
 
-/// Names whose values are there only when a run is: what uses them cannot be tried out.
-const KNOWN_AT_RUN_TIME: [&str; 6] = ["outputs", "ti", "task_instance", "var", "conn", "dag_run"];
+/// Names whose values are there only when a run is: a key that uses them cannot be tried out.
+const KNOWN_AT_RUN_TIME: [&str; 3] = ["outputs", "ti", "task_instance"];
 
-pub(super) fn check(spec: &DagSpec, tasks: &CheckedTasks<'_>, problems: &mut Problems<'_>) {
+pub(super) fn check(spec: &DagSpec, tasks: &CheckedTasks<'_>, order: &Order, problems: &mut Problems<'_>) {
     let Ok(dag_id) = spec.id.text.parse() else { return };
     let mut facts = RunFacts::sample(dag_id);
     if let Some(params) = &spec.keys.params {
         facts.params.clone_from(&params.value.0);
     }
-    let checker = Checker { params: &facts.params.clone(), tasks, ancestors: Ancestors::default() };
-    checker.all(&facts, problems);
+    let mut checker = Checker { params: &facts.params, tasks, outputs: Vec::new() };
+    for (position, task) in tasks.checked.iter().enumerate() {
+        let errors_before = problems.errors();
+        let mut at_run_time = Vec::new();
+        for entry in task.config.as_mapping().into_iter().flatten() {
+            let late = late_variables(task, &entry.key.text);
+            if checker.value(position, &entry.value, late, problems) {
+                at_run_time.push(entry.key.text.as_str());
+            }
+        }
+        if task.fits && problems.errors() == errors_before {
+            try_out(task, &facts, &at_run_time, problems);
+        }
+    }
+    checker.report_outputs(order, problems);
 }
 
 struct Checker<'c, 's> {
     params: &'c serde_json::Map<String, Value>,
     tasks: &'c CheckedTasks<'s>,
-    ancestors: Ancestors,
+    /// Which task uses which other's output, and where it says so.
+    outputs: Vec<(usize, usize, Span)>,
 }
 
 impl Checker<'_, '_> {
-    fn all(mut self, facts: &RunFacts, problems: &mut Problems<'_>) {
-        for (position, task) in self.tasks.checked.iter().enumerate() {
-            let errors_before = problems.errors();
-            let mut at_run_time = false;
-            for entry in task.config.as_mapping().into_iter().flatten() {
-                let late = late_variables(task, &entry.key.text);
-                at_run_time |= self.value(position, &entry.value, late, problems);
-            }
-            if !at_run_time && task.fits && problems.errors() == errors_before {
-                try_out(task, facts, problems);
-            }
-        }
-    }
-
     /// Checks the templates in a value; whether one of them needs what only a run has.
     fn value(&mut self, task: usize, node: &Node, late: &[&str], problems: &mut Problems<'_>) -> bool {
         match &node.kind {
@@ -91,7 +90,7 @@ impl Checker<'_, '_> {
     }
 
     fn template(&mut self, task: usize, node: &Node, text: &str, late: &[&str], problems: &mut Problems<'_>) -> bool {
-        let found = match references(text) {
+        let found = match uses(text) {
             Ok(found) => found,
             Err(problem) => {
                 let span = problems.span_within(node, problem.range);
@@ -102,23 +101,46 @@ impl Checker<'_, '_> {
                 return false;
             }
         };
+        for mistake in found.mistakes {
+            let span = problems.span_within(node, mistake.range);
+            let mut diagnostic = Diagnostic::error(mistake.code, span, mistake.message);
+            diagnostic.help = mistake.help;
+            problems.add(diagnostic);
+        }
         let mut at_run_time = false;
-        for reference in &found {
+        for reference in &found.references {
             let root = reference.path[0].as_str();
             at_run_time |= KNOWN_AT_RUN_TIME.contains(&root);
             // A param without a default gets its value when somebody triggers the run.
             at_run_time |= root == "params"
-                && reference.path.get(1).is_some_and(|name| self.params.get(name).is_some_and(Value::is_null));
+                && if reference.is_called {
+                    self.params.values().any(Value::is_null)
+                } else {
+                    reference.path.get(1).is_some_and(|name| self.params.get(name).is_some_and(Value::is_null))
+                };
             let span = problems.span_within(node, reference.range.clone());
-            if let Some(problem) = self.reference(task, reference, span, late) {
+            if let Some(problem) = self.reference(task, reference, span, late, problems) {
                 problems.add(problem);
             }
         }
         at_run_time
     }
 
-    fn reference(&mut self, task: usize, reference: &Reference, span: Span, late: &[&str]) -> Option<Diagnostic> {
-        let path: Vec<&str> = reference.path.iter().map(String::as_str).collect();
+    fn reference(
+        &mut self,
+        task: usize,
+        reference: &Reference,
+        span: Span,
+        late: &[&str],
+        problems: &mut Problems<'_>,
+    ) -> Option<Diagnostic> {
+        let mut path: Vec<&str> = reference.path.iter().map(String::as_str).collect();
+        // `params.get('rows')` calls a method of the mapping: it names no param `get`.
+        let is_method =
+            matches!(path.as_slice(), ["params" | "outputs" | "var" | "conn", _, ..] | ["dag_run", "conf", _, ..]);
+        if reference.is_called && is_method {
+            path.pop();
+        }
         match path.as_slice() {
             [name, ..] if late.contains(name) || FUNCTIONS.contains(name) => None,
             ["params", name, ..] if !self.params.contains_key(*name) && !reference.is_guarded => {
@@ -131,7 +153,14 @@ impl Checker<'_, '_> {
                     ),
                 )
             }
-            ["outputs", other, ..] => self.output(task, other, span),
+            ["outputs", other, ..] => match self.tasks.position(other) {
+                Some(position) => {
+                    self.outputs.push((task, position, span));
+                    None
+                }
+                None => Some(self.unknown_output(other, span, problems)),
+            },
+            ["var" | "conn", ..] | ["dag_run", "conf", ..] => Some(not_there_yet(&path, reference, span)),
             [name, rest @ ..] => match NAMES.iter().find(|(known, _)| known == name) {
                 None if reference.is_guarded => None,
                 None => Some(unknown_name(name, span, late)),
@@ -150,25 +179,58 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// Another task's output: the task has to exist, and to have ended before this one begins.
-    fn output(&mut self, task: usize, other: &str, span: Span) -> Option<Diagnostic> {
-        let Some(position) = self.tasks.position(other) else {
-            let message = format!("there is no task `{other}` whose output this could be");
-            let problem = Diagnostic::error(Code::OutputOfUnknownTask, span, message);
-            return Some(problem.did_you_mean(other, self.tasks.ids(), || None));
-        };
-        if self.ancestors.has(task, position, self.tasks) {
-            return None;
-        }
-        let me = &self.tasks.checked[task].spec.id;
-        let message = format!("`{}` uses the output of `{other}`, but does not wait for it", me.text);
-        let help = if task == position {
-            "a task's output is there when it has ended; other tasks can use it".to_owned()
-        } else {
-            format!("add `{other}` to the `dependencies` of `{}`, or of a task that it waits for", me.text)
-        };
-        Some(Diagnostic::error(Code::OutputNotUpstream, span, message).help(help))
+    fn unknown_output(&self, other: &str, span: Span, problems: &mut Problems<'_>) -> Diagnostic {
+        let message = format!("there is no task `{other}` whose output this could be");
+        let compared = problems.comparable(self.tasks.checked.len());
+        Diagnostic::error(Code::OutputOfUnknownTask, span, message).did_you_mean(
+            other,
+            self.tasks.ids().take(compared),
+            || None,
+        )
     }
+
+    /// Another task's output is there when that task ended before this one begins: this one has to wait for it.
+    fn report_outputs(&self, order: &Order, problems: &mut Problems<'_>) {
+        let asked: Vec<(usize, usize)> = self.outputs.iter().map(|(task, other, _)| (*task, *other)).collect();
+        let waits = order.waits(self.tasks, &asked);
+        for ((task, other, span), waits) in self.outputs.iter().zip(waits) {
+            if waits {
+                continue;
+            }
+            let id = |position: usize| &self.tasks.checked[position].spec.id.text;
+            let (me, other_id) = (id(*task), id(*other));
+            let message = format!("`{me}` uses the output of `{other_id}`, but does not wait for it");
+            let help = if task == other {
+                "a task's output is there when it has ended; other tasks can use it".to_owned()
+            } else {
+                format!("add `{other_id}` to the `dependencies` of `{me}`, or of a task that it waits for")
+            };
+            problems.add(Diagnostic::error(Code::OutputNotUpstream, *span, message).help(help));
+        }
+    }
+}
+
+/// Names of Airflow that have no values here yet: what needs one fails whenever it is rendered, what provides for its
+/// absence always takes that way.
+fn not_there_yet(path: &[&str], reference: &Reference, span: Span) -> Diagnostic {
+    let (what, instead) = match path[0] {
+        "var" => ("variables", "declare the value under the DAG's `params`"),
+        "conn" => ("connections", "operators take a connection by its name"),
+        _ => ("a run's `conf`", "declare the value under the DAG's `params`; `--param` sets it"),
+    };
+    let fails = match path {
+        // Whether the template comes to it, rendering it with the DAG's defaults tells.
+        _ if reference.is_conditional => false,
+        // It looks into what is not there, `| default(…)` or not.
+        ["conn", _, ..] => true,
+        [_, _, _, ..] => !reference.is_guarded,
+        _ => false,
+    };
+    if fails {
+        return Diagnostic::error(Code::NotYet, span, format!("templates cannot read {what} yet")).help(instead);
+    }
+    Diagnostic::warning(Code::NotYet, span, format!("templates cannot read {what} yet: none is ever there"))
+        .help(instead)
 }
 
 fn unknown_name(name: &str, span: Span, late: &[&str]) -> Diagnostic {
@@ -195,10 +257,14 @@ fn late_variables(task: &CheckedTask<'_>, key: &str) -> &'static [&'static str] 
     fields.iter().find(|field| field.key == key).map_or(&[], |field| field.variables)
 }
 
-/// Renders a task's configuration with the DAG's defaults and lets the operator look at it.
-fn try_out(task: &CheckedTask<'_>, facts: &RunFacts, problems: &mut Problems<'_>) {
+/// Renders a task's configuration with the DAG's defaults and lets the operator look at it; the keys `at_run_time` are
+/// left as they are, and the operator's own check waits for them.
+fn try_out(task: &CheckedTask<'_>, facts: &RunFacts, at_run_time: &[&str], problems: &mut Problems<'_>) {
     let (Some(operator), Ok(id)) = (&task.operator, task.spec.id.text.parse::<TaskId>()) else { return };
-    let config = task.config.to_json();
+    let mut config = task.config.to_json();
+    if let Value::Object(fields) = &mut config {
+        fields.retain(|key, _| !at_run_time.contains(&key.as_str()));
+    }
     let scope = TemplateScope::for_sample(facts, &id, operator.kind.name);
     let rendered = match scope.render_config(&config, operator.kind.late_fields) {
         Ok(rendered) => rendered,
@@ -216,6 +282,9 @@ fn try_out(task: &CheckedTask<'_>, facts: &RunFacts, problems: &mut Problems<'_>
             let became = "that is what the template comes to with the DAG's own params";
             problems.add(if problem.help.is_none() { problem.help(became) } else { problem });
         }
+        return;
+    }
+    if !at_run_time.is_empty() {
         return;
     }
     for problem in (operator.kind.check)(&rendered) {
@@ -245,36 +314,4 @@ fn as_rendered(node: &Node, rendered: &Value) -> Node {
         (kind, _) => kind.clone(),
     };
     Node { span: node.span, kind }
-}
-
-/// Who waits for whom, however indirectly; looked up once a task.
-#[derive(Default)]
-struct Ancestors {
-    of: HashMap<usize, BTreeSet<usize>>,
-}
-
-impl Ancestors {
-    fn has(&mut self, task: usize, ancestor: usize, tasks: &CheckedTasks<'_>) -> bool {
-        // Nearly always it is a direct dependency: no need to know all of them.
-        if tasks.checked[task].upstream.iter().any(|(upstream, _)| *upstream == ancestor) {
-            return true;
-        }
-        // A set for each of ten thousand tasks in a row would be fifty million entries: only the last one is kept.
-        if !self.of.contains_key(&task) {
-            self.of.clear();
-            let mut found = BTreeSet::new();
-            let mut waiting = vec![task];
-            while let Some(at) = waiting.pop() {
-                for (upstream, _) in &tasks.checked[at].upstream {
-                    if found.insert(*upstream) {
-                        waiting.push(*upstream);
-                    }
-                }
-            }
-            // In a circle a task is its own ancestor; its output still is not there.
-            found.remove(&task);
-            self.of.insert(task, found);
-        }
-        self.of[&task].contains(&ancestor)
-    }
 }

@@ -112,7 +112,7 @@ codes! {
     TooLarge = "064",
     /// Values nested too deeply.
     TooDeep = "065",
-    /// Aliases that multiply into too much.
+    /// Anchors and aliases that multiply into too much.
     AliasBomb = "066",
     /// More than one YAML document in a file.
     SeveralDocuments = "067",
@@ -124,7 +124,7 @@ codes! {
     UnsupportedTag = "070",
     /// A mapping key that is not plain text.
     BadKey = "071",
-    /// A file that cannot be read.
+    /// A file that cannot be read, or a folder that holds none.
     Unreadable = "072",
 }
 

@@ -10,8 +10,13 @@ use crate::domain::yaml::{Entry, Key, Node, NodeKind};
 /// The key of dag-factory's block of defaults for every DAG of a file.
 const DEFAULTS: &str = "default";
 
-/// Keys of `default_args` that are the DAG's.
-const DAG_KEYS_IN_DEFAULT_ARGS: [&str; 4] = ["owner", "start_date", "end_date", "timezone"];
+/// Whether a key of `default_args` is the DAG's: Airflow's habit for `owner` and `start_date`, dag-factory's for nearly
+/// all of them.
+pub(in crate::domain) fn is_dag_key_in_default_args(name: &str) -> bool {
+    // Tasks have a `doc_md`, too; params and the like would be hard to find there.
+    !matches!(name, "dag_id" | "doc_md" | "params" | "default_args" | "tasks")
+        && (DagKeys::KEYS.contains(&name) || DagKeys::ALIASES.iter().any(|(alias, _)| *alias == name))
+}
 
 /// A DAG as typed.
 #[derive(Debug)]
@@ -85,10 +90,9 @@ pub(in crate::domain) fn read_file(root: &Node, problems: &mut Problems<'_>) -> 
 
 /// Whether an entry at the top of a file looks like a DAG's key rather than a DAG.
 fn is_dag_key(entry: &Entry) -> bool {
-    let is_name = |name: &str| name == entry.key.text;
+    let name = entry.key.text.as_str();
     let is_dag = entry.value.as_mapping().is_some_and(|entries| entries.iter().any(|inner| inner.key.text == "tasks"));
-    !is_dag
-        && (DagKeys::KEYS.iter().any(|name| is_name(name)) || DagKeys::ALIASES.iter().any(|(alias, _)| is_name(alias)))
+    !is_dag && (DagKeys::KEYS.contains(&name) || DagKeys::ALIASES.iter().any(|(alias, _)| *alias == name))
 }
 
 fn read_dag(entry: &Entry, file_keys: &DagKeys, file_defaults: &TaskDefaults, problems: &mut Problems<'_>) -> DagSpec {
@@ -139,7 +143,7 @@ fn read_dag_keys(dag: &Entry, problems: &mut Problems<'_>) -> (DagKeys, TaskDefa
         if matches!(name, "task_id" | "operator" | "dependencies") {
             let message = format!("`default_args` cannot hold `{name}`: it differs from task to task");
             problems.add(Diagnostic::error(Code::UnsupportedKey, entry.key.span, message));
-        } else if DAG_KEYS_IN_DEFAULT_ARGS.contains(&name) {
+        } else if is_dag_key_in_default_args(name) {
             defaults.dag.take(entry, problems);
         } else if !defaults.keys.take(entry, problems) {
             defaults.rest.push(entry.clone());

@@ -5,11 +5,12 @@ use schemars::JsonSchema;
 use crate::domain::dag::{Catchup, DstPolicy, Overlap, Schedule};
 use crate::domain::diagnostic::{Code, Diagnostic};
 use crate::domain::spec::Problems;
+use crate::domain::spec::known::without_effect_yet;
 use crate::domain::spec::value::{
     Count, DateOrInstant, Dependencies, FreeMapping, FromNode, Params, Positive, Seconds, Spanned, Tags, Tasks, Zone,
 };
 use crate::domain::trigger_rule::TriggerRule;
-use crate::domain::yaml::Entry;
+use crate::domain::yaml::{Entry, NodeKind};
 
 macro_rules! keys {
     ($(#[$about:meta])+ $name:ident { $($(#[$doc:meta])+ $key:ident $(or $alias:ident)? : $type:ty,)+ }) => {
@@ -62,6 +63,17 @@ fn read_key<T: FromNode>(place: &mut Option<Spanned<T>>, entry: &Entry, problems
     let is_absent = entry.value.is_null() && !T::NULL_MEANS_SOMETHING;
     if !is_absent && let Some(value) = T::from_node(&entry.value, &entry.key.text, problems) {
         *place = Some(Spanned { value, span: entry.value.span, key: entry.key.span });
+        warn_if_without_effect(entry, problems);
+    }
+}
+
+/// A limit that is read and does not hold is said aloud: somebody may count on it.
+fn warn_if_without_effect(entry: &Entry, problems: &mut Problems<'_>) {
+    if let Some(instead) = without_effect_yet(&entry.key.text)
+        && entry.value.kind != NodeKind::Bool(false)
+    {
+        let message = format!("`{}` has no effect yet", entry.key.text);
+        problems.add(Diagnostic::warning(Code::NotYet, entry.key.span, message).help(instead));
     }
 }
 
@@ -92,12 +104,12 @@ keys! {
         dst: DstPolicy,
         /// How many runs may go on at once.
         max_active_runs: Positive,
-        /// How many tasks may run at once, over all runs.
+        /// How many tasks may run at once, over all runs; without effect so far.
         max_active_tasks or concurrency: Positive,
         /// Whether the DAG is paused when it is first seen.
         is_paused_upon_creation: bool,
-        /// A run that takes longer fails.
-        dagrun_timeout: Seconds,
+        /// A run that takes longer fails; without effect so far.
+        dagrun_timeout or dagrun_timeout_sec: Seconds,
         /// Who looks after it.
         owner: String,
         /// Words to find it by.
@@ -123,26 +135,26 @@ keys! {
         /// How often it is tried again after a failure.
         retries: Count,
         /// How long to wait before it is tried again.
-        retry_delay: Seconds,
+        retry_delay or retry_delay_sec: Seconds,
         /// Whether each further wait is twice as long.
         retry_exponential_backoff: bool,
         /// The longest wait.
         max_retry_delay: Seconds,
         /// An attempt that takes longer is stopped and fails.
-        execution_timeout: Seconds,
+        execution_timeout or execution_timeout_secs: Seconds,
         /// Which ends of the tasks before it let it run.
         trigger_rule: TriggerRule,
-        /// The pool whose slots it takes.
+        /// The pool whose slots it takes; without effect so far.
         pool: String,
-        /// How many slots of the pool it takes.
+        /// How many slots of the pool it takes; without effect so far.
         pool_slots: Positive,
         /// Higher goes first when not all can run.
         priority_weight: i32,
-        /// Whether it waits for its own success in the run before.
+        /// Whether it waits for its own success in the run before; without effect so far.
         depends_on_past: bool,
-        /// Whether it waits for the tasks right after it in the run before.
+        /// Whether it waits for the tasks right after it in the run before; without effect so far.
         wait_for_downstream: bool,
-        /// How many of it may run at once, over all runs.
+        /// How many of it may run at once, over all runs; without effect so far.
         max_active_tis_per_dag: Positive,
         /// Whether it prepares what other tasks use.
         setup: bool,

@@ -15,6 +15,20 @@ pub(in crate::domain) enum Standing {
 
 use Standing::{Ignored, IgnoredWhenOff, NotYet, Unsupported};
 
+/// What to do instead of a key that is read and checked, and that nothing acts on before there is a scheduler.
+///
+/// These promise a limit or an order. `schedule` and its like are silent: a run that is started by hand needs none.
+pub(in crate::domain) fn without_effect_yet(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "dagrun_timeout" | "dagrun_timeout_sec" => "runs may take any time; `execution_timeout` ends a task's attempts",
+        "max_active_tasks" | "concurrency" | "max_active_tis_per_dag" | "pool" | "pool_slots" => {
+            "the setting `engine.parallelism` limits how many tasks of a run go on at once"
+        }
+        "depends_on_past" | "wait_for_downstream" => "runs do not wait for each other",
+        _ => return None,
+    })
+}
+
 /// Where a key of Airflow's `DAG` stands.
 pub(in crate::domain) fn airflow_dag_key(key: &str) -> Option<Standing> {
     Some(match key {
@@ -30,14 +44,23 @@ pub(in crate::domain) fn airflow_dag_key(key: &str) -> Option<Standing> {
         "timetable" => {
             Unsupported("use `schedule`: a list of crons, `timezone` and `dst` say most of what timetables do")
         }
-        "on_failure_callback" | "on_success_callback" | "sla_miss_callback" | "deadline" => {
+        "on_failure_callback"
+        | "on_failure_callback_name"
+        | "on_failure_callback_file"
+        | "on_success_callback"
+        | "on_success_callback_name"
+        | "on_success_callback_file"
+        | "sla_miss_callback"
+        | "sla_miss_callback_name"
+        | "sla_miss_callback_file"
+        | "deadline" => {
             Unsupported("callbacks are Python; a last task with `trigger_rule: one_failed` runs after a failure")
         }
         "access_control" => Unsupported("there are no roles per DAG"),
         "fail_fast" | "fail_stop" => IgnoredWhenOff("tasks that do not depend on a failed one go on"),
         "max_consecutive_failed_dag_runs" => IgnoredWhenOff("a DAG is paused by hand"),
         "max_active_tis_per_dagrun" => {
-            Unsupported("`max_active_tis_per_dag` on a task, or a pool, limits how many run")
+            Unsupported("the setting `engine.parallelism` limits how many tasks of a run go on at once")
         }
         "dag_id_prefix" | "vars" => Unsupported("write the value where it is used, or use `params`"),
         _ => return None,
@@ -58,16 +81,24 @@ pub(in crate::domain) fn airflow_task_key(key: &str) -> Option<Standing> {
             Unsupported("Python is not run in process; the `bash` operator can run a script")
         }
         "on_failure_callback"
+        | "on_failure_callback_name"
+        | "on_failure_callback_file"
         | "on_success_callback"
+        | "on_success_callback_name"
+        | "on_success_callback_file"
         | "on_retry_callback"
+        | "on_retry_callback_name"
+        | "on_retry_callback_file"
         | "on_execute_callback"
+        | "on_execute_callback_name"
+        | "on_execute_callback_file"
         | "on_skipped_callback" => {
             Unsupported("callbacks are Python; a task with `trigger_rule: one_failed` runs after a failure")
         }
         "email" | "email_on_failure" | "email_on_retry" => IgnoredWhenOff("pinsched sends no mail"),
-        "sla" => Unsupported("`execution_timeout` and `dagrun_timeout` end what takes too long"),
+        "sla" | "sla_secs" => Unsupported("`execution_timeout` ends an attempt that takes too long"),
         "queue" | "executor" | "executor_config" | "run_as_user" | "resources" => {
-            Unsupported("every worker takes every task; a `pool` limits how many run at once")
+            Unsupported("every worker takes every task")
         }
         "weight_rule" => Unsupported("`priority_weight` counts as it is written"),
         "owner" => Ignored("the DAG's `owner` is shown"),
@@ -76,7 +107,9 @@ pub(in crate::domain) fn airflow_task_key(key: &str) -> Option<Standing> {
         "task_display_name" => Ignored("pages show the task's id"),
         "ignore_first_depends_on_past" => Ignored("a first run never waits for one before it"),
         "wait_for_past_depends_before_skipping" => IgnoredWhenOff("a skip does not wait"),
-        "max_active_tis_per_dagrun" => Unsupported("`max_active_tis_per_dag` or a pool limits how many run at once"),
+        "max_active_tis_per_dagrun" => {
+            Unsupported("the setting `engine.parallelism` limits how many tasks of a run go on at once")
+        }
         "start_date" | "end_date" => Unsupported("set it on the DAG: tasks have none of their own"),
         "upstream" | "upstream_tasks" | "depends_on" | "needs" | "upstream_task_ids" => {
             Unsupported("the tasks that a task waits for are its `dependencies`")

@@ -6,7 +6,7 @@ mod keys;
 mod known;
 mod value;
 
-pub(in crate::domain) use file::{DagSpec, TaskSpec, read_file, report_standing};
+pub(in crate::domain) use file::{DagSpec, TaskSpec, is_dag_key_in_default_args, read_file, report_standing};
 pub(in crate::domain) use keys::{DagKeys, TaskKeys};
 pub(in crate::domain) use known::airflow_task_key;
 pub(in crate::domain) use value::{Date, Spanned};
@@ -23,11 +23,16 @@ pub(in crate::domain) struct Problems<'a> {
     pub(in crate::domain) file: &'a SourceFile,
     pub(in crate::domain) found: Vec<Diagnostic>,
     errors: usize,
+    compared: usize,
 }
+
+/// So many ids of tasks are compared with mistyped ones to find what was meant. Ten thousand mistakes among ten thousand
+/// tasks would be a hundred million comparisons, and nobody reads that much advice.
+const MOST_COMPARED: usize = 1_000_000;
 
 impl<'a> Problems<'a> {
     pub(in crate::domain) fn new(file: &'a SourceFile) -> Self {
-        Self { file, found: Vec::new(), errors: 0 }
+        Self { file, found: Vec::new(), errors: 0, compared: 0 }
     }
 
     pub(in crate::domain) fn add(&mut self, problem: Diagnostic) {
@@ -38,6 +43,15 @@ impl<'a> Problems<'a> {
     /// How many of them are errors.
     pub(in crate::domain) fn errors(&self) -> usize {
         self.errors
+    }
+
+    /// How many of `ids` one more mistyped id may be compared with: all of them, until [`MOST_COMPARED`] are used up.
+    pub(in crate::domain) fn comparable(&mut self, ids: usize) -> usize {
+        if self.compared + ids > MOST_COMPARED {
+            return 0;
+        }
+        self.compared += ids;
+        ids
     }
 
     /// The place of a part of a text value, given by its bytes in the text as it was read.

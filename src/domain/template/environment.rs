@@ -11,6 +11,10 @@ use crate::domain::template::values::Instant;
 /// Steps that one template may take: the longest real ones take some thousand.
 const FUEL: u64 = 2_000_000;
 
+/// The longest text that a template may come to, in bytes: as large as a DAG file. Steps alone do not bound it, for text
+/// can double with each.
+pub(super) const LONGEST: usize = 10 * 1024 * 1024;
+
 /// How deep macros may call each other; the engine's own limit overflows small stacks.
 const DEEPEST: usize = 64;
 
@@ -30,6 +34,18 @@ pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(||
     environment.add_filter("ts_nodash_with_tz", |value: &Value| dated(value, "%Y%m%dT%H%M%S%z"));
     environment
 });
+
+/// Whether the engine has a filter of that name.
+pub(super) fn has_filter(name: &str) -> bool {
+    let found = ENVIRONMENT.empty_state().apply_filter(name, &[]);
+    !found.is_err_and(|error| error.kind() == ErrorKind::UnknownFilter)
+}
+
+/// Whether the engine has a test of that name, as behind `is`.
+pub(super) fn has_test(name: &str) -> bool {
+    let found = ENVIRONMENT.empty_state().perform_test(name, &[]);
+    !found.is_err_and(|error| error.kind() == ErrorKind::UnknownTest)
+}
 
 /// A block scalar keeps its last line break, as the file has it.
 pub(super) fn syntax() -> SyntaxConfig {
@@ -55,6 +71,14 @@ fn instant(value: &Value) -> Result<DateTime<chrono::FixedOffset>, Error> {
         .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, format!("`{value}` is not a date")))
 }
 
+/// Refuses text that would be longer than [`LONGEST`].
+fn bounded(length: usize) -> Result<(), Error> {
+    if length <= LONGEST {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidOperation, format!("the text would be longer than {LONGEST} bytes")))
+}
+
 /// The methods of Python's `str`, `dict` and `list` that Airflow's templates use most.
 fn minijinja_python_methods(
     _: &mut minijinja::State<'_, '_>,
@@ -73,15 +97,23 @@ fn minijinja_python_methods(
             "upper" => Ok(text.to_uppercase().into()),
             "lower" => Ok(text.to_lowercase().into()),
             "strip" => Ok(text.trim().into()),
-            "replace" => Ok(text.replace(text_argument(0)?, text_argument(1)?).into()),
+            "replace" => {
+                let (from, to) = (text_argument(0)?, text_argument(1)?);
+                bounded(text.len().saturating_add(text.matches(from).count().saturating_mul(to.len())))?;
+                Ok(text.replace(from, to).into())
+            }
             "startswith" => Ok(text.starts_with(text_argument(0)?).into()),
             "endswith" => Ok(text.ends_with(text_argument(0)?).into()),
             "split" if arguments.is_empty() => Ok(text.split_whitespace().map(Value::from).collect::<Vec<_>>().into()),
             "split" => Ok(text.split(text_argument(0)?).map(Value::from).collect::<Vec<_>>().into()),
             "join" => {
                 let mut parts = Vec::new();
+                let mut length = 0_usize;
                 for part in arguments.first().unwrap_or(&Value::UNDEFINED).try_iter()? {
-                    parts.push(part.to_string());
+                    let part = part.to_string();
+                    length = length.saturating_add(part.len() + text.len());
+                    bounded(length)?;
+                    parts.push(part);
                 }
                 Ok(parts.join(text).into())
             }

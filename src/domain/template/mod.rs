@@ -9,14 +9,19 @@ mod values;
 pub use facts::RunFacts;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use bytes::BufMut;
 use minijinja::value::Serde;
 use serde_json::{Map, Value};
 
 use crate::domain::dag::Task;
 use crate::domain::ids::TaskId;
 use crate::domain::operator_kind::LateField;
-use environment::ENVIRONMENT;
+use environment::{ENVIRONMENT, LONGEST};
+
+/// What the tasks upstream of a task left, by task.
+pub type Outputs = BTreeMap<TaskId, Arc<Map<String, Value>>>;
 
 /// The values that a task's templates see.
 #[derive(Debug, Clone)]
@@ -47,13 +52,13 @@ impl TemplateScope {
 
     /// What a task of a run sees; `outputs` are those of the tasks upstream of it that have ended.
     #[must_use]
-    pub fn for_task(facts: &RunFacts, task: &Task, outputs: &BTreeMap<TaskId, Map<String, Value>>) -> Self {
+    pub fn for_task(facts: &RunFacts, task: &Task, outputs: Outputs) -> Self {
         Self { values: values::of_task(facts, &task.id, task.operator, outputs) }
     }
 
     /// The same for a task that is known by its id and operator only.
     pub(in crate::domain) fn for_sample(facts: &RunFacts, task: &TaskId, operator: &str) -> Self {
-        Self { values: values::of_task(facts, task, operator, &BTreeMap::new()) }
+        Self { values: values::of_task(facts, task, operator, Outputs::new()) }
     }
 
     /// Renders a template; `extra` are variables beside the scope's own.
@@ -62,8 +67,18 @@ impl TemplateScope {
     /// [`TemplateError`] says what is wrong with it; an unknown name is an error, never an empty string.
     pub fn render(&self, template: &str, extra: &[(&str, Value)]) -> Result<String, TemplateError> {
         let context = self.with(extra);
-        let rendered = ENVIRONMENT.template_from_str(template).and_then(|template| template.render(&context));
-        rendered.map_err(|error| TemplateError { path: Vec::new(), message: explain(&error, template) })
+        // A loop over long text would otherwise fill the memory within few steps.
+        let mut text = Vec::new().limit(LONGEST).writer();
+        let rendered = ENVIRONMENT
+            .template_from_str(template)
+            .and_then(|template| template.render_captured_to(&context, &mut text).map(drop));
+        let text = text.into_inner();
+        let failed = |message| TemplateError { path: Vec::new(), message };
+        match rendered {
+            Ok(()) => String::from_utf8(text.into_inner()).map_err(|error| failed(error.to_string())),
+            Err(_) if text.remaining_mut() == 0 => Err(failed(format!("it comes to more than {LONGEST} bytes"))),
+            Err(error) => Err(failed(explain(&error, template))),
+        }
     }
 
     /// Renders every string of a task's configuration.
@@ -170,8 +185,8 @@ mod tests {
         let mut facts = RunFacts::sample("orders".parse().unwrap());
         facts.params = json!({"rows": 500, "user": "abc", "tags": ["a", "b"]}).as_object().unwrap().clone();
         let outputs = json!({"rows": 7, "return_value": "r", "topics": {"t.pin": {"produced": 3}}});
-        let outputs = BTreeMap::from([("emulate".parse().unwrap(), outputs.as_object().unwrap().clone())]);
-        TemplateScope { values: values::of_task(&facts, &"sink".parse().unwrap(), "sink", &outputs) }
+        let outputs = BTreeMap::from([("emulate".parse().unwrap(), outputs.as_object().unwrap().clone().into())]);
+        TemplateScope { values: values::of_task(&facts, &"sink".parse().unwrap(), "sink", outputs) }
     }
 
     #[test]
@@ -222,5 +237,32 @@ mod tests {
         assert_eq!(scope().render("${{ '{#' }}name}", &[]).unwrap(), "${#name}");
         let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{{ a }}{% endfor %}{% endfor %}";
         assert_eq!(scope().render(endless, &[]).unwrap_err().to_string(), "the template does too much work");
+    }
+
+    #[test]
+    fn text_that_grows_without_end_is_stopped() {
+        let doubled = |step: &str| format!("{{% set a = 'x' * 64 %}}{}{{{{ a }}}}", step.repeat(40));
+        for template in [
+            doubled("{% set a = a.replace('x', 'xx') %}"),
+            doubled("{% set a = a.join([a, a]) %}"),
+            "{% set a = 'x' * 1000000 %}{% for i in range(9999) %}{{ a }}{% endfor %}".to_owned(),
+        ] {
+            let message = scope().render(&template, &[]).unwrap_err().to_string();
+            assert!(message.contains("10485760 bytes"), "{message}");
+        }
+    }
+
+    #[test]
+    fn dates_that_cannot_be_written_are_errors() {
+        for (expression, words) in [
+            ("macros.ds_format(ds, '%Y-%m-%d', '%Y%m%dT%H%M%S')", "what a date does not have"),
+            ("macros.ds_format(ds, '%Y-%m-%d', '%Q')", "is not a date format"),
+            ("logical_date.strftime('%Q')", "is not a date format"),
+            ("logical_date.add(days=90000000)", "too far from now"),
+            ("macros.ds_add('+262142-12-31', 1)", "is not a date"),
+        ] {
+            let message = scope().render(&format!("{{{{ {expression} }}}}"), &[]).unwrap_err().to_string();
+            assert!(message.contains(words), "{expression}: {message}");
+        }
     }
 }

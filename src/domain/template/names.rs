@@ -3,10 +3,20 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use minijinja::machinery::ast::{CallArg, Expr, Stmt};
+use minijinja::machinery::ast::{BinOpKind, CallArg, Expr, Stmt};
 use minijinja::machinery::{Span, parse};
 
-use crate::domain::template::environment::syntax;
+use crate::domain::diagnostic::{Code, closest};
+use crate::domain::template::environment::{has_filter, has_test, syntax};
+
+/// What a template uses.
+#[derive(Debug, Default)]
+pub(in crate::domain) struct Uses {
+    /// The names that it takes from outside. A pull of another task's output reads as `outputs.<task>`.
+    pub(in crate::domain) references: Vec<Reference>,
+    /// What fails whenever it is rendered, whatever the values are.
+    pub(in crate::domain) mistakes: Vec<Mistake>,
+}
 
 /// A name with the attributes behind it, as `params.rows` or `outputs.emulate.rows`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +27,19 @@ pub(in crate::domain) struct Reference {
     pub(in crate::domain) range: Range<usize>,
     /// Whether the template itself provides for its absence (`| default(…)`, `is defined`).
     pub(in crate::domain) is_guarded: bool,
+    /// Whether it stands where the template may not come to: in a branch, behind `and` or `or`, in a loop.
+    pub(in crate::domain) is_conditional: bool,
+    /// Whether its last attribute is a method that is called, as `get` of `params.get('rows')`.
+    pub(in crate::domain) is_called: bool,
+}
+
+/// Something in a template that the engine cannot do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::domain) struct Mistake {
+    pub(in crate::domain) code: Code,
+    pub(in crate::domain) message: String,
+    pub(in crate::domain) help: Option<String>,
+    pub(in crate::domain) range: Range<usize>,
 }
 
 /// A template that cannot be parsed.
@@ -27,8 +50,8 @@ pub(in crate::domain) struct SyntaxProblem {
     pub(in crate::domain) range: Range<usize>,
 }
 
-/// All the names that a template takes from outside. A pull of another task's output reads as `outputs.<task>`.
-pub(in crate::domain) fn references(template: &str) -> Result<Vec<Reference>, SyntaxProblem> {
+/// All that a template uses, found without rendering it.
+pub(in crate::domain) fn uses(template: &str) -> Result<Uses, SyntaxProblem> {
     let parsed = parse(template, "template", syntax()).map_err(|error| {
         let mut range = error.range().unwrap_or(0..template.len());
         // In the shell `${#name}` is a length; the engine blames the template's end.
@@ -48,6 +71,58 @@ pub(in crate::domain) fn references(template: &str) -> Result<Vec<Reference>, Sy
     Ok(names.found)
 }
 
+/// Filters and tests that people reach for, for "did you mean"; a test holds them to those that the engine has.
+const FILTERS: [&str; 34] = [
+    "abs",
+    "batch",
+    "bool",
+    "capitalize",
+    "default",
+    "dictsort",
+    "ds",
+    "ds_nodash",
+    "escape",
+    "first",
+    "float",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "replace",
+    "round",
+    "select",
+    "sort",
+    "split",
+    "string",
+    "sum",
+    "title",
+    "tojson",
+    "trim",
+    "ts",
+    "ts_nodash",
+    "unique",
+];
+const TESTS: [&str; 12] = [
+    "defined",
+    "divisibleby",
+    "even",
+    "in",
+    "integer",
+    "mapping",
+    "none",
+    "number",
+    "odd",
+    "sequence",
+    "string",
+    "undefined",
+];
+
 /// The expression of a template that is one `{{ expression }}` and nothing else.
 pub(in crate::domain) fn lone_expression(template: &str) -> Option<&str> {
     let inner = template.trim().strip_prefix("{{")?.strip_suffix("}}")?;
@@ -61,10 +136,11 @@ pub(in crate::domain) fn lone_expression(template: &str) -> Option<&str> {
 
 #[derive(Default)]
 struct Names<'a> {
-    found: Vec<Reference>,
+    found: Uses,
     /// What the template defines itself. Scopes are not told apart: a name that is set anywhere is not ours to judge.
     own: HashSet<&'a str>,
     guarded: bool,
+    conditional: bool,
 }
 
 fn range(span: Span) -> Range<usize> {
@@ -86,13 +162,17 @@ impl<'a> Names<'a> {
                 self.target(&each.target);
                 self.own.insert("loop");
                 each.filter_expr.iter().for_each(|filter| self.expression(filter));
-                self.statements(&each.body);
-                self.statements(&each.else_body);
+                self.conditional(|names| {
+                    names.statements(&each.body);
+                    names.statements(&each.else_body);
+                });
             }
             Stmt::IfCond(condition) => {
                 self.expression(&condition.expr);
-                self.statements(&condition.true_body);
-                self.statements(&condition.false_body);
+                self.conditional(|names| {
+                    names.statements(&condition.true_body);
+                    names.statements(&condition.false_body);
+                });
             }
             Stmt::WithBlock(with) => {
                 for (target, value) in &with.assignments {
@@ -153,6 +233,12 @@ impl<'a> Names<'a> {
         self.guarded = before;
     }
 
+    fn conditional(&mut self, visit: impl FnOnce(&mut Self)) {
+        let before = std::mem::replace(&mut self.conditional, true);
+        visit(self);
+        self.conditional = before;
+    }
+
     fn arguments(&mut self, arguments: &[CallArg<'a>]) {
         for argument in arguments {
             match argument {
@@ -168,8 +254,7 @@ impl<'a> Names<'a> {
 
     fn expression(&mut self, expression: &Expr<'a>) {
         if let Some(path) = path_of(expression) {
-            let end = range(expression.span());
-            self.reference(path, root_span(expression).start_offset as usize..end.end);
+            self.reference(path, whole_range(expression));
             return;
         }
         match expression {
@@ -181,7 +266,11 @@ impl<'a> Names<'a> {
             Expr::UnaryOp(operation) => self.expression(&operation.expr),
             Expr::BinOp(operation) => {
                 self.expression(&operation.left);
-                self.expression(&operation.right);
+                if matches!(operation.op, BinOpKind::ScAnd | BinOpKind::ScOr) {
+                    self.conditional(|names| names.expression(&operation.right));
+                } else {
+                    self.expression(&operation.right);
+                }
             }
             Expr::Compare(compare) => {
                 self.expression(&compare.expr);
@@ -189,16 +278,24 @@ impl<'a> Names<'a> {
             }
             Expr::IfExpr(condition) => {
                 self.expression(&condition.test_expr);
-                self.expression(&condition.true_expr);
-                condition.false_expr.iter().for_each(|other| self.expression(other));
+                self.conditional(|names| {
+                    names.expression(&condition.true_expr);
+                    condition.false_expr.iter().for_each(|other| names.expression(other));
+                });
             }
             Expr::Filter(filter) => {
+                if !has_filter(filter.name) {
+                    self.unknown("filter", filter.name, &FILTERS, range(filter.span()));
+                }
                 if let Some(inner) = &filter.expr {
                     if matches!(filter.name, "default" | "d") { self.guarded(inner) } else { self.expression(inner) }
                 }
                 self.arguments(&filter.args);
             }
             Expr::Test(test) => {
+                if !has_test(test.name) {
+                    self.unknown("test", test.name, &TESTS, range(test.span()));
+                }
                 if matches!(test.name, "defined" | "undefined") {
                     self.guarded(&test.expr);
                 } else {
@@ -212,10 +309,20 @@ impl<'a> Names<'a> {
                 self.expression(&get.subscript_expr);
             }
             Expr::Call(call) => {
-                if !self.pull(&call.expr, &call.args) {
-                    self.expression(&call.expr);
-                    self.arguments(&call.args);
+                if self.pull(&call.expr, &call.args) {
+                    return;
                 }
+                match path_of(&call.expr) {
+                    Some(path) => self.add(Reference {
+                        path,
+                        range: whole_range(&call.expr),
+                        is_guarded: self.guarded,
+                        is_conditional: self.conditional,
+                        is_called: true,
+                    }),
+                    None => self.expression(&call.expr),
+                }
+                self.arguments(&call.args);
             }
             Expr::List(list) => list.items.iter().for_each(|item| self.expression(item)),
             Expr::Tuple(tuple) => tuple.items.iter().for_each(|item| self.expression(item)),
@@ -224,12 +331,27 @@ impl<'a> Names<'a> {
     }
 
     fn reference(&mut self, path: Vec<String>, range: Range<usize>) {
-        if !self.own.contains(path[0].as_str()) {
-            self.found.push(Reference { path, range, is_guarded: self.guarded });
+        let reference =
+            Reference { path, range, is_guarded: self.guarded, is_conditional: self.conditional, is_called: false };
+        self.add(reference);
+    }
+
+    fn add(&mut self, reference: Reference) {
+        if !self.own.contains(reference.path[0].as_str()) {
+            self.found.references.push(reference);
         }
     }
 
-    /// Reads `ti.xcom_pull(task_ids='a', key='b')` as `outputs.a.b`; whether it was one with fixed task ids.
+    fn unknown(&mut self, kind: &str, name: &str, known: &[&str], range: Range<usize>) {
+        self.found.mistakes.push(Mistake {
+            code: Code::UnknownTemplateName,
+            message: format!("templates have no {kind} `{name}`"),
+            help: closest(name, known.iter().copied()).map(|close| format!("did you mean `{close}`?")),
+            range,
+        });
+    }
+
+    /// Reads `ti.xcom_pull(task_ids='a', key='b')` as `outputs.a.b`; whether it was a pull.
     fn pull(&mut self, callee: &Expr<'a>, arguments: &[CallArg<'a>]) -> bool {
         let is_pull = path_of(callee).is_some_and(|path| {
             matches!(path.as_slice(), [ti, pull] if matches!(ti.as_str(), "ti" | "task_instance") && pull == "xcom_pull")
@@ -237,26 +359,55 @@ impl<'a> Names<'a> {
         if !is_pull {
             return false;
         }
-        let mut tasks = None;
-        let mut key = None;
+        let (mut tasks, mut key, mut refused, mut is_open) = (None, None, None, false);
         for argument in arguments {
             match argument {
                 CallArg::Pos(value) | CallArg::Kwarg("task_ids", value) if tasks.is_none() => tasks = Some(value),
-                CallArg::Kwarg("key", Expr::Const(value)) => key = value.value.as_str().map(ToOwned::to_owned),
-                _ => {}
+                CallArg::Kwarg("key", value) => key = Some(value),
+                // Airflow's second argument is `dag_id`, though many take it for the key.
+                CallArg::Pos(value) => {
+                    refused = Some((value, "`xcom_pull` takes one argument without a name".to_owned()));
+                }
+                CallArg::Kwarg(name, value) => {
+                    refused = Some((value, format!("`xcom_pull` takes no `{name}` here")));
+                }
+                CallArg::PosSplat(_) | CallArg::KwargSplat(_) => is_open = true,
             }
         }
+        if tasks.is_none() && !is_open {
+            refused.get_or_insert((callee, "`xcom_pull` needs `task_ids` here".to_owned()));
+        }
+        if let Some((place, message)) = refused {
+            let help = Some("as `ti.xcom_pull(task_ids='a_task', key='rows')`, from a task of the same run".to_owned());
+            let range = whole_range(place);
+            self.found.mistakes.push(Mistake { code: Code::TemplateFails, message, help, range });
+        }
+        // Known only when it is rendered, as far as it is not fixed text.
+        self.reference(vec!["ti".to_owned()], whole_range(callee));
+        let key = match key {
+            Some(Expr::Const(key)) => key.value.as_str().map(ToOwned::to_owned),
+            Some(other) => {
+                self.expression(other);
+                None
+            }
+            None => None,
+        };
         let items: Vec<&Expr<'a>> = match tasks {
             Some(Expr::List(list)) => list.items.iter().collect(),
             Some(Expr::Tuple(tuple)) => tuple.items.iter().collect(),
             Some(one) => vec![one],
-            None => return false,
+            None => Vec::new(),
         };
         for item in items {
-            let Expr::Const(id) = item else { return false };
-            let Some(id) = id.value.as_str() else { return false };
-            let path = ["outputs", id].into_iter().map(ToOwned::to_owned).chain(key.clone()).collect();
-            self.reference(path, range(item.span()));
+            match item {
+                Expr::Const(id) => {
+                    if let Some(id) = id.value.as_str() {
+                        let path = ["outputs", id].into_iter().map(ToOwned::to_owned).chain(key.clone()).collect();
+                        self.reference(path, range(item.span()));
+                    }
+                }
+                other => self.expression(other),
+            }
         }
         true
     }
@@ -281,6 +432,11 @@ fn path_of(expression: &Expr<'_>) -> Option<Vec<String>> {
     }
 }
 
+/// Where an expression stands, from its first name on.
+fn whole_range(expression: &Expr<'_>) -> Range<usize> {
+    root_span(expression).start_offset as usize..range(expression.span()).end
+}
+
 fn root_span(expression: &Expr<'_>) -> Span {
     match expression {
         Expr::GetAttr(get) => root_span(&get.expr),
@@ -294,8 +450,9 @@ mod tests {
     use super::*;
 
     fn found(template: &str) -> Vec<(String, &str, bool)> {
-        references(template)
+        uses(template)
             .unwrap()
+            .references
             .into_iter()
             .map(|reference| (reference.path.join("."), &template[reference.range], reference.is_guarded))
             .collect()
@@ -318,7 +475,9 @@ mod tests {
         assert_eq!(
             found("{{ ti.xcom_pull(task_ids='a', key='k') }}{{ ti.xcom_pull(['b', 'c'])[0] }}"),
             [
+                ("ti".to_owned(), "ti.xcom_pull", false),
                 ("outputs.a.k".to_owned(), "'a'", false),
+                ("ti".to_owned(), "ti.xcom_pull", false),
                 ("outputs.b".to_owned(), "'b'", false),
                 ("outputs.c".to_owned(), "'c'", false)
             ]
@@ -334,9 +493,28 @@ mod tests {
 
     #[test]
     fn a_broken_template_says_where() {
-        let problem = references("select {{ ds").unwrap_err();
+        let problem = uses("select {{ ds").unwrap_err();
         assert!(!problem.message.is_empty());
-        assert!(references("{% if x %}").is_err());
+        assert!(uses("{% if x %}").is_err());
+    }
+
+    #[test]
+    fn what_can_never_be_rendered_is_found() {
+        let mistakes = |template: &str| -> Vec<String> {
+            uses(template).unwrap().mistakes.into_iter().map(|mistake| mistake.message).collect()
+        };
+        assert_eq!(mistakes("{{ ds | uper }}"), ["templates have no filter `uper`"]);
+        assert_eq!(mistakes("{% if ds is emty %}{% endif %}"), ["templates have no test `emty`"]);
+        assert_eq!(mistakes("{{ ti.xcom_pull('a', 'k') }}"), ["`xcom_pull` takes one argument without a name"]);
+        assert_eq!(mistakes("{{ ti.xcom_pull('a', dag_id='b') }}"), ["`xcom_pull` takes no `dag_id` here"]);
+        assert_eq!(mistakes("{{ ti.xcom_pull(key='k') }}"), ["`xcom_pull` needs `task_ids` here"]);
+        assert_eq!(mistakes("{{ ti.xcom_pull(task_ids=params.t, key='k') | tojson }}"), Vec::<String>::new());
+        for filter in FILTERS {
+            assert!(has_filter(filter), "{filter}");
+        }
+        for test in TESTS {
+            assert!(has_test(test), "{test}");
+        }
     }
 
     #[test]

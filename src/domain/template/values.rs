@@ -5,24 +5,19 @@ use std::fmt;
 use std::sync::Arc;
 
 use chrono::{DateTime, FixedOffset, NaiveDate, TimeDelta};
-use minijinja::value::{Kwargs, Object, Serde, from_args};
+use minijinja::value::{Enumerator, Kwargs, Object, Serde, from_args};
 use minijinja::{Error, ErrorKind, State, Value, context};
-use serde_json::Map;
 
 use crate::domain::Timestamp;
 use crate::domain::ids::TaskId;
+use crate::domain::template::Outputs;
 use crate::domain::template::facts::RunFacts;
 
 /// All names that a task's templates see.
-pub(super) fn of_task(
-    facts: &RunFacts,
-    task: &TaskId,
-    operator: &str,
-    outputs: &BTreeMap<TaskId, Map<String, serde_json::Value>>,
-) -> Value {
+pub(super) fn of_task(facts: &RunFacts, task: &TaskId, operator: &str, outputs: Outputs) -> Value {
     let instant = |at: Timestamp| Value::from_object(Instant(at.fixed_offset()));
     let logical_date = facts.logical_date;
-    let outputs = Value::from(Serde(outputs));
+    let outputs = Value::from_object(UpstreamOutputs(outputs));
     let instance = Value::from_object(TaskInstance {
         fields: context! {
             task_id => task.as_str(),
@@ -62,6 +57,21 @@ pub(super) fn of_task(
     }
 }
 
+/// The outputs of upstream tasks; each becomes a template's value when it is asked for.
+#[derive(Debug)]
+struct UpstreamOutputs(Outputs);
+
+impl Object for UpstreamOutputs {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let (_, output) = self.0.iter().find(|(task, _)| Some(task.as_str()) == key.as_str())?;
+        Some(Value::from(Serde(&**output)))
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.0.keys().map(|task| task.as_str().into()).collect())
+    }
+}
+
 /// The variables that are JSON, as what they say.
 fn parsed(variables: &BTreeMap<String, String>) -> Value {
     let parsed =
@@ -77,6 +87,20 @@ fn isoformat(at: &DateTime<FixedOffset>) -> String {
 
 fn refused(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
+}
+
+/// A date as text. An unknown letter, or a part that the date does not have, is reported only while it is written, and
+/// `to_string` would panic.
+fn written(date: &impl fmt::Display, format: &str) -> Result<Value, Error> {
+    let mut text = String::new();
+    fmt::Write::write_fmt(&mut text, format_args!("{date}"))
+        .map_err(|_| refused(format!("`{format}` is not a date format, or asks for what a date does not have")))?;
+    Ok(text.into())
+}
+
+/// Years that dates may have: as in Python, and as RFC 3339 writes them.
+fn has_common_year(date: &impl chrono::Datelike) -> bool {
+    (1..=9999).contains(&date.year())
 }
 
 /// An instant with the parts and methods of Airflow's dates that templates use.
@@ -107,11 +131,7 @@ impl Object for Instant {
         match method {
             "strftime" | "format" => {
                 let (format,): (String,) = from_args(arguments)?;
-                let mut text = String::new();
-                // chrono reports an unknown letter only while it writes.
-                fmt::Write::write_fmt(&mut text, format_args!("{}", self.0.format(&format)))
-                    .map_err(|_| refused(format!("`{format}` is not a date format")))?;
-                Ok(text.into())
+                written(&self.0.format(&format), &format)
             }
             "isoformat" => Ok(isoformat(&self.0).into()),
             "to_date_string" | "date" => Ok(self.0.format("%Y-%m-%d").to_string().into()),
@@ -145,7 +165,7 @@ impl Instant {
             by = step.and_then(|step| by.checked_add(&step)).ok_or_else(|| refused("too far from now"))?;
         }
         units.assert_all_used()?;
-        let moved = self.0.checked_add_signed(by).ok_or_else(|| refused("too far from now"))?;
+        let moved = self.0.checked_add_signed(by).filter(has_common_year).ok_or_else(|| refused("too far from now"))?;
         Ok(Value::from_object(Self(moved)))
     }
 }
@@ -206,20 +226,22 @@ struct Macros;
 impl Object for Macros {
     fn call_method(self: &Arc<Self>, _: &mut State<'_, '_>, method: &str, arguments: &[Value]) -> Result<Value, Error> {
         let date = |text: &str, format: &str| {
-            NaiveDate::parse_from_str(text, format).map_err(|_| refused(format!("`{text}` is not a date")))
+            let parsed = NaiveDate::parse_from_str(text, format).ok().filter(has_common_year);
+            parsed.ok_or_else(|| refused(format!("`{text}` is not a date")))
         };
         match method {
             "ds_add" => {
                 let (ds, days): (String, i64) = from_args(arguments)?;
-                let moved =
-                    TimeDelta::try_days(days).and_then(|days| date(&ds, "%Y-%m-%d").ok()?.checked_add_signed(days));
+                let moved = TimeDelta::try_days(days)
+                    .and_then(|days| date(&ds, "%Y-%m-%d").ok()?.checked_add_signed(days))
+                    .filter(has_common_year);
                 let moved =
                     moved.ok_or_else(|| refused(format!("`{ds}` is not a date, or {days} days lead too far")))?;
                 Ok(moved.format("%Y-%m-%d").to_string().into())
             }
             "ds_format" => {
                 let (ds, input, output): (String, String, String) = from_args(arguments)?;
-                Ok(date(&ds, &input)?.format(&output).to_string().into())
+                written(&date(&ds, &input)?.format(&output), &output)
             }
             _ => Err(Error::new(ErrorKind::UnknownMethod, format!("`macros` has no `{method}` here"))),
         }

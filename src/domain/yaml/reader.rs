@@ -12,7 +12,7 @@ use crate::domain::yaml::{Entry, Key, Node, NodeKind, scalar};
 /// Collections in collections. A DAG file needs about six; what a person can follow ends far below this.
 pub(super) const DEEPEST: usize = 64;
 
-/// What aliases may add to a file in all, in values and in pieces of [`TEXT_PER_VALUE`] bytes: about 100 MB at the most.
+/// What anchors and aliases may add to a file in all: each keeps or brings a copy, in values and in pieces of [`TEXT_PER_VALUE`] bytes: about 100 MB at the most.
 const MOST_ALIASED: usize = 500_000;
 
 /// So much text weighs as one value.
@@ -153,15 +153,7 @@ impl Reader<'_> {
                     return Err(Diagnostic::error(Code::UnknownAlias, span, "an alias within what it stands for")
                         .help("a value cannot contain itself"));
                 };
-                self.aliased += built.weight;
-                if self.aliased > MOST_ALIASED {
-                    return Err(Diagnostic::error(
-                        Code::AliasBomb,
-                        span,
-                        format!("the aliases of this file stand for more than {MOST_ALIASED} values"),
-                    )
-                    .help("aliases of aliases multiply; write out what is meant"));
-                }
+                self.weigh(built.weight, span)?;
                 built.node.span = span;
                 let text = built.node.as_text().unwrap_or_default().to_owned();
                 self.place(built, &text, false)?;
@@ -201,18 +193,34 @@ impl Reader<'_> {
         };
         let (weight, depth) = (open.weight, open.depth + 1);
         let built = Built { node: Node { span: Span::new(open.start, end), kind }, weight, depth };
-        if open.anchor > 0 {
-            self.anchors.insert(open.anchor, built.clone());
-        }
+        self.remember(open.anchor, &built)?;
         self.place(built, "", false)
     }
 
     fn finish(&mut self, node: Node, text: &str, is_merge: bool, anchor: usize) -> Result<(), Diagnostic> {
         let built = Built { node, weight: 1 + text.len() / TEXT_PER_VALUE, depth: 0 };
+        self.remember(anchor, &built)?;
+        self.place(built, text, is_merge)
+    }
+
+    /// Keeps a copy of what has an anchor (0 is none), for its aliases.
+    fn remember(&mut self, anchor: usize, built: &Built) -> Result<(), Diagnostic> {
         if anchor > 0 {
+            // Anchors within anchors multiply as aliases do: each keeps all that is inside it.
+            self.weigh(built.weight, built.node.span)?;
             self.anchors.insert(anchor, built.clone());
         }
-        self.place(built, text, is_merge)
+        Ok(())
+    }
+
+    fn weigh(&mut self, weight: usize, span: Span) -> Result<(), Diagnostic> {
+        self.aliased += weight;
+        if self.aliased <= MOST_ALIASED {
+            return Ok(());
+        }
+        let message = format!("the anchors and aliases of this file stand for more than {MOST_ALIASED} values");
+        Err(Diagnostic::error(Code::AliasBomb, span, message)
+            .help("aliases of aliases, and anchors in anchors, multiply; write out what is meant"))
     }
 
     /// Puts a finished node where it belongs: into the innermost open collection, or at the top.

@@ -35,7 +35,8 @@ pub struct BrokerConfig {
     pub max_batch_bytes: usize,
     /// The largest request accepted; a larger one closes its connection before anything is allocated for it.
     pub max_request_bytes: usize,
-    /// What all requests being read and handled may hold together; a reader waits for its share.
+    /// What all requests being read and handled may hold together; a reader waits for its share. The records of all fetch
+    /// answers being sent may hold as much again; beyond that answers are smaller.
     pub max_queued_bytes: usize,
     /// The most record bytes in one fetch answer, whatever the client asks for (a first batch is always whole).
     pub max_fetch_bytes: usize,
@@ -43,6 +44,8 @@ pub struct BrokerConfig {
     pub max_connections: usize,
     /// A connection that sends nothing for this long is closed.
     pub idle_timeout: Duration,
+    /// A connection whose request has begun and does not go on for this long is closed.
+    pub request_timeout: Duration,
     /// A segment file is closed and a new one begun beyond this size.
     pub segment_bytes: u64,
     /// One index entry is kept per this many bytes of log.
@@ -59,9 +62,9 @@ pub struct BrokerConfig {
     pub min_session_timeout: Duration,
     /// The longest session timeout a group member may ask for.
     pub max_session_timeout: Duration,
-    /// Topics, partitions of one topic and members of one group are refused beyond these round numbers, which only
-    /// a mistake reaches on one node.
-    pub max_partitions: i32,
+    /// Partitions of all topics together, and members of one group, are refused beyond these round numbers, which only a
+    /// mistake reaches on one node. Each partition keeps a file open.
+    pub max_partitions: usize,
     /// The most members one group may have.
     pub max_group_members: usize,
 }
@@ -83,6 +86,8 @@ impl BrokerConfig {
             max_fetch_bytes: 32 << 20,
             max_connections: 1_000,
             idle_timeout: Duration::from_secs(600),
+            // Clients write a request in one go, so seconds of silence inside one mean that its client is gone or stuck.
+            request_timeout: Duration::from_secs(10),
             // Small enough to check after a crash in about a second, large enough that a file handle each is cheap.
             segment_bytes: 256 << 20,
             index_interval_bytes: 32 << 10,

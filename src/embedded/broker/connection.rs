@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{ApiKey, RequestKind, ResponseKind};
@@ -26,8 +27,8 @@ use super::wire::{frame, shape};
 /// More than the five produce requests an idempotent client keeps in flight.
 const MAX_WAITING_ANSWERS: usize = 8;
 const READ_BUFFER_BYTES: usize = 64 << 10;
-/// The unit of the budget for requests in memory.
-pub(crate) const BUDGET_UNIT_BYTES: usize = 1 << 10;
+/// How long a client that is leaving, or that the broker leaves, may take to read an answer.
+const LAST_ANSWER: Duration = Duration::from_secs(2);
 
 /// Why a connection was closed by us.
 #[derive(Debug, thiserror::Error)]
@@ -131,9 +132,7 @@ async fn read_request(
     budget: &Arc<Semaphore>,
 ) -> io::Result<Option<(Bytes, OwnedSemaphorePermit)>> {
     let Some(length) = frame::read_length(reader, state.config.max_request_bytes).await? else { return Ok(None) };
-    let units = u32::try_from(length.div_ceil(BUDGET_UNIT_BYTES)).unwrap_or(u32::MAX);
-    let share = Arc::clone(budget).acquire_many_owned(units).await.map_err(io::Error::other)?;
-    Ok(Some((frame::read_body(reader, length).await?, share)))
+    Ok(Some(frame::read_body(reader, length, budget, state.config.request_timeout).await?))
 }
 
 /// Decodes and handles one request. A panic in either ends this connection and nothing else.
@@ -180,19 +179,21 @@ async fn write_all(
     gone: CancellationToken,
 ) {
     while let Some(reply) = waiting.recv().await {
-        let response = match reply.answer {
-            Answer::Now(response) => Some(*response),
-            Answer::WhenDurable(pending) => pending.finish().await.map(ResponseKind::from),
+        // The share of a fetch answer's records is held until they are sent.
+        let (response, _records) = match reply.answer {
+            Answer::Now(response) => (Some(*response), None),
+            Answer::Records(response, share) => (Some(ResponseKind::from(*response)), Some(share)),
+            Answer::WhenDurable(pending) => (pending.finish().await.map(ResponseKind::from), None),
         };
         if let Some(response) = response {
             let written = match encode(&reply.header, reply.version, &response) {
-                Ok(bytes) => tokio::time::timeout(state.config.idle_timeout, writer.write_all(&bytes)).await,
+                Ok(bytes) => write(&mut writer, &bytes, state.config.idle_timeout, &gone).await,
                 Err(error) => {
                     tracing::error!(key = reply.header.api_key, version = reply.version, %error, "could not encode an answer");
                     break;
                 }
             };
-            if !matches!(written, Ok(Ok(()))) {
+            if written.is_err() {
                 break;
             }
         }
@@ -202,10 +203,26 @@ async fn write_all(
     gone.cancel();
 }
 
+/// Writes an answer. A client may take its time to read it, but not when it or the broker is about to be gone.
+async fn write(
+    writer: &mut OwnedWriteHalf,
+    bytes: &[u8],
+    patience: Duration,
+    gone: &CancellationToken,
+) -> io::Result<()> {
+    let mut writing = std::pin::pin!(writer.write_all(bytes));
+    tokio::select! {
+        written = &mut writing => return written,
+        () = tokio::time::sleep(patience) => return Err(io::ErrorKind::TimedOut.into()),
+        () = gone.cancelled() => {}
+    }
+    tokio::time::timeout(LAST_ANSWER, writing).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
 /// Room for an answer's small fields, so that the buffer grows once at most.
 const SMALL_FIELDS_BYTES: usize = 4 << 10;
 
-fn encode(header: &RequestHeader, version: i16, response: &ResponseKind) -> Result<Bytes, String> {
+pub(super) fn encode(header: &RequestHeader, version: i16, response: &ResponseKind) -> Result<Bytes, String> {
     let key = ApiKey::try_from(header.api_key).map_err(|()| "no such api".to_owned())?;
     let mut out = BytesMut::with_capacity(SMALL_FIELDS_BYTES + record_bytes(response));
     out.put_i32(0);

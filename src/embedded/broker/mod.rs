@@ -11,6 +11,7 @@ mod server;
 
 mod api;
 mod connection;
+mod group_commit;
 mod groups;
 mod journal;
 mod log;

@@ -1,6 +1,7 @@
 //! The broker as a whole: opening its data, listening, and the one order in which it stops.
 
 use std::fs::{self, File};
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,22 +12,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::config::BrokerConfig;
-use super::connection::{BUDGET_UNIT_BYTES, serve};
+use super::connection::serve;
 use super::error::BrokerError;
+use super::group_commit::{Disk, RealDisk};
 use super::groups::coordinator::{GroupLimits, Groups};
 use super::log::partition_log::LogLimits;
 use super::state::State;
-use super::topics::registry::{Registry, RegistryLimits};
+use super::topics::registry::{Registry, RegistryLimits, TOPICS_JOURNAL};
 use super::transactions::coordinator::Transactions;
+use super::wire::frame::BUDGET_UNIT_BYTES;
 
 /// A running single-node broker for laptops and tests; production is Kafka.
 ///
 /// What it acknowledged is on disk and there again after a restart, however it ended. It listens on loopback only.
 /// Dropping it without [`Broker::stop`] leaves its tasks running until the token passed to [`Broker::start`] is cancelled.
 pub struct Broker {
-    state: Arc<State>,
-    /// Held for the lock on it.
-    _lock: File,
+    pub(super) state: Arc<State>,
 }
 
 impl std::fmt::Debug for Broker {
@@ -46,11 +47,13 @@ impl Broker {
         }
         let tracker = TaskTracker::new();
         let (setup, jobs) = (config.clone(), tracker.clone());
+        raise_file_limit();
         let opened = tracker.spawn_blocking(move || Opened::open(&setup, jobs)).await;
         let opened = opened
             .map_err(|error| BrokerError::Corrupt { path: config.data_dir.clone(), reason: error.to_string() })??;
         // Before any client can see a decided transaction half done.
         opened.transactions.sweep().await;
+        opened.transactions.abort_unclaimed().await;
         let listen = |source| BrokerError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
@@ -58,13 +61,16 @@ impl Broker {
         let shutdown = shutdown.child_token();
         let sweep = config.transaction_sweep;
         let Opened { topics, groups, transactions, lock } = opened;
-        let state = Arc::new(State { config, address, topics, groups, transactions, shutdown, tracker });
+        let fetch_budget = Arc::new(Semaphore::new(config.max_queued_bytes.div_ceil(BUDGET_UNIT_BYTES)));
+        let state =
+            State { config, address, topics, groups, transactions, fetch_budget, shutdown, tracker, _lock: lock };
+        let state = Arc::new(state);
         let token = || state.shutdown.clone();
         state.tracker.spawn(Arc::clone(&state.groups).run(token()));
         state.tracker.spawn(Arc::clone(&state.transactions).run(sweep, token()));
         state.tracker.spawn(accept(Arc::clone(&state), listener));
         tracing::info!(%address, data_dir = %state.config.data_dir.display(), "the embedded broker, for laptops and tests, listens");
-        Ok(Self { state, _lock: lock })
+        Ok(Self { state })
     }
 
     /// Where clients connect, with the real port.
@@ -106,6 +112,8 @@ impl Opened {
         let dir = &config.data_dir;
         fs::create_dir_all(dir).map_err(BrokerError::io("create", dir))?;
         let lock = lock(dir)?;
+        check_journals(dir)?;
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let limits = RegistryLimits {
             log: LogLimits {
                 segment_bytes: config.segment_bytes,
@@ -115,14 +123,47 @@ impl Opened {
             max_batch_bytes: config.max_batch_bytes,
             max_partitions: config.max_partitions,
         };
-        let topics = Arc::new(Registry::open(dir, limits, tracker.clone())?);
+        let topics = Arc::new(Registry::open(dir, limits, Arc::clone(&disk), tracker.clone())?);
         let limits =
             GroupLimits { initial_delay: config.initial_rebalance_delay, max_members: config.max_group_members };
-        let groups = Arc::new(Groups::open(dir.join("groups.journal"), limits, tracker.clone())?);
-        let path = dir.join("transactions.journal");
+        let exists = |topic: &str| topics.topic(topic).is_some();
+        let path = dir.join(GROUPS_JOURNAL);
+        let groups = Arc::new(Groups::open(path, limits, exists, Arc::clone(&disk), tracker.clone())?);
+        let path = dir.join(TRANSACTIONS_JOURNAL);
         let max_timeout_ms = i64::try_from(config.max_transaction_timeout.as_millis()).unwrap_or(i64::MAX);
-        let transactions = Transactions::open(path, max_timeout_ms, Arc::clone(&topics), Arc::clone(&groups), tracker)?;
+        let members = (Arc::clone(&topics), Arc::clone(&groups));
+        let transactions = Transactions::open(path, max_timeout_ms, members, disk, tracker)?;
         Ok(Self { topics, groups, transactions: Arc::new(transactions), lock })
+    }
+}
+
+const GROUPS_JOURNAL: &str = "groups.journal";
+const TRANSACTIONS_JOURNAL: &str = "transactions.journal";
+
+/// Refuses to start over: the first start makes all journals before any topic, so where there are topics a journal that
+/// is not there was lost, and beginning it anew would forget acknowledged data.
+fn check_journals(dir: &Path) -> Result<(), BrokerError> {
+    let topics = dir.join("topics");
+    let has_topics = match fs::read_dir(&topics) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(BrokerError::io("list", &topics)(error)),
+    };
+    for name in [TOPICS_JOURNAL, GROUPS_JOURNAL, TRANSACTIONS_JOURNAL] {
+        let path = dir.join(name);
+        if has_topics && !path.try_exists().map_err(BrokerError::io("look for", &path))? {
+            return Err(BrokerError::Corrupt { path, reason: "it is missing, and there are topics".to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// Every segment and every connection takes a file handle, and many systems allow a thousand unless asked for more.
+fn raise_file_limit() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
+        tracing::warn!(%error, "could not raise the limit of open files");
     }
 }
 

@@ -1,10 +1,12 @@
 //! Everything the broker knows, in one value that all connections share, and the few words all answers need.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use kafka_protocol::messages::BrokerId;
 use kafka_protocol::protocol::StrBytes;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,10 +29,14 @@ pub(crate) struct State {
     pub(crate) topics: Arc<Registry>,
     pub(crate) groups: Arc<Groups>,
     pub(crate) transactions: Arc<Transactions>,
+    /// What the records of all fetch answers may take together, in units of the requests' budget.
+    pub(crate) fetch_budget: Arc<Semaphore>,
     /// Every wait that a client can cause ends when this does.
     pub(crate) shutdown: CancellationToken,
     /// Every task and blocking job is one of its.
     pub(crate) tracker: TaskTracker,
+    /// The lock on the data directory, for as long as anything here can write to it.
+    pub(crate) _lock: File,
 }
 
 impl State {

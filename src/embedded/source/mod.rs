@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{Connection, Executor, PgConnection};
 
+use crate::connect::copy::Escaped;
+
 pub use rows::{Post, ROWS, SEED, generate};
 
 /// What is written beside the tables once they are whole; another text means that another version filled them.
@@ -139,24 +141,4 @@ fn line(lines: &mut String, fields: &[&dyn std::fmt::Display]) {
         write!(lines, "{separator}{field}").expect("a String takes whatever is written");
     }
     lines.push('\n');
-}
-
-/// Text as COPY's text format wants it.
-struct Escaped<'a>(&'a str);
-
-impl std::fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut rest = self.0;
-        while let Some(at) = rest.find(['\\', '\t', '\n', '\r']) {
-            f.write_str(&rest[..at])?;
-            f.write_str(match rest.as_bytes()[at] {
-                b'\\' => "\\\\",
-                b'\t' => "\\t",
-                b'\n' => "\\n",
-                _ => "\\r",
-            })?;
-            rest = &rest[at + 1..];
-        }
-        f.write_str(rest)
-    }
 }

@@ -7,7 +7,6 @@
 
 use std::io;
 use std::process::Stdio;
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
@@ -41,14 +40,6 @@ impl ProcessGroup {
         self.id.as_raw_nonzero().get()
     }
 
-    /// Asks all to end, waits for `main` at most `grace`, then kills all.
-    pub(super) async fn terminate(self, main: impl Future, grace: Duration) {
-        self.signal(Signal::TERM);
-        // Whether it ended in time makes no difference: what is left of the group is killed either way.
-        let _ = tokio::time::timeout(grace, main).await;
-        self.kill().await;
-    }
-
     /// Kills what is left of the group.
     pub(super) async fn kill(mut self) {
         self.signal(Signal::KILL);
@@ -56,7 +47,8 @@ impl ProcessGroup {
         let _ = self.leader.wait().await;
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends all of them a signal.
+    pub(super) fn signal(&self, signal: Signal) {
         // ESRCH is a group that is gone already; there is no other error for a group of our own.
         let _ = kill_process_group(self.id, signal);
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio::time::error::Elapsed;
 
 use crate::engine::operator::TaskLog;
 
@@ -35,26 +36,26 @@ impl Lines {
         Self { log, logged: 0, unfinished: Vec::new(), last: VecDeque::new() }
     }
 
-    /// Copies until the output ends, which is when all who hold it are gone; once `main` has ended, the others have
-    /// `grace` for it.
-    pub(super) async fn copy_until(
+    /// Copies for as long as `main` runs. Safe to drop: what was read is kept, and another call goes on behind it.
+    pub(super) async fn copy_while(
         &mut self,
-        mut output: pipe::Receiver,
+        output: &mut pipe::Receiver,
         main: impl Future<Output = io::Result<ExitStatus>>,
-        grace: Duration,
     ) -> io::Result<ExitStatus> {
         let mut main = std::pin::pin!(main);
-        let status = tokio::select! {
+        tokio::select! {
             status = &mut main => status,
-            () = self.copy(&mut output) => main.await,
-        };
-        if tokio::time::timeout(grace, self.copy(&mut output)).await.is_err() {
-            self.push("the command ended and left processes behind that hold its output: they are killed");
+            () = self.copy(output) => main.await,
         }
+    }
+
+    /// Copies until the output ends, which is when all who hold it are gone: they have `grace` for it.
+    pub(super) async fn copy_rest(&mut self, output: &mut pipe::Receiver, grace: Duration) -> Result<(), Elapsed> {
+        let ended = tokio::time::timeout(grace, self.copy(output)).await;
         if !self.unfinished.is_empty() {
             self.finish_line();
         }
-        status
+        ended
     }
 
     /// Safe to drop between reads: what was read is kept.

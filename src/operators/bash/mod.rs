@@ -16,6 +16,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rustix::process::Signal;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::net::unix::pipe;
@@ -49,6 +50,9 @@ const TERMINATION_GRACE: Duration = Duration::from_secs(5);
 /// How long what bash left running may still write before it is killed: a `tee` behind `> >(tee log)` needs an instant.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(5);
 
+/// How long a killed group's output may take to end: no longer than an instant, unless somebody outside of it holds it.
+const KILLED_GRACE: Duration = Duration::from_secs(1);
+
 /// The keys of a `bash` task.
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -77,6 +81,8 @@ enum BashError {
     Pipe(#[source] io::Error),
     #[error("could not wait for the command")]
     Wait(#[source] io::Error),
+    #[error("the command was told to stop{last_lines}")]
+    Stopped { last_lines: String },
     #[error("the command {}{last_lines}", ending(*.status))]
     Unsuccessful { status: ExitStatus, last_lines: String },
 }
@@ -94,9 +100,11 @@ impl From<BashError> for Failure {
         match error {
             BashError::NoDirectory(_) => Self::fatal(&error),
             BashError::Spawn { ref source, .. } if source.kind() == io::ErrorKind::NotFound => Self::fatal(&error),
-            BashError::Spawn { .. } | BashError::Pipe(_) | BashError::Wait(_) | BashError::Unsuccessful { .. } => {
-                Self::retry(&error)
-            }
+            BashError::Spawn { .. }
+            | BashError::Pipe(_)
+            | BashError::Wait(_)
+            | BashError::Stopped { .. }
+            | BashError::Unsuccessful { .. } => Self::retry(&error),
         }
     }
 }
@@ -133,7 +141,7 @@ impl Operator for Bash {
             return Err(BashError::NoDirectory(directory).into());
         }
         let group = ProcessGroup::new().map_err(|source| BashError::Spawn { program: "sh", source })?;
-        let (output, writer) = output_pipe().map_err(BashError::Pipe)?;
+        let (mut output, writer) = output_pipe().map_err(BashError::Pipe)?;
         let mut command = Command::new("bash");
         command.arg("-c").arg(&self.bash_command).current_dir(directory).stdin(Stdio::null());
         command.stdout(writer.try_clone().map_err(BashError::Pipe)?).stderr(writer);
@@ -144,15 +152,21 @@ impl Operator for Bash {
         drop(command);
 
         let mut lines = Lines::new(context.log.clone());
-        let finished = tokio::select! {
-            biased;
-            () = context.cancel.cancelled() => None,
-            status = lines.copy_until(output, child.wait(), LEFTOVER_GRACE) => Some(status),
+        let running = lines.copy_while(&mut output, child.wait());
+        let Some(status) = context.cancel.run_until_cancelled(running).await else {
+            group.signal(Signal::TERM);
+            // What it prints while it cleans up is read on: a pipe without a reader would kill it by SIGPIPE. Whether it
+            // ends in time makes no difference: what is left of the group is killed either way.
+            let ending = lines.copy_while(&mut output, child.wait());
+            let _ = tokio::time::timeout(TERMINATION_GRACE, ending).await;
+            group.kill().await;
+            let _ = lines.copy_rest(&mut output, KILLED_GRACE).await;
+            return Err(BashError::Stopped { last_lines: lines.last_lines() }.into());
         };
-        let Some(status) = finished else {
-            group.terminate(child.wait(), TERMINATION_GRACE).await;
-            return Err(Failure::Interrupted);
-        };
+        if lines.copy_rest(&mut output, LEFTOVER_GRACE).await.is_err() {
+            // Ours, not the command's: it must be neither among its last lines nor its value.
+            context.log.line("the command ended and left processes behind that hold its output: they are killed");
+        }
         group.kill().await;
         let status = status.map_err(BashError::Wait)?;
         if !status.success() {

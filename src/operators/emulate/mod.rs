@@ -1,8 +1,9 @@
 //! `emulate`: draws rows from a source database and stages them for `produce`.
 //!
 //! All tables are read under one snapshot and joined on the key, so that a row's parts belong together. Rows are read
-//! by their keys in small pieces and written as they come: memory does not grow with the table or with the draw. The
-//! files lie under the attempt's fence; the store names the manifest that counts, once, and every later attempt
+//! by their keys in small pieces and written as they come: memory does not grow with the table or with the draw. A piece
+//! has as many rows as the last one lets expect, and where they are larger than that it is read again in smaller ones.
+//! The files lie under the attempt's fence; the store names the manifest that counts, once, and every later attempt
 //! returns that one, whatever became of the source meanwhile.
 
 mod config;
@@ -10,6 +11,7 @@ mod draw;
 mod keys;
 mod mersenne;
 mod pacer;
+mod piece;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,14 +19,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use indexmap::IndexMap;
 use secrecy::SecretString;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::clock;
+use crate::connect::NoConnection;
 use crate::connect::s3::S3;
-use crate::connect::source::{KeySpace, Source, SourceError, SourceTable};
+use crate::connect::source::{KeySpace, Rows, Source, SourceError, SourceTable};
 use crate::domain::operator_kind::OperatorKind;
-use crate::engine::operator::{Failure, Operator, Output, Registration, TaskContext};
+use crate::domain::outputs::{self, EmulateOutput, StagedRows, StagedTable};
+use crate::engine::operator::{Failure, Operator, Output, Registration, TaskContext, chain};
 use crate::operators::config as shape;
-use crate::operators::staged::{Manifest, StageWriter, StagedError, StagedTable};
+use crate::operators::staged::{Manifest, StageWriter, StagedError};
 use crate::store::StoreError;
 use crate::store::staging::Staged;
 
@@ -32,6 +37,7 @@ use config::{Draw, EmulateConfig};
 use draw::{REPLAY_ROWS, REPLAY_SEED, Replay, Selection};
 use keys::Keys;
 use pacer::Pacer;
+use piece::Piece;
 
 pub(crate) const REGISTRATION: Registration = Registration { kind: &KIND, build };
 
@@ -44,15 +50,6 @@ static KIND: OperatorKind = OperatorKind {
     late_fields: &[],
 };
 
-/// Rows are read in pieces of about this much JSON.
-const PIECE_BYTES: u64 = 1 << 20;
-
-/// The first piece, before anything is known of the rows' size.
-const FIRST_PIECE: u64 = 100;
-
-/// No piece has more rows than this: its keys are part of a statement's text.
-const LARGEST_PIECE: u64 = 5_000;
-
 fn build(config: Value) -> Result<Box<dyn Operator>, serde_json::Error> {
     Ok(Box::new(serde_json::from_value::<EmulateConfig>(config)?))
 }
@@ -60,8 +57,8 @@ fn build(config: Value) -> Result<Box<dyn Operator>, serde_json::Error> {
 /// Why nothing could be drawn or staged.
 #[derive(Debug, thiserror::Error)]
 enum EmulateError {
-    #[error("no connection is named `{name}`; there {known}")]
-    NoConnection { name: String, known: String },
+    #[error(transparent)]
+    NoConnection(#[from] NoConnection),
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error(transparent)]
@@ -87,13 +84,19 @@ impl From<EmulateError> for Failure {
             EmulateError::Store(error) => error.is_transient(),
             EmulateError::Source(error) => error.is_transient(),
             EmulateError::Staged(error) => error.is_transient(),
-            EmulateError::NoConnection { .. }
+            EmulateError::NoConnection(_)
             | EmulateError::TooFew { .. }
             | EmulateError::TooFewToReplay { .. }
             | EmulateError::Apart { .. }
             | EmulateError::KeysRunOut { .. } => false,
         };
-        if transient { Self::retry(&error) } else { Self::fatal(&error) }
+        let mut text = chain(&error);
+        if let EmulateError::Staged(error) = &error
+            && let Some(help) = error.help()
+        {
+            text = format!("{text}; {help}");
+        }
+        if transient { Self::Retry(text) } else { Self::Fatal(text) }
     }
 }
 
@@ -141,11 +144,7 @@ impl EmulateConfig {
         match self.source.as_deref() {
             None => Ok(endpoints.source_url.clone()),
             Some(url) if url.contains("://") => Ok(url.into()),
-            Some(name) => endpoints.connections.get(name).cloned().ok_or_else(|| {
-                let names: Vec<String> = endpoints.connections.keys().map(|name| format!("`{name}`")).collect();
-                let known = if names.is_empty() { "are none".to_owned() } else { format!("are {}", names.join(", ")) };
-                EmulateError::NoConnection { name: name.to_owned(), known }
-            }),
+            Some(name) => Ok(endpoints.connection(name)?.clone()),
         }
     }
 
@@ -168,23 +167,36 @@ impl EmulateConfig {
         };
         let wanted = self.rows.map_or(space.count, |rows| rows.0);
         let mut drawn = self.keys(source, &first, space, wanted, seed).await?;
-        let mut pacer = Pacer::new(self.rate, self.pace, seed);
+        let mut pacer = Pacer::new(self.rate, self.pace, seed, clock::monotonic());
         context.progress.set_total(wanted);
 
-        let (mut done, mut bytes) = (0, 0);
+        let mut done = 0;
+        let mut piece = Piece::default();
         while done < wanted {
-            let piece = if done == 0 { FIRST_PIECE } else { (PIECE_BYTES * done / bytes).clamp(1, LARGEST_PIECE) };
-            let keys = drawn.next(source, &first, pacer.largest_piece(piece).min(wanted - done)).await?;
+            let keys = drawn.next(source, &first, pacer.largest_piece(piece.size() as u64).min(wanted - done)).await?;
             if keys.is_empty() {
                 return Err(EmulateError::KeysRunOut { table: first.name, key: first.key });
             }
-            pacer.wait(done + keys.len() as u64, drawn.pause()).await;
-            for line in read_lines(source, &tables, &keys).await? {
-                bytes += line.len() as u64;
-                writer.write(&line).await?;
+            let pause = pacer.pause(clock::monotonic(), done + keys.len() as u64, drawn.pause());
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+            let mut left = &keys[..];
+            while !left.is_empty() {
+                let (now, later) = left.split_at(left.len().min(piece.size()));
+                match read_lines(source, &tables, now).await? {
+                    Read::TooMuch { rows } => piece.shrink(rows),
+                    Read::Lines(lines) => {
+                        for line in &lines {
+                            writer.write(line).await?;
+                        }
+                        piece.read(now.len(), lines.iter().map(Vec::len).sum());
+                        context.progress.add(now.len() as u64);
+                        left = later;
+                    }
+                }
             }
             done += keys.len() as u64;
-            context.progress.add(keys.len() as u64);
         }
         let tables = tables.into_iter().map(|(alias, table)| {
             (alias.to_owned(), StagedTable { table: table.name, key: table.key, columns: table.columns })
@@ -217,19 +229,30 @@ impl EmulateConfig {
     }
 }
 
+/// A piece's rows.
+enum Read {
+    /// As they are staged, in the order of the keys.
+    Lines(Vec<Vec<u8>>),
+    /// So many of one table were too large to be held at once.
+    TooMuch { rows: usize },
+}
+
 /// Reads a piece's rows from all tables and joins them, in the order of `keys`.
 async fn read_lines(
     source: &mut Source,
     tables: &IndexMap<&str, SourceTable>,
     keys: &[i64],
-) -> Result<Vec<Vec<u8>>, EmulateError> {
+) -> Result<Read, EmulateError> {
     let mut ascending = keys.to_vec();
     ascending.sort_unstable();
     ascending.dedup();
     let first = tables.values().next().map_or("", |table| table.name.as_str());
     let mut lines: Vec<Vec<u8>> = vec![Vec::new(); keys.len()];
     for (alias, table) in tables {
-        let rows = source.rows(table, &ascending).await?;
+        let rows = match source.rows(table, &ascending, piece::LARGEST_BYTES).await? {
+            Rows::All(rows) => rows,
+            Rows::TooMuch { read } => return Ok(Read::TooMuch { rows: read }),
+        };
         for (line, key) in lines.iter_mut().zip(keys) {
             let row = rows.get(key).ok_or_else(|| EmulateError::Apart {
                 table: table.name.clone(),
@@ -246,7 +269,7 @@ async fn read_lines(
     for line in &mut lines {
         line.push(b'}');
     }
-    Ok(lines)
+    Ok(Read::Lines(lines))
 }
 
 /// Removes what other attempts of the task staged. They are not wrong, only in the way: a failure harms nobody.
@@ -266,21 +289,17 @@ async fn remove_losers(s3: &S3, folder: &str, winner: &Staged, context: &TaskCon
 }
 
 fn output(staged: &Staged, manifest: &Manifest) -> Output {
-    let output = json!({
-        "rows": manifest.rows,
-        "bytes": manifest.bytes(),
-        "draw": manifest.draw,
-        "seed": manifest.seed,
-        "tables": manifest.tables,
-        "staged": {
-            "bucket": staged.bucket,
-            "manifest": staged.manifest,
-            "sha256": staged.sha256,
-            "parts": manifest.parts.len(),
+    outputs::written(&EmulateOutput {
+        rows: manifest.rows,
+        bytes: manifest.bytes(),
+        draw: manifest.draw.clone(),
+        seed: manifest.seed,
+        tables: manifest.tables.clone(),
+        staged: StagedRows {
+            bucket: staged.bucket.clone(),
+            manifest: staged.manifest.clone(),
+            sha256: staged.sha256.clone(),
+            parts: manifest.parts.len() as u64,
         },
-    });
-    match output {
-        Value::Object(output) => output,
-        _ => unreachable!("it was written as an object"),
-    }
+    })
 }

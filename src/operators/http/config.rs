@@ -109,7 +109,13 @@ impl Http {
 
     /// Whether the request carries anything that is meant for its own host alone.
     pub(super) fn is_confidential(&self, address: &Url) -> bool {
-        !self.headers.is_empty() || self.data.is_some() || self.json.is_some() || !address.username().is_empty()
+        !self.headers.is_empty()
+            || self.data.is_some()
+            || self.json.is_some()
+            || !address.username().is_empty()
+            || address.password().is_some()
+            // Tokens are often given there.
+            || address.query().is_some()
     }
 }
 

@@ -1,7 +1,7 @@
 //! `http`: sends a request and takes the answer, as Airflow's `HttpOperator` does.
 //!
 //! It is at least once: an attempt that dies after the request was sent is repeated. What a request carries (headers,
-//! credentials, a body) goes to its own host alone: a redirect to another one is not followed, and fails.
+//! credentials, a query, a body) goes to its own host alone: a redirect to another one is not followed, and fails.
 
 mod config;
 
@@ -15,6 +15,7 @@ use secrecy::ExposeSecret;
 use serde_json::Value;
 use url::Url;
 
+use crate::connect::NoConnection;
 use crate::domain::operator_kind::OperatorKind;
 use crate::engine::operator::{Failure, Operator, Output, Registration, TaskContext, chain};
 use crate::operators::config as keys;
@@ -48,14 +49,16 @@ const SHOWN: usize = 500;
 /// Why there is no answer that was wanted.
 #[derive(Debug, thiserror::Error)]
 enum HttpError {
-    #[error("there is no connection `{name}` in the settings; those that there are: {known}")]
-    NoConnection { name: String, known: String },
+    #[error(transparent)]
+    NoConnection(#[from] NoConnection),
     #[error("the address of {origin} cannot be used: {message}")]
     Address { origin: String, message: String },
     #[error("`{key}` cannot be used")]
     Key { key: &'static str },
     #[error("could not {method} {address}: {message}")]
     Exchange { method: Method, address: String, message: String },
+    #[error("could not {method} {address}: it redirects more than {REDIRECTS} times")]
+    Redirects { method: Method, address: String },
     #[error("{method} {address} was answered with {status}{advice}{body}")]
     Status { method: Method, address: String, status: StatusCode, advice: String, body: String },
 }
@@ -71,7 +74,10 @@ impl From<HttpError> for Failure {
                         StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY
                     )
             }
-            HttpError::NoConnection { .. } | HttpError::Address { .. } | HttpError::Key { .. } => false,
+            HttpError::NoConnection(_)
+            | HttpError::Redirects { .. }
+            | HttpError::Address { .. }
+            | HttpError::Key { .. } => false,
         };
         if passes { Self::retry(&error) } else { Self::fatal(&error) }
     }
@@ -97,10 +103,12 @@ impl Http {
         let address = self.address(context)?;
         let method = self.method().ok_or(HttpError::Key { key: "method" })?;
         let shown = shown(&address);
-        let failed = |error: reqwest::Error| HttpError::Exchange {
-            method: method.clone(),
-            address: shown.clone(),
-            message: chain(&error.without_url()),
+        let failed = |error: reqwest::Error| {
+            let (method, address) = (method.clone(), shown.clone());
+            if error.is_redirect() {
+                return HttpError::Redirects { method, address };
+            }
+            HttpError::Exchange { method, address, message: chain(&error.without_url()) }
         };
         let request = self.request(method.clone(), address)?;
         let mut response = request.send().await.map_err(failed)?;
@@ -134,11 +142,7 @@ impl Http {
             (Some(url), _) => parsed(url, "`url`"),
             (None, None) => parsed(endpoint, "`endpoint`"),
             (None, Some(name)) => {
-                let connections = &context.endpoints.connections;
-                let base = connections.get(name).ok_or_else(|| HttpError::NoConnection {
-                    name: name.clone(),
-                    known: connections.keys().cloned().collect::<Vec<_>>().join(", "),
-                })?;
+                let base = context.endpoints.connection(name)?;
                 let base = base.expose_secret().trim_end_matches('/');
                 parsed(&format!("{base}/{}", endpoint.trim_start_matches('/')), &format!("connection `{name}`"))
             }
@@ -152,6 +156,8 @@ impl Http {
             .timeout(timeout)
             .user_agent(concat!("pinsched/", env!("CARGO_PKG_VERSION")))
             .redirect(redirects(is_confidential))
+            // It would tell the next host this one's query.
+            .referer(false)
             .build()
             .map_err(|error| HttpError::Address { origin: "the request".to_owned(), message: chain(&error) })?;
         let is_get = method == Method::GET || method == Method::HEAD;
@@ -234,7 +240,7 @@ fn advice(response: &Response) -> String {
     if response.status().is_redirection() {
         let to = header(reqwest::header::LOCATION).and_then(|to| response.url().join(to).ok());
         let host = to.map_or_else(|| "nowhere".to_owned(), |to| shown(&to));
-        return format!(": it redirects to {host}, where this request's headers and body must not go");
+        return format!(": it redirects to {host}, where this request's headers, query and body must not go");
     }
     header(RETRY_AFTER).map_or_else(String::new, |after| format!(", to be tried again after {after}"))
 }

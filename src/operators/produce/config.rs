@@ -23,8 +23,8 @@ pub(super) struct ProduceConfig {
     /// How batches are compressed.
     #[serde(default)]
     pub(super) compression: Compression,
-    /// Who must have a record before it counts as sent: `all` in-sync replicas, the leader (`1`), or nobody (`0`).
-    /// Only with `all` is each row there exactly once.
+    /// Who must have a record before it counts as sent: `all` in-sync replicas, or the leader alone (`1`). Only with
+    /// `all` is each row there exactly once.
     #[serde(default)]
     pub(super) acks: Acks,
     /// Whether records are sent in Kafka's transactions.
@@ -78,7 +78,6 @@ pub(super) enum Acks {
     #[default]
     All,
     Leader,
-    Nobody,
 }
 
 impl Acks {
@@ -86,7 +85,6 @@ impl Acks {
         match self {
             Self::All => "all",
             Self::Leader => "1",
-            Self::Nobody => "0",
         }
     }
 }
@@ -96,8 +94,10 @@ impl<'de> Deserialize<'de> for Acks {
         match Scalar::deserialize(deserializer)?.into_text().as_str() {
             "all" | "-1" => Ok(Self::All),
             "1" => Ok(Self::Leader),
-            "0" => Ok(Self::Nobody),
-            other => Err(serde::de::Error::custom(format!("acks `{other}` is none; all, 1 and 0 are"))),
+            "0" => Err(serde::de::Error::custom(
+                "`acks` 0 would tell nobody which rows arrived, and the run's account asks for that; all and 1 do",
+            )),
+            other => Err(serde::de::Error::custom(format!("`acks` `{other}` is none; all and 1 are"))),
         }
     }
 }
@@ -108,7 +108,7 @@ impl schemars::JsonSchema for Acks {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "enum": ["all", -1, 0, 1, "-1", "0", "1"] })
+        schemars::json_schema!({ "enum": ["all", -1, 1, "-1", "1"] })
     }
 }
 

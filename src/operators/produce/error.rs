@@ -3,7 +3,7 @@
 use super::rows::RowsError;
 use crate::connect::kafka::KafkaError;
 use crate::connect::s3::S3Error;
-use crate::engine::operator::Failure;
+use crate::engine::operator::{Failure, chain};
 use crate::operators::staged::StagedError;
 use crate::store::StoreError;
 
@@ -16,6 +16,8 @@ pub(super) enum ProduceError {
     SeveralStaged(String),
     #[error("task `{0}`, which `from` names, is not upstream or stages no rows")]
     NotStaged(String),
+    #[error("the output of emulate task `{task}` is not one: {reason}")]
+    Upstream { task: String, reason: String },
     #[error("could not render `topics` for table `{table}`: {problem}")]
     Template { table: String, problem: String },
     #[error("`{topic}`, the topic of table `{table}`, is no topic name: letters, digits, `.`, `_`, `-`, at most 249")]
@@ -63,6 +65,7 @@ impl From<ProduceError> for Failure {
             ProduceError::NothingStaged
             | ProduceError::SeveralStaged(_)
             | ProduceError::NotStaged(_)
+            | ProduceError::Upstream { .. }
             | ProduceError::Template { .. }
             | ProduceError::TopicName { .. }
             | ProduceError::SameTopic { .. }
@@ -72,6 +75,22 @@ impl From<ProduceError> for Failure {
             | ProduceError::ProgressForeign { .. }
             | ProduceError::Rows(_) => false,
         };
-        if transient { Self::retry(&error) } else { Self::fatal(&error) }
+        let mut text = chain(&error);
+        if let Some(help) = error.help() {
+            text = format!("{text}; {help}");
+        }
+        if transient { Self::Retry(text) } else { Self::Fatal(text) }
+    }
+}
+
+impl ProduceError {
+    /// What the reader can do about it, where the outside system's error says so.
+    fn help(&self) -> Option<String> {
+        match self {
+            Self::Kafka(error) => error.help(),
+            Self::Staged(error) | Self::Rows(RowsError::Staged(error)) => error.help(),
+            Self::DeadLetter(error) => error.help(),
+            _ => None,
+        }
     }
 }

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::{Map, json};
-
 use super::config::{Acks, ProduceConfig, Transactions};
 use super::error::ProduceError;
 use super::sender::{Done, Mode, SendError, Sender, SenderPlan};
@@ -12,6 +10,7 @@ use super::sending::Sending;
 use super::unless_cancelled;
 use crate::connect::kafka::{Client, Cluster, TopicFacts, blocking};
 use crate::connect::s3::S3;
+use crate::domain::outputs::{self, OffsetSpan, ProduceOutput, ProducedTopic};
 use crate::engine::operator::{Output, TaskContext};
 use crate::operators::staged::Manifest;
 use crate::store::production::{Offsets, Production};
@@ -88,7 +87,7 @@ impl Job<'_> {
     async fn open(&self, before: Option<&Production>) -> Result<(Arc<Client<Sender>>, Mode), Stopped> {
         let wanted = match (self.config.acks, self.config.transactions, before) {
             (_, _, Some(before)) if before.transactional => Mode::Transactional,
-            (Acks::Leader | Acks::Nobody, _, _) => Mode::Plain,
+            (Acks::Leader, _, _) => Mode::Plain,
             (Acks::All, Transactions::Off, _) | (Acks::All, _, Some(_)) => Mode::Idempotent,
             (Acks::All, Transactions::Auto | Transactions::Required, None) => Mode::Transactional,
         };
@@ -115,6 +114,7 @@ impl Job<'_> {
         let limits = || self.topics.iter().map(|topic| self.limit(topic));
         let plan = SenderPlan {
             mode,
+            id: self.id(),
             run: self.context.attempt.run_uuid,
             task: self.context.task_id.to_string(),
             topics: self.topics.clone(),
@@ -128,6 +128,7 @@ impl Job<'_> {
         Ok(Arc::new(Client::new(blocking(move || Sender::open(plan, cluster)).await?)))
     }
 
+    /// The name under which a run's task produces and keeps its progress: transactional id and consumer group.
     pub(super) fn id(&self) -> String {
         format!("pinsched-{}-{}", self.context.attempt.run_uuid, self.context.task_id)
     }
@@ -186,28 +187,28 @@ impl Job<'_> {
     }
 
     fn output(&self, done: &Done, production: &Production) -> Output {
-        let mut topics = Map::new();
+        let mut topics = BTreeMap::new();
         for (place, (topic, (table, staged))) in self.topics.iter().zip(&self.manifest.tables).enumerate() {
             let dead_lettered = done.dead_lettered.get(place).copied().unwrap_or(0);
-            let mut partitions = Map::new();
-            for (partition, range) in production.ranges.get(topic).into_iter().flatten() {
-                let end = range.end.unwrap_or(range.start);
-                partitions.insert(partition.to_string(), json!({ "start": range.start, "end": end }));
-            }
-            let entry = json!({
-                "table": table,
-                "columns": staged.columns,
-                "produced": done.rows - dead_lettered,
-                "dead_lettered": dead_lettered,
-                "partitions": partitions,
+            let ranges = production.ranges.get(topic).into_iter().flatten();
+            let partitions = ranges.map(|(&partition, range)| {
+                (partition, OffsetSpan { start: range.start, end: range.end.unwrap_or(range.start) })
             });
+            let entry = ProducedTopic {
+                table: table.clone(),
+                columns: staged.columns.clone(),
+                drawn: self.manifest.rows,
+                produced: done.rows - dead_lettered,
+                dead_lettered,
+                partitions: partitions.collect(),
+            };
             topics.insert(topic.clone(), entry);
         }
-        let mut output = Output::new();
+        let mut output = outputs::written(&ProduceOutput { topics });
+        // For people.
         output.insert("rows".to_owned(), done.rows.into());
         output.insert("transactional".to_owned(), production.transactional.into());
         output.insert("transactions".to_owned(), done.transactions.into());
-        output.insert("topics".to_owned(), topics.into());
         output
     }
 }

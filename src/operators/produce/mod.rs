@@ -3,7 +3,8 @@
 //! With transactions, records and progress (a consumer group's offset) are committed together, so that a retry goes on
 //! exactly behind the last commit. Its order: begin transactions, which fences whoever still sends; ask Postgres
 //! whether this attempt holds the task; read the progress; send. Where the brokers have no transactions, or they are
-//! off, progress is kept in Postgres and a retry may repeat records; their sequence headers let `sink` drop those.
+//! off, progress is kept in Postgres after each acknowledged batch, and a retry may repeat the records of one batch; their
+//! sequence headers let `sink` drop those.
 
 mod config;
 mod error;
@@ -21,6 +22,7 @@ use serde_json::Value;
 use crate::connect::kafka::{Cluster, TopicPlan};
 use crate::connect::s3::S3;
 use crate::domain::operator_kind::{LateField, OperatorKind};
+use crate::domain::outputs::{self, EmulateOutput, StagedRows};
 use crate::engine::operator::{Failure, Operator, Output, Registration, TaskContext};
 use crate::operators::config as shape;
 use crate::operators::staged::Manifest;
@@ -92,11 +94,12 @@ impl ProduceConfig {
     /// Finds the upstream whose rows are sent.
     fn staged(&self, context: &TaskContext) -> Result<Staged, ProduceError> {
         let mut found: Vec<(&str, Staged)> = Vec::new();
-        for (task, upstream) in &context.upstream {
-            if self.from.as_deref().is_none_or(|from| from == task.as_str())
-                && let Some(staged) = upstream.output.get("staged").and_then(as_staged)
-            {
-                found.push((task.as_str(), staged));
+        for (task, upstream) in context.upstream.iter().filter(|(_, upstream)| upstream.operator == "emulate") {
+            if self.from.as_deref().is_none_or(|from| from == task.as_str()) {
+                let output: EmulateOutput = outputs::read(&upstream.output)
+                    .map_err(|error| ProduceError::Upstream { task: task.to_string(), reason: error.to_string() })?;
+                let StagedRows { bucket, manifest, sha256, .. } = output.staged;
+                found.push((task.as_str(), Staged { bucket, manifest, sha256 }));
             }
         }
         match (found.len(), &self.from) {
@@ -139,11 +142,6 @@ impl ProduceConfig {
             .map(|name| TopicPlan { name: name.clone(), partitions: size(self.partitions.0), replication })
             .collect()
     }
-}
-
-fn as_staged(value: &Value) -> Option<Staged> {
-    let text = |key: &str| value.get(key)?.as_str().map(str::to_owned);
-    Some(Staged { bucket: text("bucket")?, manifest: text("manifest")?, sha256: text("sha256")? })
 }
 
 async fn unless_cancelled<T>(context: &TaskContext, call: impl Future<Output = T>) -> Result<T, ProduceError> {

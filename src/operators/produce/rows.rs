@@ -158,7 +158,7 @@ fn split(line: Vec<u8>, sequence: u64, manifest: &Manifest) -> Result<Row, Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operators::staged::StagedTable;
+    use crate::domain::outputs::StagedTable;
 
     fn manifest() -> Manifest {
         let table = |name: &str, key: &str| StagedTable { table: name.into(), key: key.into(), columns: Vec::new() };

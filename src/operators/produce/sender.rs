@@ -102,6 +102,8 @@ pub(super) type Skipped = (u64, usize);
 /// What a sender is made from.
 pub(super) struct SenderPlan {
     pub(super) mode: Mode,
+    /// The transactional id, and the consumer group of the progress.
+    pub(super) id: String,
     pub(super) run: Uuid,
     pub(super) task: String,
     pub(super) topics: Vec<String>,
@@ -114,11 +116,6 @@ pub(super) struct SenderPlan {
 }
 
 impl SenderPlan {
-    /// The name under which a run's task produces and keeps its progress.
-    pub(super) fn id(&self) -> String {
-        format!("pinsched-{}-{}", self.run, self.task)
-    }
-
     fn config(&self, base: ClientConfig) -> ClientConfig {
         let mut config = base;
         // As Java's clients place records, so that theirs and ours of one key meet in one partition.
@@ -131,7 +128,7 @@ impl SenderPlan {
         config.set("message.max.bytes", (self.largest + RECORD_OVERHEAD).clamp(1_000_000, 1_000_000_000).to_string());
         match self.mode {
             Mode::Transactional => {
-                config.set("transactional.id", self.id());
+                config.set("transactional.id", &self.id);
                 config.set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string());
             }
             Mode::Idempotent => {
@@ -165,9 +162,10 @@ impl Sender {
             .map_err(config_error)?;
         let mut sender = Self { plan, cluster, producer, deliveries, progress: None };
         if sender.plan.mode == Mode::Transactional {
-            sender.until_done("begin transactions", |sender| sender.producer.init_transactions(CALL_TIMEOUT))?;
+            let action = format!("begin transactions as `{}`", sender.plan.id);
+            sender.until_done(&action, |sender| sender.producer.init_transactions(CALL_TIMEOUT))?;
             let mut config = sender.cluster.config();
-            config.set("group.id", sender.plan.id());
+            config.set("group.id", &sender.plan.id);
             let consumer: BaseConsumer<Connection> =
                 BaseConsumer::from_config_and_context(&config, Connection::default()).map_err(config_error)?;
             sender.progress = consumer.group_metadata();
@@ -187,7 +185,8 @@ impl Sender {
         drop(self.deliveries.take());
         let transactional = self.plan.mode == Mode::Transactional;
         if transactional {
-            self.producer.begin_transaction().map_err(|error| self.error("begin a transaction", error))?;
+            let action = || format!("begin a transaction of `{}`", self.plan.id);
+            self.producer.begin_transaction().map_err(|error| self.error(action(), error))?;
         }
         let sent = self.enqueue(rows, skipped).and_then(|()| self.wait_for_acknowledgements());
         let report = self.deliveries.take();
@@ -264,16 +263,14 @@ impl Sender {
 
     fn commit(&self, done: &Done) -> Result<(), SendError> {
         let group = self.progress.as_ref().ok_or(SendError::NoTransactions)?;
+        let commit = format!("commit a transaction of `{}`", self.plan.id);
+        let store = format!("store the progress of group `{}` in a transaction", self.plan.id);
         let mut offsets = TopicPartitionList::new();
         let mut element = offsets.add_partition(&self.plan.topics[0], 0);
         element.set_metadata(done.metadata());
-        element
-            .set_offset(Offset::Offset(done.rows.cast_signed()))
-            .map_err(|error| self.error("commit a transaction", error))?;
-        self.until_done("store the progress in a transaction", |sender| {
-            sender.producer.send_offsets_to_transaction(&offsets, group, CALL_TIMEOUT)
-        })?;
-        self.until_done("commit a transaction", |sender| sender.producer.commit_transaction(CALL_TIMEOUT))
+        element.set_offset(Offset::Offset(done.rows.cast_signed())).map_err(|error| self.error(&commit, error))?;
+        self.until_done(&store, |sender| sender.producer.send_offsets_to_transaction(&offsets, group, CALL_TIMEOUT))?;
+        self.until_done(&commit, |sender| sender.producer.commit_transaction(CALL_TIMEOUT))
     }
 
     /// Best effort: what stays open is ended by the next attempt's beginning, or by the broker's timeout.
@@ -342,7 +339,7 @@ impl Sender {
         for code in [code, fatal].into_iter().flatten() {
             match code {
                 Code::ProducerFenced | Code::Fenced | Code::InvalidProducerEpoch => {
-                    return SendError::Fenced(self.plan.id());
+                    return SendError::Fenced(self.plan.id.clone());
                 }
                 Code::UnsupportedFeature | Code::UnsupportedVersion if self.plan.mode == Mode::Transactional => {
                     return SendError::NoTransactions;

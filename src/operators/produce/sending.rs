@@ -62,6 +62,7 @@ impl<'a> Sending<'a> {
             let to = rows.len().min(from + self.step);
             match self.send(&rows, from, to).await {
                 Ok(()) => {
+                    self.record().await?;
                     given_up = 0;
                     from = to;
                     self.step = self.job.step().min(self.step.saturating_mul(2));
@@ -85,6 +86,17 @@ impl<'a> Sending<'a> {
         }
         // Sequences only rise: what was skipped is behind us.
         self.skipped.clear();
+        Ok(())
+    }
+
+    /// Keeps in Postgres how far the run is, where no transaction of Kafka's does.
+    async fn record(&self) -> Result<(), Stopped> {
+        if self.mode == Mode::Transactional {
+            return Ok(());
+        }
+        let context = self.job.context;
+        let dead_lettered = std::iter::zip(self.job.topics.iter().cloned(), self.done.dead_lettered.iter().copied());
+        context.store.advance_production(context.attempt, self.done.rows, &dead_lettered.collect()).await?;
         Ok(())
     }
 

@@ -27,6 +27,11 @@ pub(super) struct SinkConfig {
     #[serde(default = "flush_size")]
     #[schemars(range(min = 1))]
     pub(super) flush_size: u64,
+    /// How many objects of a partition are filled at once at most, over all folders; one more ends them all. (Confluent's
+    /// `partitioner.max.open.files`.)
+    #[serde(default = "max_open_files")]
+    #[schemars(range(min = 1))]
+    pub(super) max_open_files: usize,
     /// An object takes records of at most this span of time, by the records' own times.
     #[serde(default)]
     pub(super) rotate_interval: Option<Span>,
@@ -202,6 +207,12 @@ fn flush_size() -> u64 {
     10_000
 }
 
+/// As many as `flush_size` can fill unless it is raised: objects are named as Confluent's, which has no limit. Those that
+/// are open share memory and one file, so that many cost little.
+fn max_open_files() -> usize {
+    10_000
+}
+
 /// Twice the most that brokers of MSK take.
 fn max_record_bytes() -> usize {
     16 * 1024 * 1024
@@ -267,7 +278,11 @@ impl SinkConfig {
             let message = format!("`{}` is no folder", self.topics_dir);
             problems.push(ConfigProblem::at("topics_dir", message).help("give it without a `/` at either end"));
         }
-        for (key, zero) in [("flush_size", self.flush_size == 0), ("max_record_bytes", self.max_record_bytes == 0)] {
+        for (key, zero) in [
+            ("flush_size", self.flush_size == 0),
+            ("max_open_files", self.max_open_files == 0),
+            ("max_record_bytes", self.max_record_bytes == 0),
+        ] {
             if zero {
                 problems.push(ConfigProblem::at(key, "it must be 1 at least"));
             }
@@ -386,7 +401,7 @@ mod tests {
     fn all_that_is_wrong_is_said_at_once() {
         let wrong = problems(json!({
             "topics": ["^(u", ""], "bucket": "My_Bucket", "topics_dir": "/topics", "flush_size": 0,
-            "rotate_interval": "soon", "compression": "snappy",
+            "max_open_files": 0, "rotate_interval": "soon", "compression": "snappy",
             "partitioner": {"type": "time", "path_format": "year=YYYY", "timezone": "Mars/Olympus", "field": "x"},
         }));
         insta::assert_snapshot!(wrong.join("\n"), @r"
@@ -395,6 +410,7 @@ mod tests {
         bucket: `My_Bucket` is no bucket name
         topics_dir: `/topics` is no folder
         flush_size: it must be 1 at least
+        max_open_files: it must be 1 at least
         rotate_interval: it is no span of time
         compression: `snappy` is for Parquet alone
         partitioner.field: it is for a partitioner of `type: field` alone

@@ -5,15 +5,13 @@
 
 use std::collections::BTreeSet;
 
-/// So many files of one partition are open at once at most: a field with many values must not take all memory and file
-/// descriptors. Confluent calls it `partitioner.max.open.files`, and has no limit by default.
-const OPEN_FILES: usize = 64;
-
 /// When to cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CutRules {
     /// After so many records, over all open files.
     pub(super) flush_size: u64,
+    /// Before a record that would open one more file than this.
+    pub(super) max_open_files: usize,
     /// Before a record that is so many milliseconds younger than the first since the last cut.
     pub(super) rotate_interval_ms: Option<i64>,
     /// Before a record of another folder than the one before it; with `rotate_interval_ms` alone, as Confluent's
@@ -79,7 +77,7 @@ impl Cutter {
     }
 
     fn is_too_wide(&self, folder: &str) -> bool {
-        self.open.len() >= OPEN_FILES && !self.open.contains(folder)
+        self.open.len() >= self.rules.max_open_files && !self.open.contains(folder)
     }
 }
 
@@ -104,7 +102,8 @@ mod tests {
     }
 
     fn rules(flush_size: u64, rotate_interval_ms: Option<i64>) -> CutRules {
-        CutRules { flush_size, rotate_interval_ms, rotate_on_folder_change: rotate_interval_ms.is_some() }
+        let rotate_on_folder_change = rotate_interval_ms.is_some();
+        CutRules { flush_size, max_open_files: 64, rotate_interval_ms, rotate_on_folder_change }
     }
 
     fn records(shape: &[(i64, &str)]) -> Vec<Record> {
@@ -134,7 +133,7 @@ mod tests {
     #[test]
     fn more_folders_than_may_be_open_cut() {
         let wide: Vec<Record> = (0..100).map(|n| (0, format!("f={n}"))).collect();
-        assert_eq!(positions(rules(1000, None), &wide, 0), [OPEN_FILES]);
+        assert_eq!(positions(rules(1000, None), &wide, 0), [64]);
     }
 
     proptest! {

@@ -5,7 +5,7 @@ use std::io;
 use crate::connect::kafka::KafkaError;
 use crate::connect::s3::S3Error;
 use crate::engine::operator::{Failure, chain};
-use crate::store::StoreError;
+use crate::store::{SinkClaimError, StoreError};
 
 use super::topics::TopicError;
 
@@ -20,7 +20,8 @@ pub(super) enum SinkError {
     Upstream { task: String, reason: String },
     #[error(
         "records of {topic}/{partition} expired before they were sunk: offset {next} is needed, the first one left is \
-         {low} (raise the topic's `retention.ms`, then run the draw again)"
+         {low} (raise the topic's `retention.ms`, then run the draw again; a sink without one goes on at the first record \
+         left under a new task id)"
     )]
     Expired { topic: String, partition: i32, next: i64, low: i64 },
     #[error(
@@ -38,6 +39,8 @@ pub(super) enum SinkError {
     Spool(#[source] io::Error),
     #[error("s3://{bucket}/{key} exists and is another object: {difference} (`put: create` replaces nothing)")]
     Different { bucket: String, key: String, difference: String },
+    #[error("`records: run` takes what this run's produce stamped, and no produce ran before this task")]
+    NoProduce,
     #[error("not every row arrived: {0}")]
     Unbalanced(String),
     #[error(transparent)]
@@ -45,21 +48,34 @@ pub(super) enum SinkError {
     #[error(transparent)]
     S3(#[from] S3Error),
     #[error(transparent)]
+    Claim(SinkClaimError),
+    #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<SinkClaimError> for SinkError {
+    fn from(error: SinkClaimError) -> Self {
+        match error {
+            SinkClaimError::Store(error) => Self::Store(error),
+            error => Self::Claim(error),
+        }
+    }
 }
 
 impl From<SinkError> for Failure {
     fn from(error: SinkError) -> Self {
         let transient = match &error {
-            SinkError::Interrupted => return Self::Interrupted,
+            // Whoever lost the lease has no say any more.
+            SinkError::Interrupted | SinkError::Store(StoreError::Fenced { .. }) => return Self::Interrupted,
             SinkError::Topics(_)
             | SinkError::Upstream { .. }
             | SinkError::Expired { .. }
             | SinkError::Tombstone { .. }
             | SinkError::Different { .. }
+            | SinkError::NoProduce
             | SinkError::Unbalanced(_) => false,
-            // A full disk may have room again.
-            SinkError::Unstable { .. } | SinkError::Stalled { .. } | SinkError::Spool(_) => true,
+            // The other run may be done by then, a leader sure of its end; a full disk may have room again.
+            SinkError::Claim(_) | SinkError::Unstable { .. } | SinkError::Stalled { .. } | SinkError::Spool(_) => true,
             SinkError::Kafka(error) => error.is_transient(),
             SinkError::S3(error) => error.is_transient(),
             SinkError::Store(error) => error.is_transient(),

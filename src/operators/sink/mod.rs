@@ -5,9 +5,11 @@
 //! are a function of the records, so what an attempt wrote and did not record is written again, the same.
 //!
 //! Memory: at most [`PARTITIONS`] partitions are read at once; each holds what librdkafka reads ahead (16 MiB, or one
-//! larger batch), 8 MiB of open files, some finished cuts of 8 MiB each (more lies in temporary files) and a part of
-//! each upload. Small cuts take no more than their own size.
+//! larger batch), 8 MiB of open files and as much of a cut that is ready to be handed over (what is more lies in temporary
+//! files). All cuts that are on their way to S3 hold 128 MiB together ([`budget`]), so an attempt takes some 400 MiB at
+//! most; with small cuts, no more than their own size.
 
+mod budget;
 mod config;
 mod cutter;
 mod dead_letter;
@@ -36,6 +38,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use self::budget::Budget;
 use self::config::{Checked, Records, SinkConfig};
 use self::cutter::CutRules;
 use self::failure::SinkError;
@@ -46,6 +49,7 @@ use self::plan::Upstream;
 use self::reader::Reading;
 use self::sorter::{SortRules, Sorter};
 use self::uploader::{Place, Uploader};
+use crate::clock;
 use crate::connect::kafka::{Cluster, blocking};
 use crate::connect::s3::S3;
 use crate::domain::operator_kind::OperatorKind;
@@ -96,13 +100,26 @@ struct Shared<'a> {
     s3: S3,
     place: Arc<Place>,
     upstream: Option<Upstream>,
+    records: Records,
+    budget: Budget,
     /// Cancelled with the attempt, and when a partition fails.
     stop: CancellationToken,
 }
 
+impl Shared<'_> {
+    /// What this run produced, where that alone is sunk.
+    fn own_produce(&self) -> Option<&Upstream> {
+        self.upstream.as_ref().filter(|_| self.records == Records::Run)
+    }
+}
+
 impl Sink {
     async fn sink(&self, context: &TaskContext) -> Result<Output, SinkError> {
-        let upstream = Upstream::gather(&context.upstream)?;
+        let mut upstream = Upstream::gather(&context.upstream)?;
+        let records = plan::records(&self.config, upstream.as_ref());
+        if records == Records::Run {
+            upstream.as_mut().ok_or(SinkError::NoProduce)?.keep(&self.checked.patterns)?;
+        }
         let shared = Shared {
             context,
             cluster: Cluster::new(&context.endpoints.kafka)?,
@@ -114,12 +131,14 @@ impl Sink {
                 put: self.config.put,
             }),
             upstream,
+            records,
+            budget: Budget::new(),
             stop: context.cancel.child_token(),
         };
         let _stopped_in_the_end = shared.stop.clone().drop_guard();
         shared.s3.ensure_bucket(&self.config.bucket).await?;
         let standing = self.settle(&shared).await?;
-        let produced = shared.upstream.as_ref().map_or(0, Upstream::produced);
+        let produced = shared.own_produce().map_or(0, Upstream::produced);
         let sunk: i64 = standing.iter().map(|progress| progress.counts.records).sum();
         context.progress.set_total(produced);
         context.progress.set(sunk.cast_unsigned());
@@ -138,7 +157,7 @@ impl Sink {
         let done = context.store.sink_progress(context.attempt.task_run).await?;
         self.publish(&shared, &done).await;
         let output = report::output(&self.config, &done);
-        if plan::records(&self.config, shared.upstream.as_ref()) == Records::Run {
+        if records == Records::Run {
             report::balance(context, &output)?;
         }
         Ok(output)
@@ -153,12 +172,16 @@ impl Sink {
             return Ok(standing);
         }
         let store = &context.store;
-        if let Some(upstream) = &shared.upstream {
-            let ranges = upstream.ranges(&self.checked.patterns)?;
-            store.settle_sink_ranges_if_fenced(context.attempt, &ranges).await?;
+        if let Some(upstream) = shared.own_produce() {
+            store.settle_sink_ranges_if_fenced(context.attempt, &upstream.ranges()).await?;
         } else {
-            let heads = kafka::heads(&shared.cluster, self.checked.patterns.clone(), &context.cancel).await?;
-            store.claim_sink_ranges_if_fenced(context.attempt, &context.dag_id, &context.task_id, &heads).await?;
+            // Where all records are taken the ranges of two runs must not overlap, whatever their produces filled.
+            let mut heads = kafka::heads(&shared.cluster, self.checked.patterns.clone(), &context.cancel).await?;
+            if let Some(upstream) = &shared.upstream {
+                upstream.include(&mut heads);
+            }
+            let whose = (&context.dag_id, &context.task_id);
+            store.claim_sink_ranges_if_fenced(context.attempt, whose, &heads, clock::now()).await?;
         }
         Ok(store.sink_progress(task_run).await?)
     }
@@ -174,10 +197,11 @@ impl Sink {
             next: progress.next,
             end: progress.range.end,
             cancel: shared.stop.clone(),
+            budget: shared.budget.clone(),
             log: context.log.clone(),
         };
         let rules = self.sort_rules(shared, &of.topic);
-        let sorter = Sorter::new(rules, of.clone(), progress.next, progress.marks);
+        let sorter = Sorter::new(rules, progress);
         let uploader = Uploader {
             s3: shared.s3.clone(),
             store: context.store.clone(),
@@ -207,11 +231,12 @@ impl Sink {
             partitioner: self.checked.partitioner.clone(),
             cuts: CutRules {
                 flush_size: self.config.flush_size,
+                max_open_files: self.config.max_open_files,
                 rotate_interval_ms,
                 rotate_on_folder_change: rotate_interval_ms.is_some() && by_time,
             },
             tombstones: self.config.tombstones,
-            records: plan::records(&self.config, upstream),
+            records: shared.records,
             fit: Fit { largest: self.config.max_record_bytes, columns: plan::columns(&self.config, upstream, topic) },
             run: shared.context.attempt.run_uuid.to_string(),
         }

@@ -2,41 +2,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize;
-
 use super::config::{Records, SinkConfig};
 use super::failure::SinkError;
-use super::topics::{TopicPattern, select_all};
+use super::topics::{TopicPattern, select};
 use crate::domain::ids::TaskId;
+use crate::domain::outputs::{self, OffsetSpan, ProduceOutput, ProducedTopic};
 use crate::domain::sinking::{SinkRange, TopicPartition};
 use crate::engine::operator::UpstreamOutput;
 
-/// What `produce` says of a topic.
-#[derive(Debug, Clone, Deserialize)]
-struct ProducedTopic {
-    #[serde(default)]
+/// What the `produce` tasks say of a topic, together.
+#[derive(Debug, Clone)]
+struct Filled {
+    /// `None` where they do not agree.
     columns: Option<Vec<String>>,
-    #[serde(default)]
     produced: u64,
-    #[serde(default)]
-    partitions: BTreeMap<i32, ProducedRange>,
-}
-
-#[derive(Debug, Clone, Copy, Deserialize)]
-struct ProducedRange {
-    start: i64,
-    end: i64,
-}
-
-#[derive(Debug, Deserialize)]
-struct ProduceOutput {
-    topics: BTreeMap<String, ProducedTopic>,
+    partitions: BTreeMap<i32, OffsetSpan>,
 }
 
 /// What this run's `produce` tasks left for the sink.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Upstream {
-    topics: BTreeMap<String, ProducedTopic>,
+    topics: BTreeMap<String, Filled>,
 }
 
 impl Upstream {
@@ -44,11 +30,11 @@ impl Upstream {
     pub(super) fn gather(outputs: &BTreeMap<TaskId, UpstreamOutput>) -> Result<Option<Self>, SinkError> {
         let mut upstream: Option<Self> = None;
         for (task, output) in outputs.iter().filter(|(_, output)| output.operator == "produce") {
-            let value = serde_json::Value::Object(output.output.clone());
-            let parsed: ProduceOutput = serde_json::from_value(value)
+            let parsed: ProduceOutput = outputs::read(&output.output)
                 .map_err(|error| SinkError::Upstream { task: task.to_string(), reason: error.to_string() })?;
             let topics = &mut upstream.get_or_insert_default().topics;
             for (name, topic) in parsed.topics {
+                let topic = Filled::from(topic);
                 match topics.get_mut(&name) {
                     None => {
                         topics.insert(name, topic);
@@ -60,19 +46,32 @@ impl Upstream {
         Ok(upstream)
     }
 
-    /// The ranges of the topics, every one of which a pattern must match.
-    pub(super) fn ranges(&self, patterns: &[TopicPattern]) -> Result<Vec<SinkRange>, SinkError> {
+    /// Keeps the topics that a pattern matches. The others may be another sink's: the run's account tells.
+    pub(super) fn keep(&mut self, patterns: &[TopicPattern]) -> Result<(), SinkError> {
         let names: Vec<&str> = self.topics.keys().map(String::as_str).collect();
-        let selected = select_all(patterns, &names)?;
-        let ranges = selected.into_iter().flat_map(|topic| {
-            let partitions = self.topics.get(&topic).map(|topic| topic.partitions.clone()).unwrap_or_default();
-            partitions.into_iter().map(move |(partition, range)| SinkRange {
+        let selected = select(patterns, &names)?;
+        self.topics.retain(|name, _| selected.contains(name));
+        Ok(())
+    }
+
+    /// What `produce` filled.
+    pub(super) fn ranges(&self) -> Vec<SinkRange> {
+        let ranges = self.topics.iter().flat_map(|(topic, produced)| {
+            produced.partitions.iter().map(|(&partition, range)| SinkRange {
                 of: TopicPartition { topic: topic.clone(), partition },
                 start: range.start,
                 end: range.end.max(range.start),
             })
         });
-        Ok(ranges.collect())
+        ranges.collect()
+    }
+
+    /// Moves the ends to behind what `produce` had acknowledged: a stranger's open transaction may hide the last of it.
+    pub(super) fn include(&self, heads: &mut [SinkRange]) {
+        for head in heads {
+            let produced = self.topics.get(&head.of.topic).and_then(|topic| topic.partitions.get(&head.of.partition));
+            head.end = produced.map_or(head.end, |produced| head.end.max(produced.end));
+        }
     }
 
     /// How many records there are to sink.
@@ -81,7 +80,13 @@ impl Upstream {
     }
 }
 
-impl ProducedTopic {
+impl From<ProducedTopic> for Filled {
+    fn from(topic: ProducedTopic) -> Self {
+        Self { columns: Some(topic.columns), produced: topic.produced, partitions: topic.partitions }
+    }
+}
+
+impl Filled {
     /// Adds what another task produced to the same topic.
     fn merge(&mut self, other: Self) {
         self.produced += other.produced;
@@ -90,7 +95,7 @@ impl ProducedTopic {
         }
         for (partition, range) in other.partitions {
             let known = self.partitions.entry(partition).or_insert(range);
-            *known = ProducedRange { start: known.start.min(range.start), end: known.end.max(range.end) };
+            *known = OffsetSpan { start: known.start.min(range.start), end: known.end.max(range.end) };
         }
     }
 }
@@ -117,13 +122,13 @@ mod tests {
     fn outputs(tasks: &[(&str, &str, serde_json::Value)]) -> BTreeMap<TaskId, UpstreamOutput> {
         let output = |operator: &str, value: &serde_json::Value| UpstreamOutput {
             operator: operator.to_owned(),
-            output: value.as_object().unwrap().clone(),
+            output: value.as_object().unwrap().clone().into(),
         };
         tasks.iter().map(|(task, operator, value)| (task.parse().unwrap(), output(operator, value))).collect()
     }
 
     fn topic(produced: u64, start: i64, end: i64) -> serde_json::Value {
-        json!({"table": "pin", "columns": ["ind"], "produced": produced, "dead_lettered": 0,
+        json!({"table": "pin", "columns": ["ind"], "drawn": produced, "produced": produced, "dead_lettered": 0,
                "partitions": {"0": {"start": start, "end": end}}})
     }
 
@@ -135,12 +140,22 @@ mod tests {
             ("c", "emulate", json!({"rows": 7})),
         ]));
         let upstream = upstream.unwrap().unwrap();
-        assert_eq!(upstream.produced(), 8);
-        let ranges = upstream.ranges(&[TopicPattern::parse("u.*").unwrap()]).unwrap();
-        let shown: Vec<String> =
-            ranges.iter().map(|range| format!("{} {}..{}", range.of.topic, range.start, range.end)).collect();
-        assert_eq!(shown, ["u.geo 0..1", "u.pin 10..20"]);
-        assert!(upstream.ranges(&[TopicPattern::parse("u.pin").unwrap()]).is_err());
+        let shown = |upstream: &Upstream| -> Vec<String> {
+            let ranges = upstream.ranges();
+            ranges.iter().map(|range| format!("{} {}..{}", range.of.topic, range.start, range.end)).collect()
+        };
+        assert_eq!(
+            (upstream.produced(), shown(&upstream)),
+            (8, vec!["u.geo 0..1".to_owned(), "u.pin 10..20".to_owned()])
+        );
+        let mut of_one_sink = upstream.clone();
+        of_one_sink.keep(&[TopicPattern::parse("u.pin").unwrap()]).unwrap();
+        assert_eq!((of_one_sink.produced(), shown(&of_one_sink)), (7, vec!["u.pin 10..20".to_owned()]));
+        assert!(of_one_sink.keep(&[TopicPattern::parse("u.geo").unwrap()]).is_err());
+        let head = |end| SinkRange { of: TopicPartition { topic: "u.pin".to_owned(), partition: 0 }, start: 5, end };
+        let mut heads = [head(12), head(30)];
+        upstream.include(&mut heads);
+        assert_eq!(heads, [head(20), head(30)], "what is produced is waited for, what is behind it is taken too");
     }
 
     #[test]

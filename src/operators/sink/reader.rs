@@ -11,9 +11,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError as DriverError, RDKafkaErrorCode as Code};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::budget::Budget;
 use super::failure::SinkError;
 use super::sorter::{Decided, Item, Sorter};
 use crate::clock;
@@ -40,6 +42,7 @@ pub(super) struct Reading {
     /// The range's end, exclusive.
     pub(super) end: i64,
     pub(super) cancel: CancellationToken,
+    pub(super) budget: Budget,
     pub(super) log: TaskLog,
 }
 
@@ -71,9 +74,8 @@ impl Reading {
         let consumer = BaseConsumer::from_config_and_context(&config, connection.clone())
             .map_err(|error| KafkaError::Config(error.to_string()))?;
         let consumer: Arc<BaseConsumer<Connection>> = Arc::new(consumer);
-        self.wait_until_stable(&consumer, &connection)?;
-
         let mut next = self.next;
+        self.wait_until_stable(&consumer, &connection, next)?;
         self.assign(&consumer, &connection, next)?;
         let mut confirmed_end = false;
         let mut last_progress = clock::monotonic();
@@ -95,7 +97,7 @@ impl Reading {
                 // second time by a fetch that began after the partition was seen to be readable to the range's end.
                 Some(Err(DriverError::PartitionEOF(_))) if confirmed_end => break,
                 Some(Err(DriverError::PartitionEOF(_))) => {
-                    self.wait_until_stable(&consumer, &connection)?;
+                    self.wait_until_stable(&consumer, &connection, next)?;
                     // Not by assigning anew: librdkafka aborts the process when it is closed in the middle of that.
                     let TopicPartition { topic, partition } = &self.of;
                     consumer
@@ -129,7 +131,12 @@ impl Reading {
     }
 
     fn hand_over(&self, items: &mpsc::Sender<Item>, decided: Vec<Item>) -> Result<(), SinkError> {
-        for item in decided {
+        for mut item in decided {
+            if let Item::Cut(cut) = &mut item {
+                let share = self.cancel.run_until_cancelled(self.budget.take(cut.weight()));
+                let share = Handle::current().block_on(share).ok_or(SinkError::Interrupted)?;
+                cut.memory = Some(share);
+            }
             // The taker went first: it says why.
             items.blocking_send(item).map_err(|_| SinkError::Interrupted)?;
         }
@@ -144,8 +151,13 @@ impl Reading {
         assigned.map_err(|error| self.error(connection, error))
     }
 
-    /// Waits until all of the range can be read, and sees that none of it has expired.
-    fn wait_until_stable(&self, consumer: &BaseConsumer<Connection>, connection: &Connection) -> Result<(), SinkError> {
+    /// Waits until all of the range can be read, and sees that none of it from `next` on has expired.
+    fn wait_until_stable(
+        &self,
+        consumer: &BaseConsumer<Connection>,
+        connection: &Connection,
+        next: i64,
+    ) -> Result<(), SinkError> {
         let TopicPartition { topic, partition } = &self.of;
         let began = clock::monotonic();
         let mut told = false;
@@ -154,8 +166,8 @@ impl Reading {
             let (low, stable) = consumer
                 .fetch_watermarks(topic, *partition, REQUEST_TIMEOUT)
                 .map_err(|error| self.error(connection, error))?;
-            if low > self.next {
-                return Err(SinkError::Expired { topic: topic.clone(), partition: *partition, next: self.next, low });
+            if low > next {
+                return Err(SinkError::Expired { topic: topic.clone(), partition: *partition, next, low });
             }
             if stable >= self.end {
                 return Ok(());

@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::config::SinkConfig;
+use super::config::{Records, SinkConfig};
 use super::failure::SinkError;
-use crate::domain::reconcile::{TopicBalance, reconcile};
+use crate::domain::outputs::{self, ProduceOutput, SinkOutput};
+use crate::domain::reconcile::{self, Balance};
 use crate::domain::sinking::{SinkCounts, SinkProgress};
 use crate::engine::operator::{Output, TaskContext};
 
@@ -45,18 +46,28 @@ pub(super) fn output(config: &SinkConfig, done: &[SinkProgress]) -> Output {
     output.insert("objects".to_owned(), json!(total.objects));
     output.insert("bytes".to_owned(), json!(total.bytes));
     output.insert("topics".to_owned(), Value::Object(topics));
+    if config.records == Some(Records::All) {
+        // Strangers' records are among the counts, so that no account can be made of them.
+        output.insert("records".to_owned(), json!("all"));
+    }
     output
 }
 
-/// Logs the balance of each topic of this sink; one that is unequal fails the task.
+/// Logs the balance of each topic of this sink; one that is unequal fails the task. Other sinks' topics are their own
+/// matter, and what they made of the same topic as well.
 pub(super) fn balance(context: &TaskContext, output: &Output) -> Result<(), SinkError> {
-    let mut outputs: Vec<(&str, &Output)> =
-        context.upstream.values().map(|upstream| (upstream.operator.as_str(), &upstream.output)).collect();
-    outputs.push(("sink", output));
-    let own: Vec<TopicBalance> = reconcile(&outputs).into_iter().filter(|topic| topic.sunk.is_some()).collect();
-    for topic in &own {
+    let unreadable =
+        |task: &str, error: serde_json::Error| SinkError::Upstream { task: task.to_owned(), reason: error.to_string() };
+    let own: SinkOutput = outputs::read(output).map_err(|error| unreadable(context.task_id.as_str(), error))?;
+    let produces = context.upstream.iter().filter(|(_, upstream)| upstream.operator == "produce");
+    let produces: Vec<ProduceOutput> = produces
+        .map(|(task, upstream)| outputs::read(&upstream.output).map_err(|error| unreadable(task.as_str(), error)))
+        .collect::<Result<_, _>>()?;
+    let topics = reconcile::of_sink(&own, &produces);
+    for topic in &topics {
         context.log.line(topic.to_string());
     }
-    let unequal: Vec<String> = own.iter().filter(|topic| !topic.balanced).map(ToString::to_string).collect();
+    let unequal = topics.iter().filter(|topic| topic.balanced == Balance::Unequal);
+    let unequal: Vec<String> = unequal.map(ToString::to_string).collect();
     if unequal.is_empty() { Ok(()) } else { Err(SinkError::Unbalanced(unequal.join("; "))) }
 }

@@ -1,26 +1,29 @@
 //! What becomes of each record of a partition: sunk, dead letter, or left out and counted. Pure but for the files that
 //! it fills.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use rdkafka::message::{BorrowedHeaders, Headers};
 use serde_json::{Map, Value};
 
+use super::budget::Share;
 use super::config::{Format, Records, Tombstones};
 use super::cutter::{CutRules, Cutter};
 use super::dead_letter::DeadLetter;
 use super::failure::SinkError;
 use super::fit::{Fit, append_compact};
-use super::format::{Body, Encoding, FILE_MEMORY, FileWriter};
+use super::format::{Body, Encoding, FILE_MEMORY, FileWriter, Scratch};
 use super::naming::TOMBSTONES;
 use super::partitioner::{Partitioner, RecordFacts};
+use crate::connect::s3::PART_SIZE;
 use crate::domain::record_headers;
-use crate::domain::sinking::{SinkCounts, TopicPartition};
+use crate::domain::sinking::{SinkCounts, SinkProgress, TopicPartition};
 
+/// The most that the put of an object that lies on disk holds of it: the part that is sent, and the next.
+const PARTS_AT_ONCE: usize = 2 * PART_SIZE;
 /// So many bytes of dead letters wait for a cut at most.
 const LETTERS_MEMORY: usize = 4 * 1024 * 1024;
-/// A file that is one of many has this much memory at least before it goes to disk.
-const LEAST_FILE_MEMORY: usize = 128 * 1024;
 
 /// A record as Kafka gave it.
 pub(super) struct Decided<'a> {
@@ -46,6 +49,17 @@ pub(super) struct FinishedCut {
     pub(super) counts: SinkCounts,
     pub(super) marks: BTreeMap<String, i64>,
     pub(super) files: Vec<FinishedFile>,
+    /// Its share of the attempt's memory, from when it is handed over until its objects are durable.
+    pub(super) memory: Option<Share>,
+}
+
+impl FinishedCut {
+    /// How many bytes it takes until its objects are durable; they are put one after the other, part by part.
+    pub(super) fn weight(&self) -> usize {
+        let in_memory: usize = self.files.iter().map(|file| file.body.in_memory()).sum();
+        let on_disk = self.files.iter().filter(|file| file.body.in_memory() == 0).map(|file| file.body.length()).max();
+        in_memory + usize::try_from(on_disk.unwrap_or(0)).map_or(PARTS_AT_ONCE, |bytes| bytes.min(PARTS_AT_ONCE))
+    }
 }
 
 /// An object's bytes and what there is to say of them.
@@ -84,9 +98,17 @@ pub(super) struct Sorter {
     of: TopicPartition,
     cutter: Cutter,
     open: BTreeMap<String, OpenFile>,
+    /// Where the open files go when they are too much for memory, and how much of it they take together.
+    scratch: Arc<Scratch>,
+    in_memory: usize,
     cut_start: i64,
+    /// Offsets at which objects end whatever the cutter says, the next one first.
+    ends: VecDeque<i64>,
     counts: SinkCounts,
+    /// As they were at the last cut.
     marks: BTreeMap<String, i64>,
+    /// Those that moved since.
+    moved: BTreeMap<String, i64>,
     letters: Vec<DeadLetter>,
     /// The record at hand: its line, and its fields where they are needed.
     line: Vec<u8>,
@@ -101,17 +123,30 @@ enum Verdict {
 }
 
 impl Sorter {
-    /// Stands at a cut before offset `start`.
-    pub(super) fn new(rules: SortRules, of: TopicPartition, start: i64, marks: BTreeMap<String, i64>) -> Self {
-        let cutter = Cutter::new(rules.cuts);
-        let (open, counts, letters) = (BTreeMap::new(), SinkCounts::default(), Vec::new());
-        let (line, fields) = (Vec::new(), Map::new());
-        Self { rules, of, cutter, open, cut_start: start, counts, marks, letters, line, fields }
+    /// Stands where the partition stands, which is at a cut.
+    pub(super) fn new(rules: SortRules, progress: SinkProgress) -> Self {
+        Self {
+            cutter: Cutter::new(rules.cuts),
+            rules,
+            of: progress.range.of,
+            open: BTreeMap::new(),
+            scratch: Arc::default(),
+            in_memory: 0,
+            cut_start: progress.next,
+            ends: progress.ends.into(),
+            counts: SinkCounts::default(),
+            marks: progress.marks,
+            moved: BTreeMap::new(),
+            letters: Vec::new(),
+            line: Vec::new(),
+            fields: Map::new(),
+        }
     }
 
     /// Decides a record; returns what is complete by that.
     pub(super) fn sort(&mut self, record: &Decided<'_>) -> Result<Vec<Item>, SinkError> {
         let mut items = Vec::new();
+        self.cut_at_ends(record.offset, &mut items)?;
         let stamp = Stamp::read(record.headers);
         if self.rules.records == Records::Run && stamp.run.as_deref() != Some(self.rules.run.as_str()) {
             self.counts.foreign += 1;
@@ -119,7 +154,7 @@ impl Sorter {
         }
         let producer = stamp.producer();
         if let Some((producer, sequence)) = &producer
-            && self.marks.get(producer).is_some_and(|mark| sequence <= mark)
+            && self.moved.get(producer).or_else(|| self.marks.get(producer)).is_some_and(|mark| sequence <= mark)
         {
             self.counts.duplicates += 1;
             return Ok(items);
@@ -151,14 +186,24 @@ impl Sorter {
     /// Ends the last, short files: the range goes no further.
     pub(super) fn finish(mut self, end: i64) -> Result<Vec<Item>, SinkError> {
         let mut items = Vec::new();
-        if end > self.cut_start {
-            self.cut(end, &mut items)?;
-        }
+        self.ends.push_back(end);
+        self.cut_at_ends(end, &mut items)?;
         Ok(items)
     }
 
+    /// Cuts at the ends that are set up to `offset`, as whoever first had them for the end of its range did.
+    fn cut_at_ends(&mut self, offset: i64, items: &mut Vec<Item>) -> Result<(), SinkError> {
+        while let Some(end) = self.ends.pop_front_if(|end| *end <= offset) {
+            if end > self.cut_start {
+                self.cutter.cut();
+                self.cut(end, items)?;
+            }
+        }
+        Ok(())
+    }
+
     fn mark(&mut self, producer: Option<(String, i64)>) {
-        self.marks.extend(producer);
+        self.moved.extend(producer);
     }
 
     fn bury(&mut self, record: &Decided<'_>, reason: String) {
@@ -218,12 +263,11 @@ impl Sorter {
     }
 
     fn append(&mut self, offset: i64, folder: String) -> std::io::Result<()> {
-        let memory = (FILE_MEMORY / (self.open.len() + 1)).max(LEAST_FILE_MEMORY);
         let file = match self.open.entry(folder) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::btree_map::Entry::Vacant(entry) => {
                 let encoding = self.rules.encoding.of_folder(entry.key());
-                let writer = FileWriter::new(encoding, memory)?;
+                let writer = FileWriter::new(encoding, Arc::clone(&self.scratch));
                 entry.insert(OpenFile { writer, start: offset, last: offset, records: 0 })
             }
         };
@@ -231,14 +275,21 @@ impl Sorter {
         file.last = offset;
         file.records += 1;
         self.counts.records += 1;
+        self.in_memory += self.line.len();
+        if self.in_memory > FILE_MEMORY {
+            self.open.values_mut().try_for_each(|file| file.writer.spill())?;
+            self.in_memory = 0;
+        }
         Ok(())
     }
 
     /// Closes what is open: all before offset `end` is decided.
     fn cut(&mut self, end: i64, items: &mut Vec<Item>) -> Result<(), SinkError> {
         let mut files = Vec::with_capacity(self.open.len());
+        let memory = FILE_MEMORY / self.open.len().max(1);
+        (self.scratch, self.in_memory) = (Arc::default(), 0);
         for (folder, file) in std::mem::take(&mut self.open) {
-            let (body, sha256) = file.writer.finish().map_err(SinkError::Spool)?;
+            let (body, sha256) = file.writer.finish(memory).map_err(SinkError::Spool)?;
             self.counts.objects += 1;
             self.counts.bytes += body.length().cast_signed();
             files.push(FinishedFile {
@@ -254,8 +305,9 @@ impl Sorter {
             items.push(Item::Letters(std::mem::take(&mut self.letters)));
         }
         let start = std::mem::replace(&mut self.cut_start, end);
-        let (counts, marks) = (std::mem::take(&mut self.counts), self.marks.clone());
-        items.push(Item::Cut(FinishedCut { start, end, counts, marks, files }));
+        let (counts, marks) = (std::mem::take(&mut self.counts), std::mem::take(&mut self.moved));
+        self.marks.extend(marks.clone());
+        items.push(Item::Cut(FinishedCut { start, end, counts, marks, files, memory: None }));
         Ok(())
     }
 }

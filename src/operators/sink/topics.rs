@@ -41,8 +41,6 @@ pub(super) enum TopicError {
          missing too"
     )]
     NothingMatches { pattern: String, found: String },
-    #[error("produce filled topic `{topic}`, which no pattern of this sink's `topics` matches ({patterns})")]
-    LeftOut { topic: String, patterns: String },
 }
 
 /// The topics that any pattern matches, in order of their names. Each pattern must match one at least.
@@ -60,18 +58,6 @@ pub(super) fn select(patterns: &[TopicPattern], topics: &[&str]) -> Result<Vec<S
     selected.sort();
     selected.dedup();
     Ok(selected)
-}
-
-/// The same where produce says which topics there are: none of them may be left out, or its rows would be lost.
-pub(super) fn select_all(patterns: &[TopicPattern], topics: &[&str]) -> Result<Vec<String>, TopicError> {
-    let selected = select(patterns, topics)?;
-    match topics.iter().find(|topic| !selected.iter().any(|selected| selected == **topic)) {
-        Some(topic) => {
-            let patterns: Vec<&str> = patterns.iter().map(|pattern| pattern.text.as_str()).collect();
-            Err(TopicError::LeftOut { topic: (*topic).to_owned(), patterns: patterns.join(", ") })
-        }
-        None => Ok(selected),
-    }
 }
 
 /// The first few names, for a message.
@@ -105,11 +91,9 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_without_a_topic_and_a_topic_without_a_pattern_are_named() {
+    fn a_pattern_without_a_topic_is_named() {
         let nothing = select(&patterns(&["0e36.*"]), &TOPICS).unwrap_err().to_string();
         assert!(nothing.starts_with("`topics: 0e36.*` matches none of the topics 0e35.pin, 0e35.geo"), "{nothing}");
-        let left_out = select_all(&patterns(&["0e35.*"]), &TOPICS).unwrap_err().to_string();
-        assert!(left_out.contains("`other.pin`"), "{left_out}");
     }
 
     #[test]

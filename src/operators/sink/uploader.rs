@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, StreamExt as _};
 use futures::{FutureExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
@@ -14,6 +16,7 @@ use super::failure::SinkError;
 use super::format::{Body, Encoding};
 use super::naming::ObjectName;
 use super::sorter::{FinishedCut, FinishedFile, Item};
+use crate::clock;
 use crate::connect::kafka::blocking;
 use crate::connect::s3::{ObjectHead, PART_SIZE, Precondition, PutOptions, S3, S3Error, conflict_wait};
 use crate::domain::ids::AttemptKey;
@@ -27,6 +30,9 @@ const UPLOADS: usize = 8;
 const LETTERS: usize = 8;
 /// So many cuts are recorded together: with `flush_size: 1` a transaction each would cost more than the object.
 const CUTS_RECORDED: usize = 64;
+/// How long uploads that are told to stop may take for that: one that is aborted has less, and the whole attempt not much
+/// more.
+const GIVE_UP_LIMIT: Duration = Duration::from_secs(8);
 /// How often an object that met a concurrent put is written again.
 const CONFLICT_ATTEMPTS: u32 = 5;
 
@@ -52,8 +58,25 @@ pub(super) struct Place {
 
 impl Uploader {
     /// Takes items until there are no more; a cut is recorded once it and all before it are durable.
-    pub(super) async fn run(&self, mut items: mpsc::Receiver<Item>) -> Result<(), SinkError> {
+    pub(super) async fn run(&self, items: mpsc::Receiver<Item>) -> Result<(), SinkError> {
         let mut uploads = FuturesOrdered::new();
+        let written = self.write(items, &mut uploads).await;
+        if written.is_err() {
+            // What has begun in parts is given up by its own future, which therefore must not be dropped at once.
+            self.cancel.cancel();
+            let given_up = uploads.for_each(|_| std::future::ready(()));
+            if tokio::time::timeout(GIVE_UP_LIMIT, given_up).await.is_err() {
+                tracing::warn!("unfinished uploads stay until the bucket's lifecycle rule clears them");
+            }
+        }
+        written
+    }
+
+    async fn write<'a>(
+        &'a self,
+        mut items: mpsc::Receiver<Item>,
+        uploads: &mut FuturesOrdered<BoxFuture<'a, Result<SinkCut, SinkError>>>,
+    ) -> Result<(), SinkError> {
         let mut is_open = true;
         while is_open || !uploads.is_empty() {
             tokio::select! {
@@ -68,7 +91,7 @@ impl Uploader {
                 }
                 item = items.recv(), if is_open && uploads.len() < UPLOADS => match item {
                     Some(Item::Letters(letters)) => self.write_letters(letters).await?,
-                    Some(Item::Cut(cut)) => uploads.push_back(self.write_cut(cut)),
+                    Some(Item::Cut(cut)) => uploads.push_back(self.write_cut(cut).boxed()),
                     None => is_open = false,
                 },
             }
@@ -77,7 +100,7 @@ impl Uploader {
     }
 
     async fn record(&self, cuts: &[SinkCut]) -> Result<(), SinkError> {
-        self.store.record_sink_cuts_if_fenced(self.attempt, &self.of, cuts).await?;
+        self.store.record_sink_cuts_if_fenced(self.attempt, &self.of, cuts, clock::now()).await?;
         let records: i64 = cuts.iter().map(|cut| cut.counts.records).sum();
         self.progress.add(records.cast_unsigned());
         Ok(())
@@ -147,6 +170,9 @@ impl Uploader {
     /// Sends the bytes part by part, so that no more than a part of a large object is in memory.
     async fn put(&self, key: &str, body: &Body, options: &PutOptions) -> Result<(), SinkError> {
         let mut upload = self.s3.upload(&self.place.bucket, key, options.clone());
+        if body.length() > PART_SIZE as u64 {
+            upload.begin().await?;
+        }
         let poured = async {
             let mut at = 0;
             while at < body.length() {

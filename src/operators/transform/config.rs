@@ -7,6 +7,7 @@ use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use indexmap::IndexMap;
 use serde::Deserialize;
 
+use crate::domain::byte_size::parse_byte_size;
 use crate::domain::operator_kind::ConfigProblem;
 
 /// Below this DataFusion cannot even hold the batches that it works on.
@@ -201,22 +202,11 @@ pub(super) enum MemoryLimit {
 impl MemoryLimit {
     /// In bytes; `None` when the text is no size.
     fn bytes(&self) -> Option<usize> {
-        let text = match self {
-            Self::Bytes(bytes) => return usize::try_from(*bytes).ok(),
-            Self::Text(text) => text.trim(),
+        let bytes = match self {
+            Self::Bytes(bytes) => *bytes,
+            Self::Text(text) => parse_byte_size(text)?,
         };
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let unit: usize = match text[digits..].trim().to_ascii_lowercase().as_str() {
-            "" | "b" => 1,
-            "k" | "kb" => 1000,
-            "m" | "mb" => 1000 * 1000,
-            "g" | "gb" => 1000 * 1000 * 1000,
-            "kib" => 1 << 10,
-            "mib" => 1 << 20,
-            "gib" => 1 << 30,
-            _ => return None,
-        };
-        text[..digits].parse::<usize>().ok()?.checked_mul(unit)
+        usize::try_from(bytes).ok()
     }
 }
 
@@ -298,12 +288,10 @@ mod tests {
     }
 
     #[test]
-    fn sizes_have_units() {
+    fn a_memory_limit_is_a_size_as_in_the_settings() {
         let bytes = |text: &str| MemoryLimit::Text(text.to_owned()).bytes();
-        assert_eq!(bytes("512MB"), Some(512_000_000));
-        assert_eq!(bytes("2 GiB"), Some(2 << 30));
-        assert_eq!(bytes("1.5GB"), None);
-        assert_eq!(bytes("MB"), None);
+        assert_eq!((bytes("512m"), bytes("512MB"), bytes("1.5GB")), (Some(512 << 20), Some(512_000_000), None));
+        assert_eq!(MemoryLimit::Bytes(7).bytes(), Some(7));
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl Transform {
             progress: std::sync::Arc::clone(&context.progress),
         };
         let results = engine.compute(job).await?;
-        context.store.check_fence(context.attempt).await.map_err(fence_failure)?;
+        context.store.check_fence(context.attempt).await.map_err(store_failure)?;
         let objects = objects::publish(&self.output, &results, context, &s3).await?;
         let tables = match &self.output.postgres {
             Some(output) => postgres::publish(output, &results, context).await?,
@@ -102,7 +102,7 @@ fn described(result: &ResultSet, objects: Vec<String>, table: Option<String>) ->
 }
 
 /// Who lost the lease has no say any more; a database that does not answer may later.
-fn fence_failure(error: StoreError) -> Failure {
+fn store_failure(error: StoreError) -> Failure {
     match &error {
         StoreError::Fenced { .. } => Failure::Interrupted,
         error if error.is_transient() => Failure::retry(error),

@@ -10,6 +10,8 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
+use crate::connect::copy::Escaped;
+use crate::connect::{NoConnection, sqlstate};
 use crate::engine::operator::{Failure, TaskContext};
 
 use super::config::PostgresOutput;
@@ -25,11 +27,18 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one statement may wait for the locks of others, and run.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// How long the server's word on a statement is waited for: longer than it may run, so that the server ends it where it
+/// still can. A server that is gone without a word ends nothing.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(330);
+
+/// How long a goodbye may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Why the results are not in the database.
 #[derive(Debug, thiserror::Error)]
 enum PublishError {
-    #[error("there is no connection `{name}` in the settings; those that there are: {known}")]
-    NoConnection { name: String, known: String },
+    #[error(transparent)]
+    NoConnection(#[from] NoConnection),
     #[error("connection `{name}` is not a postgres:// URL")]
     NotPostgres { name: String },
     #[error("results `{first}` and `{second}` would both be table `{table}`")]
@@ -40,27 +49,24 @@ enum PublishError {
     NoAnswer { name: String },
     #[error("could not {action} in the database of `{name}`")]
     Database { action: String, name: String, source: sqlx::Error },
+    #[error("could not {action} in the database of `{name}`: no answer within {} s", .limit.as_secs())]
+    TimedOut { action: String, name: String, limit: Duration },
     #[error("could not read result `{result}` back: {message}")]
     Result { result: String, message: String },
 }
 
 impl From<PublishError> for Failure {
     fn from(error: PublishError) -> Self {
-        match &error {
-            // What the server says to a statement (a missing right, a full disk) it says again, but for conflicts with
-            // others: classes 40 (rolled back), 53 (no resources), 55 (a lock), 57 (going down) and 08 (connection).
-            PublishError::Database { source: sqlx::Error::Database(told), .. } => {
-                let code = told.code().unwrap_or_default();
-                let passes = ["40", "53", "55", "57", "08"].iter().any(|class| code.starts_with(class));
-                if passes { Self::retry(&error) } else { Self::fatal(&error) }
-            }
-            PublishError::Database { .. } | PublishError::NoAnswer { .. } => Self::retry(&error),
-            PublishError::NoConnection { .. }
+        let passes = match &error {
+            PublishError::Database { source, .. } => sqlstate::may_pass(source),
+            PublishError::NoAnswer { .. } | PublishError::TimedOut { .. } => true,
+            PublishError::NoConnection(_)
             | PublishError::NotPostgres { .. }
             | PublishError::SameTable { .. }
             | PublishError::LongName { .. }
-            | PublishError::Result { .. } => Self::fatal(&error),
-        }
+            | PublishError::Result { .. } => false,
+        };
+        if passes { Self::retry(&error) } else { Self::fatal(&error) }
     }
 }
 
@@ -80,7 +86,7 @@ pub(super) async fn publish(
     };
     replace_all(&mut connection, output, results, &tables).await?;
     // The transaction is committed: what a failing goodbye would say changes nothing.
-    let _ = connection.close().await;
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection.close()).await;
     Ok(tables.iter().map(|table| Some(format!("{}.{table}", output.schema))).collect())
 }
 
@@ -94,14 +100,10 @@ fn database(action: impl Into<String>, name: &str, source: sqlx::Error) -> Publi
 }
 
 fn url(output: &PostgresOutput, context: &TaskContext) -> Result<SecretString, PublishError> {
-    let connections = &context.endpoints.connections;
     let url = if output.connection.contains("://") {
         SecretString::from(output.connection.clone())
     } else {
-        connections.get(&output.connection).cloned().ok_or_else(|| PublishError::NoConnection {
-            name: output.connection.clone(),
-            known: connections.keys().cloned().collect::<Vec<_>>().join(", "),
-        })?
+        context.endpoints.connection(&output.connection)?.clone()
     };
     let scheme = url.expose_secret().split("://").next().unwrap_or_default();
     if !matches!(scheme, "postgres" | "postgresql") {
@@ -136,49 +138,80 @@ fn without_number(name: &str) -> &str {
     if is_number && !rest.is_empty() { rest } else { name }
 }
 
+/// The database as errors name it, and how long it is waited for.
+#[derive(Debug, Clone, Copy)]
+struct Database<'a> {
+    name: &'a str,
+    limit: Duration,
+}
+
+impl Database<'_> {
+    /// Waits for an answer, but not for ever.
+    async fn answer<T>(
+        self,
+        action: impl Into<String>,
+        call: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, PublishError> {
+        match tokio::time::timeout(self.limit, call).await {
+            Ok(answer) => answer.map_err(|source| database(action, self.name, source)),
+            Err(_) => {
+                let (action, name) = (action.into(), self.name.to_owned());
+                Err(PublishError::TimedOut { action, name, limit: self.limit })
+            }
+        }
+    }
+}
+
 async fn replace_all(
     connection: &mut PgConnection,
     output: &PostgresOutput,
     results: &[ResultSet],
     tables: &[String],
 ) -> Result<(), PublishError> {
-    let name = shown(output);
-    let failed = |action: String| move |source| database(action, name, source);
-    let mut transaction = connection.begin().await.map_err(failed("begin".to_owned()))?;
-    let timeout = format!("SET LOCAL statement_timeout = {}", STATEMENT_TIMEOUT.as_millis());
-    transaction.execute(AssertSqlSafe(timeout)).await.map_err(failed("set a timeout".to_owned()))?;
+    let database = Database { name: shown(output), limit: ANSWER_TIMEOUT };
+    let mut transaction = database.answer("begin", connection.begin()).await?;
+    let timeout = AssertSqlSafe(format!("SET LOCAL statement_timeout = {}", STATEMENT_TIMEOUT.as_millis()));
+    database.answer("set a timeout", transaction.execute(timeout)).await?;
     // Two tasks that replace the same tables wait for each other here rather than at half of their tables.
     let lock = sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('pinsched results ' || $1, 0))");
-    let locked = lock.bind(&output.schema).execute(&mut *transaction).await;
-    locked.map_err(failed("lock the results".to_owned()))?;
+    database.answer("lock the results", lock.bind(&output.schema).execute(&mut *transaction)).await?;
     let exists = sqlx::query("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1").bind(&output.schema);
     // `CREATE SCHEMA IF NOT EXISTS` asks for the right to create even when there is nothing to do.
-    if exists.fetch_optional(&mut *transaction).await.map_err(failed("look for the schema".to_owned()))?.is_none() {
-        let create = format!("CREATE SCHEMA {}", quoted(&output.schema));
-        let created = transaction.execute(AssertSqlSafe(create)).await;
-        created.map_err(failed(format!("create schema `{}`", output.schema)))?;
+    if database.answer("look for the schema", exists.fetch_optional(&mut *transaction)).await?.is_none() {
+        let create = AssertSqlSafe(format!("CREATE SCHEMA {}", quoted(&output.schema)));
+        database.answer(format!("create schema `{}`", output.schema), transaction.execute(create)).await?;
     }
     for (result, table) in results.iter().zip(tables) {
         let target = format!("{}.{}", quoted(&output.schema), quoted(table));
-        let unreadable = |message: String| PublishError::Result { result: result.name.clone(), message };
-        let schema = schema(result).map_err(&unreadable)?;
-        let columns: Vec<String> = schema.fields().iter().map(|field| column(field)).collect();
-        let statements =
-            [format!("DROP TABLE IF EXISTS {target}"), format!("CREATE TABLE {target} ({})", columns.join(", "))];
-        for statement in statements {
-            let done = transaction.execute(AssertSqlSafe(statement)).await;
-            done.map_err(failed(format!("replace table {target}")))?;
-        }
-        let copy = format!("COPY {target} FROM STDIN");
-        let mut sink = transaction.copy_in_raw(&copy).await.map_err(failed(format!("fill table {target}")))?;
-        for batch in objects::batches(&result.file).map_err(|error| unreadable(error.to_string()))? {
-            let rows = batch.map_err(|error| error.to_string()).and_then(|batch| copy_text(&batch));
-            let rows = rows.map_err(&unreadable)?;
-            sink.send(rows.into_bytes()).await.map_err(failed(format!("fill table {target}")))?;
-        }
-        sink.finish().await.map_err(failed(format!("fill table {target}")))?;
+        replace(&mut transaction, database, result, &target).await?;
     }
-    transaction.commit().await.map_err(failed("commit the results".to_owned()))
+    database.answer("commit the results", transaction.commit()).await
+}
+
+async fn replace(
+    connection: &mut PgConnection,
+    database: Database<'_>,
+    result: &ResultSet,
+    target: &str,
+) -> Result<(), PublishError> {
+    let unreadable = |message: String| PublishError::Result { result: result.name.clone(), message };
+    let schema = schema(result).map_err(&unreadable)?;
+    let columns: Vec<String> = schema.fields().iter().map(|field| column(field)).collect();
+    let statements =
+        [format!("DROP TABLE IF EXISTS {target}"), format!("CREATE TABLE {target} ({})", columns.join(", "))];
+    for statement in statements {
+        database.answer(format!("replace table {target}"), connection.execute(AssertSqlSafe(statement))).await?;
+    }
+    let fill = || format!("fill table {target}");
+    let copy = format!("COPY {target} FROM STDIN");
+    let mut sink = database.answer(fill(), connection.copy_in_raw(&copy)).await?;
+    for batch in objects::batches(&result.file).map_err(|error| unreadable(error.to_string()))? {
+        let rows = batch.map_err(|error| error.to_string()).and_then(|batch| copy_text(&batch));
+        let rows = rows.map_err(&unreadable)?;
+        database.answer(fill(), sink.send(rows.into_bytes())).await?;
+    }
+    database.answer(fill(), sink.finish()).await?;
+    Ok(())
 }
 
 fn schema(result: &ResultSet) -> Result<SchemaRef, String> {
@@ -232,23 +265,11 @@ fn copy_text(batch: &RecordBatch) -> Result<String, String> {
             }
             value.clear();
             write!(value, "{}", formatter.value(row)).map_err(|error| error.to_string())?;
-            escape(&value, &mut text);
+            write!(text, "{}", Escaped(&value)).map_err(|error| error.to_string())?;
         }
         text.push('\n');
     }
     Ok(text)
-}
-
-fn escape(value: &str, text: &mut String) {
-    for character in value.chars() {
-        match character {
-            '\\' => text.push_str("\\\\"),
-            '\t' => text.push_str("\\t"),
-            '\n' => text.push_str("\\n"),
-            '\r' => text.push_str("\\r"),
-            other => text.push(other),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -265,10 +286,15 @@ mod tests {
     }
 
     #[test]
-    fn names_and_values_cannot_break_out() {
+    fn names_cannot_break_out() {
         assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
-        let mut text = String::new();
-        escape("a\\.\tb\nc", &mut text);
-        assert_eq!(text, "a\\\\.\\tb\\nc");
+    }
+
+    #[tokio::test]
+    async fn a_database_that_never_answers_is_tried_again_later() {
+        let database = Database { name: "results", limit: Duration::ZERO };
+        let silent = database.answer::<()>("commit the results", std::future::pending()).await.unwrap_err();
+        let message = "could not commit the results in the database of `results`: no answer within 0 s";
+        assert_eq!(Failure::from(silent), Failure::Retry(message.to_owned()));
     }
 }

@@ -2,9 +2,9 @@
 WITH change AS (
     SELECT *
     FROM unnest($2::int[], $3::bool[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::int[], $9::int[],
-                $10::int[], $11::int[], $12::int[], $13::int[], $14::int[], $15::int[], $16::text[])
+                $10::int[], $11::int[], $12::int[], $13::int[], $14::int[], $15::int[], $16::int[], $17::text[])
         AS change (task_index, moved, event, from_state, to_state, ready_at, try_number, lost,
-                   unfinished, success, failed, upstream_failed, skipped, setups_succeeded, error)
+                   unfinished, success, failed, upstream_failed, skipped, setups_succeeded, setups_skipped, error)
 ), changed AS (
     UPDATE task_run AS t
     SET state                     = CASE WHEN c.moved THEN c.to_state ELSE t.state END,
@@ -21,13 +21,14 @@ WITH change AS (
         upstream_failed           = c.failed,
         upstream_upstream_failed  = c.upstream_failed,
         upstream_skipped          = c.skipped,
-        upstream_setups_succeeded = c.setups_succeeded
+        upstream_setups_succeeded = c.setups_succeeded,
+        upstream_setups_skipped   = c.setups_skipped
     FROM change AS c
-    WHERE t.run_key = $17 AND t.task_index = c.task_index AND (t.state = c.from_state OR NOT c.moved)
+    WHERE t.run_key = $18 AND t.task_index = c.task_index AND (t.state = c.from_state OR NOT c.moved)
     RETURNING t.task_index, t.fence
 ), history AS (
     INSERT INTO transition (run_key, task_index, fence, event, from_state, to_state, at)
-    SELECT $17, c.task_index, changed.fence, c.event, c.from_state, c.to_state, $1
+    SELECT $18, c.task_index, changed.fence, c.event, c.from_state, c.to_state, $1
     FROM change AS c
     JOIN changed USING (task_index)
     WHERE c.moved
@@ -35,20 +36,20 @@ WITH change AS (
 ), ended AS (
     UPDATE attempt AS a
     SET finished_at = $1, outcome = e.outcome, error = e.error
-    FROM unnest($18::int[], $19::bigint[], $20::text[], $21::text[]) AS e (task_index, fence, outcome, error)
-    WHERE a.run_key = $17 AND a.task_index = e.task_index AND a.fence = e.fence
+    FROM unnest($19::int[], $20::bigint[], $21::text[], $22::text[]) AS e (task_index, fence, outcome, error)
+    WHERE a.run_key = $18 AND a.task_index = e.task_index AND a.fence = e.fence
 ), outputs AS (
     INSERT INTO task_output (run_key, task_index, output)
-    SELECT $17, o.task_index, o.output
-    FROM unnest($22::int[], $23::jsonb[]) AS o (task_index, output)
+    SELECT $18, o.task_index, o.output
+    FROM unnest($23::int[], $24::jsonb[]) AS o (task_index, output)
     ON CONFLICT (run_key, task_index) DO UPDATE SET output = EXCLUDED.output
 ), run_after AS (
     UPDATE run
-    SET tasks_unfinished = tasks_unfinished - $24,
-        leaves_failed    = leaves_failed + $25,
-        state            = COALESCE($26, 'running'),
+    SET tasks_unfinished = tasks_unfinished - $25,
+        leaves_failed    = leaves_failed + $26,
+        state            = COALESCE($27, 'running'),
         started_at       = COALESCE(started_at, $1),
-        finished_at      = CASE WHEN $26::text IS NOT NULL THEN $1::timestamptz END
-    WHERE id = $17
+        finished_at      = CASE WHEN $27::text IS NOT NULL THEN $1::timestamptz END
+    WHERE id = $18
 )
 SELECT count(*) AS "changed!" FROM changed

@@ -1,8 +1,10 @@
 SELECT range.topic, range.partition, range.start_offset, range.end_offset, range.next_offset,
+       coalesce(position.ends, '{}') AS "ends!",
        cuts.records AS "records!", cuts.dead_lettered AS "dead_lettered!", cuts.duplicates AS "duplicates!",
        cuts.foreign_records AS "foreign_records!", cuts.tombstones AS "tombstones!",
        objects.objects AS "objects!", objects.bytes AS "bytes!"
 FROM sink_range AS range
+LEFT JOIN sink_position AS position USING (run_key, task_index, topic, partition)
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(cut.records), 0)::bigint         AS records,
            coalesce(sum(cut.dead_lettered), 0)::bigint   AS dead_lettered,

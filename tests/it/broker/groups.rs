@@ -1,8 +1,6 @@
 //! Groups divide partitions, notice who comes and goes, and remember their offsets.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rdkafka::admin::AdminOptions;
 use rdkafka::config::ClientConfig;
@@ -145,27 +143,27 @@ async fn a_group_goes_on_through_a_restart_of_the_broker() {
     let sender = producer(&broker.client());
     send(&sender, "t", 0, b"before").await;
     let client = broker.client();
-    let ready = Arc::new(AtomicBool::new(false));
-    let seen_first = Arc::clone(&ready);
+    let (seen_first, ready) = tokio::sync::oneshot::channel();
     let reading = tokio::task::spawn_blocking(move || {
         let consumer = member(&client, "g");
         consumer.subscribe(&["t"]).unwrap();
         let deadline = tokio::time::Instant::now() + DEADLINE;
         let mut seen = Vec::new();
+        let mut seen_first = Some(seen_first);
         while seen.len() < 2 {
             assert!(tokio::time::Instant::now() < deadline, "saw only {seen:?}");
             // Errors in between tell of the restart.
             if let Some(Ok(message)) = consumer.poll(std::time::Duration::from_millis(20)) {
                 seen.push(message.payload().unwrap().to_vec());
                 let _ = consumer.commit_message(&message, CommitMode::Sync);
-                seen_first.store(true, Ordering::SeqCst);
+                if let Some(first) = seen_first.take() {
+                    first.send(()).unwrap();
+                }
             }
         }
         seen
     });
-    while !ready.load(Ordering::SeqCst) && !reading.is_finished() {
-        tokio::task::yield_now().await;
-    }
+    tokio::time::timeout(DEADLINE, ready).await.unwrap().expect("the first record was read");
     broker.restart_with(|_| {}).await;
     send(&sender, "t", 0, b"after").await;
     assert_eq!(reading.await.unwrap(), [b"before".to_vec(), b"after".to_vec()]);

@@ -1,4 +1,4 @@
-//! The embedded broker, driven from outside: by librdkafka, by kcat where it is installed, and by raw bytes.
+//! The embedded broker, driven from outside: by librdkafka, by kcat, and by raw bytes.
 
 mod garbage;
 mod groups;
@@ -7,6 +7,5 @@ mod idempotence;
 mod kcat;
 mod produce_fetch;
 mod recovery;
-mod throughput;
 mod topics;
 mod transactions;

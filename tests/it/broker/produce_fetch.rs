@@ -77,6 +77,7 @@ async fn a_fetch_that_starts_inside_a_batch_loses_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_compression_is_passed_through() {
     let broker = TestBroker::start().await;
+    let mut stored_before = 0;
     for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
         let topic = format!("t-{codec}");
         create_topic(&broker.client(), &topic, 1).await;
@@ -86,22 +87,13 @@ async fn every_compression_is_passed_through() {
         send_all(&producer(&config), &topic, &sent).await;
         assert_eq!(values(&read_all(&broker.client(), &topic, true, 0).await), sent, "{codec}");
         assert_eq!(values(&read_all(&broker.client(), &topic, true, 777).await), sent[777..], "{codec}");
-        let stored = super::recovery::log_bytes(broker.dir.path(), broker_dir_of(&broker, &topic).as_deref());
+        let stored_now = super::recovery::log_bytes(broker.dir.path());
+        let stored = stored_now - std::mem::replace(&mut stored_before, stored_now);
         let plain: usize = sent.iter().map(String::len).sum();
         // What the client compressed lies on the disk compressed.
         assert_eq!(stored < plain, codec != "none", "{codec}: {stored} of {plain} bytes");
     }
     broker.stop().await;
-}
-
-/// The newest topic's directory: topics are created one after the other here.
-fn broker_dir_of(broker: &TestBroker, _topic: &str) -> Option<std::path::PathBuf> {
-    let entries = std::fs::read_dir(broker.dir.path().join("topics")).unwrap();
-    let dated = entries.map(|entry| {
-        let entry = entry.unwrap();
-        (entry.metadata().unwrap().created().or(entry.metadata().unwrap().modified()).unwrap(), entry.path())
-    });
-    dated.max().map(|(_, path)| path)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -190,15 +182,25 @@ async fn a_waiting_fetch_is_woken_by_a_new_record() {
     let mut config = broker.client();
     // Longer than the deadline of the poll: only a wake-up can answer in time.
     config.set("fetch.wait.max.ms", "290000").set("socket.timeout.ms", "300000").set("group.id", "g");
-    let waiting = tokio::task::spawn_blocking(move || {
+    let (seen, mut was_seen) = tokio::sync::mpsc::unbounded_channel();
+    let reading = tokio::task::spawn_blocking(move || {
         let consumer: rdkafka::consumer::BaseConsumer = config.create().unwrap();
         let mut assignment = rdkafka::TopicPartitionList::new();
         assignment.add_partition_offset("t", 0, Offset::Offset(0)).unwrap();
         rdkafka::consumer::Consumer::assign(&consumer, &assignment).unwrap();
-        consumer.poll(DEADLINE).unwrap().unwrap().payload().unwrap().to_vec()
+        for _ in 0..20 {
+            let message = consumer.poll(DEADLINE).expect("the fetch that waits is woken").unwrap();
+            seen.send(message.payload().unwrap().to_vec()).unwrap();
+        }
     });
-    send(&producer(&broker.client()), "t", 0, b"new").await;
-    assert_eq!(waiting.await.unwrap(), b"new");
+    let sender = producer(&broker.client());
+    for round in numbered(0..20) {
+        // The client sends its next fetch before it hands on what the last one brought, so from the second round on one
+        // is waiting when the record is sent.
+        send(&sender, "t", 0, round.as_bytes()).await;
+        assert_eq!(was_seen.recv().await.unwrap(), round.as_bytes());
+    }
+    reading.await.unwrap();
     broker.stop().await;
 }
 

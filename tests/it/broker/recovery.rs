@@ -4,18 +4,17 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pinsched::embedded::broker::{Broker, BrokerError};
 use rdkafka::message::Message;
-use rdkafka::producer::{FutureRecord, Producer};
+use rdkafka::producer::{BaseRecord, FutureRecord, Producer};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::harness::{
-    DEADLINE, LOOPBACK, TestBroker, blocking, client, config, create_topic, numbered, producer, read_all, send_all,
-    values, watermarks,
+    DEADLINE, LOOPBACK, TestBroker, blocking, client, config, consumer, create_topic, numbered, producer, read_all,
+    read_from, send_all, values, watermarks,
 };
 use super::transactions::{put, transactional};
 
@@ -79,6 +78,12 @@ impl Drop for Victim {
     }
 }
 
+/// Waits until so many deliveries have been reported.
+async fn reached(progress: &mut watch::Receiver<usize>, count: usize) {
+    let waited = tokio::time::timeout(DEADLINE, progress.wait_for(|done| *done >= count)).await;
+    waited.expect("deliveries go on").unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_is_there_after_kill_9() {
     let dir = tempfile::tempdir().unwrap();
@@ -89,23 +94,21 @@ async fn what_was_acknowledged_is_there_after_kill_9() {
         let mut config = client(victim.address);
         config.set("linger.ms", "1").set("batch.num.messages", "10").set("message.timeout.ms", "60000");
         let producer = producer(&config);
-        let done = Arc::new(AtomicUsize::new(0));
+        let (done, mut progress) = watch::channel(0);
         let tasks = TaskTracker::new();
         let mut deliveries = Vec::new();
         for value in numbered(round * 3000..round * 3000 + 3000) {
             let record = FutureRecord::<[u8], str>::to("t").partition(0).payload(&value);
             let delivery = producer.send_result(record).map_err(|(error, _)| error).unwrap();
-            let done = Arc::clone(&done);
+            let done = done.clone();
             deliveries.push(tasks.spawn(async move {
                 let delivered = delivery.await.unwrap().ok().map(|delivery| (delivery.offset, value));
-                done.fetch_add(1, Ordering::SeqCst);
+                done.send_modify(|count| *count += 1);
                 delivered
             }));
         }
         // In the middle of the work.
-        while done.load(Ordering::SeqCst) < 500 {
-            tokio::task::yield_now().await;
-        }
+        reached(&mut progress, 500).await;
         victim.kill();
         producer.purge(rdkafka::producer::PurgeConfig::default().queue().inflight());
         for delivery in deliveries {
@@ -131,23 +134,21 @@ async fn an_idempotent_producer_goes_on_through_kill_9_without_gap_or_double() {
     config.set("enable.idempotence", "true").set("linger.ms", "1").set("batch.num.messages", "10");
     let producer = producer(&config);
     let sent = numbered(0..6000);
-    let done = Arc::new(AtomicUsize::new(0));
+    let (done, mut progress) = watch::channel(0);
     let tasks = TaskTracker::new();
     let mut deliveries = Vec::new();
     for value in &sent {
         let record = FutureRecord::<[u8], str>::to("t").partition(0).payload(value);
         let delivery = producer.send_result(record).map_err(|(error, _)| error).unwrap();
-        let done = Arc::clone(&done);
+        let done = done.clone();
         deliveries.push(tasks.spawn(async move {
             let delivered = delivery.await.unwrap().map_err(|(error, _)| error);
-            done.fetch_add(1, Ordering::SeqCst);
+            done.send_modify(|count| *count += 1);
             delivered
         }));
     }
     for kill_after in [200, 1500, 3000] {
-        while done.load(Ordering::SeqCst) < kill_after {
-            tokio::task::yield_now().await;
-        }
+        reached(&mut progress, kill_after).await;
         victim.kill();
         victim = Victim::start(dir.path(), &address.to_string());
     }
@@ -196,10 +197,88 @@ async fn a_transaction_is_whole_or_absent_after_kill_9() {
     assert_eq!(read, expected);
 }
 
-/// The log files of one topic, or of all.
-pub(super) fn log_files(dir: &Path, topic: Option<&Path>) -> Vec<PathBuf> {
+/// Where in a commit the broker is killed.
+#[derive(Debug, Clone, Copy)]
+enum KilledWhen {
+    /// The client asks for it.
+    Asked,
+    /// The decision has been written to the transactions' journal.
+    Decided,
+    /// The first partition has its marker.
+    HalfTold,
+}
+
+/// Waits until the size of all these files together has changed. A blocking look without a pause, because the instant
+/// that it waits for is short.
+fn wait_for_growth(files: &[PathBuf], before: u64) {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while bytes_of(files) == before {
+        assert!(tokio::time::Instant::now() < deadline, "{files:?} did not grow");
+    }
+}
+
+fn bytes_of(files: &[PathBuf]) -> u64 {
+    files.iter().map(|file| std::fs::metadata(file).unwrap().len()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_over_several_partitions_that_kill_9_interrupts_is_whole() {
+    const PARTITIONS: i32 = 6;
+    let dir = tempfile::tempdir().unwrap();
+    let mut victim = Victim::start(dir.path(), LOOPBACK);
+    let address = victim.address;
+    create_topic(&client(address), "t", PARTITIONS).await;
+    let whens = [KilledWhen::Asked, KilledWhen::Decided, KilledWhen::HalfTold];
+    for (round, when) in whens.into_iter().cycle().take(9).enumerate() {
+        let producer = blocking(move || {
+            let producer = transactional(&client(address), "tx");
+            producer.begin_transaction().unwrap();
+            for partition in 0..PARTITIONS {
+                let payload = round.to_string();
+                let record = BaseRecord::<[u8], str>::to("t").partition(partition).payload(&payload);
+                producer.send(record).map_err(|(error, _)| error).unwrap();
+            }
+            producer.flush(DEADLINE).unwrap();
+            producer
+        })
+        .await;
+        let files = match when {
+            KilledWhen::Asked => Vec::new(),
+            KilledWhen::Decided => vec![dir.path().join("transactions.journal")],
+            KilledWhen::HalfTold => log_files(dir.path()),
+        };
+        let before = bytes_of(&files);
+        let (asking, asked) = std::sync::mpsc::channel();
+        let committing = tokio::task::spawn_blocking(move || {
+            asking.send(()).unwrap();
+            // Asks the next broker again when this one is gone.
+            producer.commit_transaction(DEADLINE).unwrap();
+        });
+        blocking(move || {
+            asked.recv().unwrap();
+            if !files.is_empty() {
+                wait_for_growth(&files, before);
+            }
+            victim.kill();
+        })
+        .await;
+        victim = Victim::start(dir.path(), &address.to_string());
+        committing.await.unwrap_or_else(|error| panic!("{when:?}: {error}"));
+    }
+    blocking(move || {
+        let consumer = consumer(&client(address), true);
+        for partition in 0..PARTITIONS {
+            let read = values(&read_from(&consumer, "t", partition, 0));
+            assert_eq!(read, (0..9).map(|round| round.to_string()).collect::<Vec<_>>(), "partition {partition}");
+        }
+    })
+    .await;
+}
+
+/// The log files of all topics.
+fn log_files(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    let mut left = vec![topic.map_or(dir.join("topics"), Path::to_owned)];
+    let mut left = vec![dir.join("topics")];
     while let Some(path) = left.pop() {
         match path.is_dir() {
             true => left.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path())),
@@ -211,8 +290,8 @@ pub(super) fn log_files(dir: &Path, topic: Option<&Path>) -> Vec<PathBuf> {
     files
 }
 
-pub(super) fn log_bytes(dir: &Path, topic: Option<&Path>) -> usize {
-    log_files(dir, topic).iter().map(|file| std::fs::metadata(file).unwrap().len() as usize).sum()
+pub(super) fn log_bytes(dir: &Path) -> usize {
+    bytes_of(&log_files(dir)) as usize
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -224,7 +303,7 @@ async fn a_torn_tail_is_cut_at_the_last_whole_batch() {
     send_all(&producer(&batched), "t", &numbered(0..100)).await;
     broker.halt().await;
     let dir = &broker.dir;
-    let log = log_files(dir.path(), None).pop().unwrap();
+    let log = log_files(dir.path()).pop().unwrap();
     let whole = std::fs::read(&log).unwrap();
     // Cut at every kind of place, or with rubbish behind the end.
     let mut variants: Vec<(Vec<u8>, i64)> = Vec::new();
@@ -268,7 +347,7 @@ async fn lost_indexes_and_snapshots_are_rebuilt() {
     let committed: Vec<String> = (0..10).step_by(2).flat_map(|r| numbered(r * 20..r * 20 + 20)).collect();
     for extension in ["index", "producers"] {
         broker.halt().await;
-        for log in log_files(broker.dir.path(), None) {
+        for log in log_files(broker.dir.path()) {
             let _ = std::fs::remove_file(log.with_extension(extension));
         }
         broker.resume_with(small).await;
@@ -286,7 +365,7 @@ async fn damage_in_an_old_segment_is_refused_and_not_cut_away() {
     config.set("batch.num.messages", "10");
     send_all(&producer(&config), "t", &numbered(0..500)).await;
     broker.halt().await;
-    let first = log_files(broker.dir.path(), None).remove(0);
+    let first = log_files(broker.dir.path()).remove(0);
     let mut bytes = std::fs::read(&first).unwrap();
     bytes[300] ^= 1;
     std::fs::write(&first, &bytes).unwrap();
@@ -296,6 +375,116 @@ async fn damage_in_an_old_segment_is_refused_and_not_cut_away() {
     let error = Broker::start(config, CancellationToken::new()).await.unwrap_err();
     assert!(matches!(error, BrokerError::Corrupt { .. }), "{error}");
     assert_eq!(std::fs::read(&first).unwrap(), bytes);
+}
+
+/// Starts a broker that must refuse to, and gives what it says is damaged.
+async fn damaged(dir: &Path) -> PathBuf {
+    match Broker::start(config(dir), CancellationToken::new()).await.unwrap_err() {
+        BrokerError::Corrupt { path, .. } => path,
+        error => panic!("{error}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_before_the_end_of_the_last_segment_is_refused_and_not_cut_away() {
+    let mut broker = TestBroker::start().await;
+    create_topic(&broker.client(), "t", 1).await;
+    let mut batched = broker.client();
+    batched.set("batch.num.messages", "10");
+    send_all(&producer(&batched), "t", &numbered(0..100)).await;
+    broker.halt().await;
+    let log = log_files(broker.dir.path()).remove(0);
+    let whole = std::fs::read(&log).unwrap();
+    // A record, a length that then runs past the end, and an offset.
+    for (at, bit) in [(100, 1), (8, 0x40), (7, 1)] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= bit;
+        std::fs::write(&log, &bytes).unwrap();
+        // As after a kill, when no index vouches for the log.
+        let _ = std::fs::remove_file(log.with_extension("index"));
+        assert_eq!(damaged(broker.dir.path()).await, log, "byte {at}");
+        assert_eq!(std::fs::read(&log).unwrap(), bytes, "byte {at}");
+    }
+    std::fs::write(&log, &whole).unwrap();
+    broker.resume_with(|_| {}).await;
+    assert_eq!(values(&read_all(&broker.client(), "t", true, 0).await), numbered(0..100));
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_that_was_begun_and_not_used_is_no_damage() {
+    let mut broker = TestBroker::start().await;
+    create_topic(&broker.client(), "t", 1).await;
+    for value in numbered(0..5) {
+        send_all(&producer(&broker.client()), "t", &[value]).await;
+    }
+    broker.halt().await;
+    let log = log_files(broker.dir.path()).remove(0);
+    std::fs::write(log.with_file_name(format!("{:020}.log", 3)), []).unwrap();
+    broker.resume_with(|_| {}).await;
+    assert_eq!(values(&read_all(&broker.client(), "t", true, 0).await), numbered(0..5));
+    assert_eq!(log_files(broker.dir.path()), [log]);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_or_damaged_journal_costs_no_records() {
+    let mut broker = TestBroker::start().await;
+    create_topic(&broker.client(), "t", 1).await;
+    create_topic(&broker.client(), "u", 1).await;
+    send_all(&producer(&broker.client()), "t", &numbered(0..10)).await;
+    broker.halt().await;
+    let dir = broker.dir.path().to_owned();
+    let journals = ["topics.journal", "groups.journal", "transactions.journal"];
+    for journal in journals {
+        let (path, aside) = (dir.join(journal), dir.join("aside"));
+        std::fs::rename(&path, &aside).unwrap();
+        assert_eq!(damaged(&dir).await, path);
+        std::fs::rename(&aside, &path).unwrap();
+    }
+    let path = dir.join("topics.journal");
+    let whole = std::fs::read(&path).unwrap();
+    let mut bytes = whole.clone();
+    bytes[20] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(damaged(&dir).await, path);
+    std::fs::write(&path, &whole).unwrap();
+    broker.resume_with(|_| {}).await;
+    assert_eq!(values(&read_all(&broker.client(), "t", true, 0).await), numbered(0..10));
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_that_belong_to_no_topic_are_put_aside() {
+    let mut broker = TestBroker::start().await;
+    create_topic(&broker.client(), "t", 1).await;
+    send_all(&producer(&broker.client()), "t", &numbered(0..10)).await;
+    broker.halt().await;
+    let dir = broker.dir.path().to_owned();
+    // Begun anew by a start that finds no topics, as a restored backup might have it.
+    let log = log_files(&dir).remove(0);
+    let topic = log.parent().unwrap().parent().unwrap().to_owned();
+    std::fs::write(dir.join("topics.journal"), []).unwrap();
+    std::fs::create_dir_all(dir.join("topics/never-written-to/0")).unwrap();
+    let records = std::fs::read(&log).unwrap();
+    broker.resume_with(|_| {}).await;
+    assert_eq!(std::fs::read_dir(dir.join("topics")).unwrap().count(), 0);
+    let aside = dir.join("orphans").join(topic.file_name().unwrap()).join("0").join(log.file_name().unwrap());
+    assert_eq!(std::fs::read(aside).unwrap(), records);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_dropped_keeps_its_directory_until_it_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = CancellationToken::new();
+    let broker = Broker::start(config(dir.path()), token.clone()).await.unwrap();
+    let address = broker.address();
+    drop(broker);
+    let second = Broker::start(config(dir.path()), CancellationToken::new()).await;
+    assert!(matches!(second.unwrap_err(), BrokerError::Locked { .. }), "the first one still writes");
+    create_topic(&client(address), "t", 1).await;
+    token.cancel();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

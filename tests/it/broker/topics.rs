@@ -74,6 +74,18 @@ async fn a_deleted_topic_is_gone_and_a_new_one_of_its_name_is_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn there_is_an_end_to_partitions_of_all_topics_together() {
+    let broker = TestBroker::start_with(|config| config.max_partitions = 5).await;
+    assert_eq!(try_create(&broker, topic("a", 3)).await, Ok(()));
+    assert_eq!(try_create(&broker, topic("b", 3)).await, Err(Code::PolicyViolation));
+    assert_eq!(try_create(&broker, topic("b", 2)).await, Ok(()));
+    let options = AdminOptions::new();
+    let grown = admin(&broker.client()).create_partitions([&NewPartitions::new("a", 4)], &options).await.unwrap();
+    assert_eq!(grown, [Err(("a".to_owned(), Code::PolicyViolation))]);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partitions_are_added_and_stay() {
     let mut broker = TestBroker::start().await;
     create_topic(&broker.client(), "t", 1).await;

@@ -57,6 +57,15 @@ fn validate_exits_2_when_a_file_cannot_be_read() {
 }
 
 #[test]
+fn validate_does_not_pass_where_there_is_nothing_to_check() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let said = pinsched(&["validate", path]).replace(path, "[folder]");
+    insta::assert_snapshot!("validate_empty_folder", said);
+    insta::assert_snapshot!("validate_default_only", pinsched(&["validate", "tests/fixtures/bad/default_only.yaml"]));
+}
+
+#[test]
 fn a_dag_id_in_two_files_is_refused_in_the_later_one() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["a.yaml", "b.yml"] {

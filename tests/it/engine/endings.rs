@@ -86,6 +86,16 @@ async fn an_operator_that_ignores_its_timeout_is_given_up() {
 }
 
 #[tokio::test]
+async fn what_an_operator_says_of_its_end_is_in_the_words_of_its_timeout() {
+    let house = House::open().await;
+    let text = "orders: {tasks: {slow: {operator: script, acts: [complain], execution_timeout: 0.05}}}";
+    let play = house.play(text).await;
+    assert_eq!(drive(&house, &play).await, RunState::Failed);
+    let error = house.store.task_runs(play.run.key).await.unwrap()[0].error.clone().unwrap();
+    assert_eq!(error, "it ran longer than its execution_timeout of 0.05 s: half of it was done");
+}
+
+#[tokio::test]
 async fn words_that_postgres_cannot_hold_do_not_stop_the_engine() {
     let house = House::open().await;
     let play = house

@@ -2,22 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::whole_run;
+use pinsched::domain::trigger_rule::TriggerRule;
 
-const RULES: [&str; 12] = [
-    "all_success",
-    "all_failed",
-    "all_done",
-    "all_done_min_one_success",
-    "all_done_setup_success",
-    "one_success",
-    "one_failed",
-    "one_done",
-    "none_failed",
-    "none_failed_min_one_success",
-    "none_skipped",
-    "always",
-];
+use super::whole_run;
 
 /// Two tasks of each ending: `blocked` becomes upstream_failed, `spared` skipped. Failures come first: where a task has
 /// both a failed and a skipped upstream, the first to end decides, as in Airflow.
@@ -39,7 +26,7 @@ fn indented(text: &str) -> String {
 async fn every_trigger_rule_over_every_pair_of_endings() {
     let kinds = ["good", "bad", "spared", "blocked"];
     let mut text = format!("rules:\n  tasks:{}", indented(UPSTREAMS));
-    for rule in RULES {
+    for rule in TriggerRule::ALL.map(TriggerRule::as_str) {
         for (place, one) in kinds.iter().enumerate() {
             for other in &kinds[place..] {
                 write!(

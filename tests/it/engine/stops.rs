@@ -2,7 +2,7 @@
 
 use pinsched::clock;
 use pinsched::domain::run_state::RunState;
-use pinsched::domain::task_state::TaskState;
+use pinsched::domain::task_state::{AttemptOutcome, TaskState};
 use pinsched::engine::Driven;
 use pinsched::engine::shutdown::Shutdown;
 
@@ -122,6 +122,7 @@ async fn a_stopped_run_hands_its_attempts_back_uncounted() {
     assert_eq!(drive(&house, &play).await, RunState::Success);
     insta::assert_snapshot!(format!("{stopped}\n\n{}", house.picture(&play).await));
     let attempts = house.store.attempts(play.run.key, play.task("slow")).await.unwrap();
-    let kept: Vec<_> = attempts.iter().map(|at| (at.fence, at.try_number, at.outcome.as_deref())).collect();
+    let kept: Vec<_> =
+        attempts.iter().map(|at| (at.fence, at.try_number, at.outcome.map(AttemptOutcome::as_str))).collect();
     assert_eq!(kept, [(1, 1, Some("interrupted")), (2, 1, Some("interrupted")), (3, 1, Some("success"))]);
 }

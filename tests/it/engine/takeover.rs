@@ -1,9 +1,12 @@
 //! Workers that die, lose their leases or their database: each task still succeeds exactly once.
 
+use pinsched::clock;
 use pinsched::domain::run_state::RunState;
-use pinsched::domain::task_state::TaskEvent;
+use pinsched::domain::task_state::{AttemptOutcome, TaskEvent, TaskState};
 use pinsched::engine::shutdown::Shutdown;
 use pinsched::engine::{Driven, EngineError};
+use secrecy::ExposeSecret;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use super::drive;
 use crate::dags::{House, Play};
@@ -106,7 +109,7 @@ async fn the_end_of_an_attempt_that_lost_its_lease_is_refused() {
     let (driven, ()) = tokio::join!(driven, thief);
     assert_eq!(driven.unwrap(), Driven::Concluded(RunState::Success));
     let attempts = house.store.attempts(play.run.key, play.task("slow")).await.unwrap();
-    let kept: Vec<_> = attempts.iter().map(|at| (at.fence, at.outcome.as_deref())).collect();
+    let kept: Vec<_> = attempts.iter().map(|at| (at.fence, at.outcome.map(AttemptOutcome::as_str))).collect();
     assert_eq!(kept, [(1, None), (2, Some("lost")), (3, Some("success"))]);
     assert_exactly_once(&house, &play).await;
 }
@@ -172,8 +175,76 @@ async fn a_run_outlives_its_connections_and_each_task_succeeds_once() {
     assert_eq!(driven.unwrap(), Driven::Concluded(RunState::Success));
     assert_exactly_once(&house, &play).await;
     for task in house.store.task_runs(play.run.key).await.unwrap() {
-        assert_eq!(task.try_number, 1, "a lost connection costs no try");
+        assert_eq!((task.try_number, task.lost), (1, 0), "a lost connection costs no try, and no worker died");
     }
+}
+
+/// The first three steps that end a task are refused for a reason that passes, as a deadlock is.
+#[tokio::test]
+async fn a_step_that_the_database_refuses_is_done_again_and_its_attempts_are_not() {
+    let mut house = House::open().await;
+    let play = house
+        .play("orders: {tasks: {extract: {operator: script}, load: {operator: script, dependencies: [extract]}}}")
+        .await;
+    for statement in [
+        "CREATE SEQUENCE refused",
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+            IF nextval('refused') <= 3 THEN RAISE EXCEPTION 'not now' USING ERRCODE = '40P01'; END IF;
+            RETURN NEW;
+         END $$",
+        "CREATE TRIGGER refuse BEFORE UPDATE ON task_run FOR EACH ROW WHEN (NEW.state = 'success')
+         EXECUTE FUNCTION refuse()",
+    ] {
+        house.execute(statement).await;
+    }
+    assert_eq!(drive(&house, &play).await, RunState::Success);
+    let claimed = house.happened(&play, "claimed").await;
+    assert!(claimed.iter().all(|(_, claims)| *claims == 1), "{claimed:?}");
+    assert_exactly_once(&house, &play).await;
+}
+
+/// Waits until the engine ends with an error while its task runs.
+async fn fails_while_running(house: &House, play: &Play, disturb: impl Future<Output = ()>) -> EngineError {
+    let engine = house.engine().await;
+    let (running, shutdown) = (house.running(play).await, Shutdown::default());
+    let disturber = async {
+        play.stage.wait_for("`slow`", |scene| scene.is_running("slow", 1)).await;
+        disturb.await;
+    };
+    let (driven, ()) = tokio::join!(engine.drive(running, &shutdown), disturber);
+    driven.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_driver_that_was_taken_for_dead_stops_its_attempts_and_names_who_drives_now() {
+    let house = House::open().await;
+    let play = house.play("orders: {tasks: {slow: {operator: script, acts: [hang]}}}").await;
+    let heir = house.store.register_worker("elsewhere", 77, clock::now()).await.unwrap();
+    let take = format!("UPDATE run SET owner_id = {} WHERE id = {}", heir.worker.0, play.run.key.0);
+    let mut sql = PgConnection::connect(house.url.expose_secret()).await.unwrap();
+    let error = fails_while_running(&house, &play, async {
+        sql.execute(AssertSqlSafe(take)).await.unwrap();
+    })
+    .await;
+    assert!(matches!(&error, EngineError::Driven { hostname, pid: 77 } if hostname == "elsewhere"), "{error}");
+    assert!(play.stage.attempts().iter().all(|attempt| attempt.ended), "it goes on with what is another's");
+    let task = house.store.task_runs(play.run.key).await.unwrap().remove(0);
+    assert_eq!(task.state, TaskState::Running, "nothing is written by who does not drive");
+}
+
+#[tokio::test]
+async fn a_run_that_is_deleted_while_it_runs_ends_its_driver() {
+    let house = House::open().await;
+    let play = house.play("orders: {tasks: {slow: {operator: script, acts: [hang]}}}").await;
+    let delete = format!("DELETE FROM run WHERE id = {}", play.run.key.0);
+    let mut sql = PgConnection::connect(house.url.expose_secret()).await.unwrap();
+    let error = fails_while_running(&house, &play, async {
+        sql.execute(AssertSqlSafe(delete)).await.unwrap();
+    })
+    .await;
+    assert!(matches!(error, EngineError::RunGone), "{error}");
+    assert!(play.stage.attempts().iter().all(|attempt| attempt.ended));
 }
 
 /// The connections are cut while steps are being written: their outcome is unknown to the engine.

@@ -3,7 +3,7 @@
 use pinsched::engine::operator::Failure;
 use serde_json::{Value, json};
 
-use super::{Bench, mariadb, postgres, posts, triple};
+use super::{Bench, comes_to, mariadb, postgres, posts, triple};
 use crate::attempts;
 
 fn keys(rows: &[Value]) -> Vec<i64> {
@@ -95,20 +95,10 @@ async fn a_cancelled_draw_stops_in_the_middle() {
     let attempt = bench.run.claim("emulate").await;
     let drawing = attempts::run(&attempt.context, "emulate", json!({"rate": "20/s"}));
     let stopping = async {
-        while attempt.context.progress.read().0 < 3 {
-            tokio::task::yield_now().await;
-        }
+        comes_to(&attempt.context, 3).await;
         attempt.context.cancel.cancel();
     };
     let (result, ()) = tokio::join!(drawing, stopping);
     assert_eq!(result, Err(Failure::Interrupted));
     assert!(attempt.context.progress.read().0 < 300);
-}
-
-#[tokio::test]
-async fn a_rate_spaces_the_rows() {
-    let mut bench = Bench::with_source(&posts(50, 1)).await;
-    let begun = tokio::time::Instant::now();
-    bench.emulate(json!({"rate": "50/s"})).await;
-    assert!(begun.elapsed().as_millis() >= 950, "{:?}", begun.elapsed());
 }

@@ -1,10 +1,12 @@
 //! Each staged row is in its topic once, whatever stops the sending and whoever else sends.
 
+use std::collections::BTreeMap;
+
 use pinsched::engine::operator::Failure;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Bench, DEADLINE, Kafka, assert_exactly_once, posts};
+use super::{Bench, DEADLINE, Kafka, assert_exactly_once, comes_to, posts};
 use crate::attempts;
 
 const TABLES: [&str; 3] = ["pin", "geo", "user"];
@@ -55,9 +57,7 @@ async fn stop_and_go_on(kafka: Kafka) {
         let sending = attempts::run(&attempt.context, "produce", config.clone());
         let before = stopped * 400;
         let stopping = async {
-            while attempt.context.progress.read().0 <= before + 120 {
-                tokio::task::yield_now().await;
-            }
+            comes_to(&attempt.context, before + 121).await;
             // Told to stop, or gone without a word, by turns.
             if stopped % 2 == 0 {
                 attempt.context.cancel.cancel();
@@ -97,9 +97,7 @@ async fn send_against_a_zombie(kafka: Kafka) {
     let zombie = bench.run.claim("produce").await;
     // It sends with the lease it had, and goes on when another holds the task by now.
     let succeeding = async {
-        while zombie.context.progress.read().0 < 150 {
-            tokio::task::yield_now().await;
-        }
+        comes_to(&zombie.context, 150).await;
         bench.run.run("produce", "produce", config.clone()).await
     };
     let (zombie, output) = tokio::join!(attempts::run(&zombie.context, "produce", config.clone()), succeeding);
@@ -150,26 +148,38 @@ async fn progress_that_is_gone_stops_the_run_rather_than_sending_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_transactions_what_is_sent_again_can_be_told_by_its_sequence() {
+    for keys in [json!({"transactions": "off"}), json!({"acks": 1})] {
+        send_without_transactions(keys).await;
+    }
+}
+
+async fn send_without_transactions(keys: Value) {
     let mut bench = Bench::with_source(&posts(400, 1)).await;
     let staged = bench.emulate(json!({})).await;
     let staged = bench.staged(&staged).await;
-    let config = json!({"topics": bench.topics(), "transactions": "off", "transaction_rows": 20});
+    let mut config = json!({"topics": bench.topics(), "transaction_rows": 20});
+    config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
     let attempt = bench.run.claim("produce").await;
-    let stopping = async {
-        while attempt.context.progress.read().0 < 120 {
-            tokio::task::yield_now().await;
-        }
-    };
     tokio::select! {
         result = attempts::run(&attempt.context, "produce", config.clone()) => panic!("{result:?}"),
-        () = stopping => {}
+        () = comes_to(&attempt.context, 120) => {}
     }
-    let output = bench.run.run("produce", "produce", config).await.unwrap();
+    let mut attempt = bench.run.claim("produce").await;
+    let output = attempts::run(&attempt.context, "produce", config).await.unwrap();
     assert_eq!((&output["transactional"], &output["transactions"]), (&json!(false), &json!(0)));
+    // What was acknowledged is not sent again, but for the batch whose progress was not kept yet.
+    let log = attempt.log.lines();
+    let gone_on: Vec<u64> = log
+        .iter()
+        .filter_map(|line| line.strip_prefix("going on after ")?.strip_suffix(" of 400 rows")?.parse().ok())
+        .collect();
+    assert!(matches!(gone_on[..], [rows] if rows >= 20 && rows % 20 == 0), "{log:?}");
     for table in TABLES {
+        let records = bench.records(table);
+        assert!(records.iter().filter(|record| record.sequence == 0).count() == 1, "the first batch came twice");
         // As the sink reads: within a partition a sequence at or below the mark is a repetition.
         let (mut kept, mut mark) = (Vec::new(), None);
-        for record in bench.records(table) {
+        for record in records {
             if mark.is_none_or(|mark| record.sequence > mark) {
                 mark = Some(record.sequence);
                 kept.push(record.value);
@@ -178,4 +188,19 @@ async fn without_transactions_what_is_sent_again_can_be_told_by_its_sequence() {
         let wanted: Vec<_> = staged.iter().map(|row| row[table].clone()).collect();
         assert_eq!(kept, wanted);
     }
+}
+
+#[tokio::test]
+async fn progress_of_what_was_not_started_is_refused() {
+    let mut bench = Bench::start().await;
+    let attempt = bench.run.claim("produce").await.context.attempt;
+    let store = bench.run.store.clone();
+    let none = "the database holds a production to move on `none: it was not started`, which is none";
+    assert_eq!(store.begin_production(attempt).await.unwrap_err().to_string(), none);
+    assert_eq!(store.advance_production(attempt, 5, &BTreeMap::new()).await.unwrap_err().to_string(), none);
+    store.start_production_if_first(attempt, true, &BTreeMap::new()).await.unwrap();
+    store.begin_production(attempt).await.unwrap();
+    // With transactions Kafka alone knows the progress.
+    let refused = store.advance_production(attempt, 5, &BTreeMap::new()).await.unwrap_err().to_string();
+    assert!(refused.contains("transactional: true, rows done: 0"), "{refused}");
 }

@@ -1,5 +1,6 @@
 //! `emulate` and `produce` against MariaDB, Postgres, Apache Kafka and an S3 server in process.
 
+mod accounts;
 mod draws;
 mod embedded;
 mod exactly_once;
@@ -17,7 +18,7 @@ use pinsched::connect::{KafkaEndpoint, S3Credentials, S3Endpoint};
 use pinsched::embedded::broker::{Broker, BrokerConfig};
 use pinsched::embedded::s3::{S3Server, S3ServerConfig};
 use pinsched::embedded::source::{Post, SEED, generate};
-use pinsched::engine::operator::Output;
+use pinsched::engine::operator::{Output, TaskContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -175,6 +176,17 @@ pub fn triple(post: &Post) -> Value {
 /// The double that the float's shortest form reads as.
 fn shortest(value: f32) -> f64 {
     value.to_string().parse().unwrap()
+}
+
+/// Waits until an attempt has done so much.
+pub async fn comes_to(context: &TaskContext, rows: u64) {
+    let coming = async {
+        while context.progress.read().0 < rows {
+            tokio::task::yield_now().await;
+        }
+    };
+    let came = tokio::time::timeout(DEADLINE, coming).await;
+    assert!(came.is_ok(), "it stays at {} of {rows} after {} s", context.progress.read().0, DEADLINE.as_secs());
 }
 
 /// A Postgres database with these posts, by the same tables as the embedded one's.

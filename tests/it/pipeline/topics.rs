@@ -56,3 +56,15 @@ async fn nobody_at_the_address_is_tried_again_later() {
     let Err(Failure::Retry(message)) = result else { panic!("{result:?}") };
     assert!(message.contains("at Kafka 127.0.0.1:9"), "{message}");
 }
+
+#[test]
+fn acks_that_tell_nothing_are_refused_before_the_run() {
+    let check = |acks: serde_json::Value| {
+        let config = json!({"topics": "{{ table }}", "acks": acks});
+        (pinsched::operators::registration("produce").unwrap().kind.check)(&config)
+    };
+    assert!(check(json!("all")).is_empty() && check(json!(1)).is_empty());
+    let refused = check(json!(0)).remove(0);
+    assert_eq!(refused.path, ["acks"]);
+    assert!(refused.message.contains("all and 1 do"), "{}", refused.message);
+}

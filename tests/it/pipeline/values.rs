@@ -81,6 +81,44 @@ async fn mariadb_types_become_json() {
 }
 
 #[tokio::test]
+async fn mariadb_text_that_is_compared_by_its_bytes_is_text() {
+    let (url, mut connection) = mariadb_database().await;
+    for statement in [
+        "CREATE TABLE things (id INT PRIMARY KEY, c CHAR(3) COLLATE utf8mb4_bin, v VARCHAR(9) COLLATE utf8mb4_bin,
+         tiny TINYTEXT COLLATE utf8mb4_bin, t TEXT COLLATE utf8mb4_bin, medium MEDIUMTEXT COLLATE utf8mb4_bin,
+         mood ENUM('sad', 'ok') COLLATE utf8mb4_bin, document JSON, latin TEXT CHARACTER SET latin1 COLLATE latin1_bin)",
+        "INSERT INTO things VALUES (1, 'ab', 'naïve', '😍', 'x', 'y', 'ok', '{\"a\": [1, 2.50]}', 'naïve')",
+        "CREATE TABLE raw (id INT PRIMARY KEY, bytes BLOB)",
+        "CREATE TABLE fixed (id INT PRIMARY KEY, bytes BINARY(3))",
+    ] {
+        connection.execute(statement).await.unwrap();
+    }
+    let mut bench = Bench::start().await;
+    let output = bench.emulate(one_table(url.expose_secret())).await;
+    assert_eq!(
+        bench.staged(&output).await,
+        [json!({"t": {"id": 1, "c": "ab", "v": "naïve", "tiny": "😍", "t": "x", "medium": "y", "mood": "ok",
+                      "document": "{\"a\": [1, 2.50]}", "latin": "naïve"}})]
+    );
+    for (table, found) in [("raw", "BLOB"), ("fixed", "BINARY")] {
+        let config = json!({"source": url.expose_secret(), "tables": {"t": {"table": table, "key": "id"}}});
+        let refused = fatal(bench.run.run(table, "emulate", config).await);
+        let wanted = format!("column `bytes` of table `{table}` is {found}, which has no form in JSON");
+        assert!(refused.starts_with(&wanted), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_staging_bucket_that_is_missing_says_what_to_do() {
+    let mut bench = Bench::with_source(&posts(20, 1)).await;
+    bench.run.endpoints.s3.create_buckets = false;
+    bench.run.endpoints.s3.staging_bucket = "nowhere".to_owned();
+    let missing = fatal(bench.run.run("a", "emulate", json!({})).await);
+    assert!(missing.contains("there is no bucket `nowhere`"), "{missing}");
+    assert!(missing.contains("; create it (`aws s3 mb s3://nowhere`)"), "{missing}");
+}
+
+#[tokio::test]
 async fn a_source_that_is_not_as_expected_is_named() {
     let mut bench = Bench::with_source(&posts(20, 1)).await;
     let database = bench.run.endpoints.source_url.expose_secret().rsplit('/').next().unwrap().to_owned();

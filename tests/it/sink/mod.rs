@@ -4,6 +4,7 @@ mod consumer_only;
 mod exactly_once;
 mod poison;
 mod puts;
+mod ranges;
 mod shapes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +39,8 @@ pub struct Bench {
     pub s3: S3,
     pub user: String,
     pub server: S3Server,
-    _folder: TempDir,
+    /// Where the server keeps its objects, and the parts of unfinished ones.
+    pub folder: TempDir,
 }
 
 impl Bench {
@@ -58,7 +60,7 @@ impl Bench {
         s3.ensure_bucket(BUCKET).await.unwrap();
         run.endpoints.s3.create_buckets = false;
         let user = Uuid::new_v4().simple().to_string()[..12].to_owned();
-        Self { run, s3, user, server, _folder: folder }
+        Self { run, s3, user, server, folder }
     }
 
     /// Makes `<user>.<table>`.
@@ -98,7 +100,8 @@ impl Bench {
                     .into_iter()
                     .map(|(partition, end)| (partition.to_string(), json!({"start": 0, "end": end})))
                     .collect();
-                let output = json!({"produced": produced, "dead_lettered": 0, "partitions": partitions});
+                let output = json!({"table": "pin", "columns": [], "drawn": produced, "produced": produced,
+                                    "dead_lettered": 0, "partitions": partitions});
                 ((*topic).to_owned(), output)
             })
             .collect();

@@ -60,8 +60,8 @@ async fn columns_come_from_produce_where_none_are_configured() {
     let topic = bench.topic("pin", 1).await;
     let run = bench.run.uuid;
     send(&topic, &[Record::row(run, 0), Record { stamp: Some((run, 1)), ..Record::of("{\"ind\":1}") }]);
-    let topics = json!({&topic: {"table": "pin", "columns": ["country", "ind"], "produced": 2, "dead_lettered": 0,
-                                 "partitions": {"0": {"start": 0, "end": 2}}}});
+    let topics = json!({&topic: {"table": "pin", "columns": ["country", "ind"], "drawn": 2, "produced": 2,
+                                 "dead_lettered": 0, "partitions": {"0": {"start": 0, "end": 2}}}});
     bench.run.finished("produce", "produce", json!({"topics": topics}));
     let config = bench.config(json!({}));
     let output = bench.run.run("sink", "sink", config).await.unwrap();

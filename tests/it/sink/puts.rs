@@ -6,6 +6,7 @@ use pinsched::engine::operator::Failure;
 use serde_json::json;
 
 use super::{BUCKET, Bench, Record, s3_endpoint, send};
+use crate::attempts;
 
 async fn two_rows() -> (Bench, String) {
     let mut bench = Bench::start().await;
@@ -81,6 +82,51 @@ async fn an_object_larger_than_a_part_arrives_whole() {
     assert!(body == expected, "{} bytes are not the {} expected", body.len(), expected.len());
     let head = bench.s3.head(BUCKET, &key).await.unwrap().unwrap();
     assert_eq!(head.metadata["record-count"], "20");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_stopped_in_the_middle_of_an_object_leaves_no_parts_of_it() {
+    let mut bench = Bench::start().await;
+    let topic = bench.topic("pin", 1).await;
+    let run = bench.run.uuid;
+    let filler = "x".repeat(900_000);
+    let record = |n: u64| Record { stamp: Some((run, n)), ..Record::of(json!({"ind": n, "text": filler}).to_string()) };
+    // Some eight parts.
+    send(&topic, &(0..70).map(record).collect::<Vec<_>>());
+    bench.produced(&[(&topic, 70)]);
+    let config = bench.config(json!({}));
+    let attempt = bench.run.claim("sink").await;
+    let folder = bench.folder.path().to_owned();
+    let parts = move || {
+        let entries = std::fs::read_dir(&folder).unwrap();
+        entries.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("upload")).count()
+    };
+    let (result, ()) = tokio::join!(attempts::run(&attempt.context, "sink", config), async {
+        while parts() == 0 {
+            tokio::task::yield_now().await;
+        }
+        attempt.context.cancel.cancel();
+    });
+    assert_eq!(result, Err(Failure::Interrupted));
+    assert_eq!(parts(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_produces_topics_may_be_split_over_sinks() {
+    let (mut bench, pin) = two_rows().await;
+    let geo = bench.topic("geo", 1).await;
+    send(&geo, &[Record::row(bench.run.uuid, 0), Record::row(bench.run.uuid, 1)]);
+    bench.run.finished("emulate", "emulate", json!({"rows": 2}));
+    bench.produced(&[(&pin, 2), (&geo, 2)]);
+    let config = bench.config(json!({"topics": pin, "topics_dir": "pins"}));
+    let output = bench.run.run("sink_pin", "sink", config).await.unwrap();
+    assert_eq!(output["topics"].as_object().unwrap().keys().collect::<Vec<_>>(), [&pin]);
+    bench.run.finished("sink_pin", "sink", output.into());
+    // One after the other, and one topic twice: neither is the other's account.
+    let config = bench.config(json!({"topics": [pin, geo], "topics_dir": "all"}));
+    let output = bench.run.run("sink_geo", "sink", config).await.unwrap();
+    assert_eq!(output["topics"].as_object().unwrap().len(), 2);
+    assert_eq!((bench.lines("pins/").await.len(), bench.lines("all/").await.len()), (2, 4));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -97,6 +97,25 @@ async fn an_own_path_format_and_a_rotation_by_record_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_folders_are_filled_at_once_unless_there_is_a_limit() {
+    let mut bench = Bench::start().await;
+    let topic = bench.topic("geo", 1).await;
+    let run = bench.run.uuid;
+    let record = |n: u64| Record { stamp: Some((run, n)), ..Record::of(json!({"country": n % 100}).to_string()) };
+    send(&topic, &(0..200).map(record).collect::<Vec<_>>());
+    bench.produced(&[(&topic, 200)]);
+    let field = json!({"type": "field", "field": "country"});
+    for (limit, objects) in [(None, 100), (Some(99), 200)] {
+        let mut config = bench.config(json!({"partitioner": field, "topics_dir": format!("at_{objects}")}));
+        if let Some(limit) = limit {
+            config["max_open_files"] = json!(limit);
+        }
+        let output = bench.run.run(&format!("sink_{objects}"), "sink", config).await.unwrap();
+        assert_eq!(output["objects"], objects);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fields_values_make_folders_that_are_cut_together() {
     let config = json!({"partitioner": {"type": "field", "field": "country"}, "flush_size": 4});
     insta::assert_snapshot!(keys(config).await.join("\n"), @r"

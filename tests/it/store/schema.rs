@@ -1,7 +1,7 @@
 //! The schema defends itself, knows every state and event, and can be taken back.
 
 use pinsched::domain::run_state::RunState;
-use pinsched::domain::task_state::{TaskEvent, TaskState};
+use pinsched::domain::task_state::{AttemptOutcome, TaskEvent, TaskState};
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Executor, Row};
 
@@ -38,6 +38,7 @@ async fn the_checks_know_the_states_and_events_of_the_domain_and_no_others() {
     for (constraint, texts) in [
         ("task_run_state_check", known(TaskState::ALL.iter().map(|state| state.as_str()).collect())),
         ("run_state_check", known(RunState::ALL.iter().map(|state| state.as_str()).collect())),
+        ("attempt_outcome_check", known(AttemptOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect())),
         ("transition_event_check", known(TaskEvent::ALL.iter().map(|event| event.as_str()).collect())),
     ] {
         let query =

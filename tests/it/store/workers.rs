@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use pinsched::clock;
 use pinsched::domain::plan::Ending;
-use pinsched::store::{Orphan, WorkerId};
+use pinsched::store::{Orphan, Store, StoreError, WorkerId};
+use secrecy::SecretString;
 
 use super::{claim, end, ended, worker};
 use crate::dags::House;
+use crate::services;
 
 const TEXT: &str = "orders: {tasks: {one: {operator: script}, two: {operator: script}}}";
 
@@ -29,15 +31,15 @@ async fn the_attempts_of_a_worker_whose_connection_is_gone_are_orphans() {
     let (dying, living) = (worker(&house).await, worker(&house).await);
     let orphaned = claim(&house.store, &dying, 1).await[0];
     let kept = claim(&house.store, &living, 1).await[0];
-    assert!(house.store.orphans(play.run.key).await.unwrap().is_empty());
+    assert!(house.store.orphans(play.run.key, &[]).await.unwrap().is_empty());
     let dead = dying.worker;
     drop(dying);
     until_dead(&house, dead).await;
     assert!(house.store.is_alive(living.worker).await.unwrap());
     let expected = Orphan { task_run: orphaned.task_run, fence: 1, worker: dead, lease_expired: false };
-    assert_eq!(house.store.orphans(play.run.key).await.unwrap(), [expected]);
+    assert_eq!(house.store.orphans(play.run.key, &[]).await.unwrap(), [expected]);
     end(&house.store, &play, vec![ended(&orphaned, Ending::Lost)]).await;
-    assert!(house.store.orphans(play.run.key).await.unwrap().is_empty());
+    assert!(house.store.orphans(play.run.key, &[]).await.unwrap().is_empty());
     assert_ne!(kept.task_run, orphaned.task_run);
 }
 
@@ -51,10 +53,10 @@ async fn a_lease_that_ended_makes_an_orphan_of_a_worker_that_still_seems_alive()
         .execute("UPDATE task_run SET lease_until = clock_timestamp() - interval '1 ms' WHERE state = 'running'")
         .await;
     let expected = Orphan { task_run: claimed.task_run, fence: 1, worker: hung.worker, lease_expired: true };
-    assert_eq!(house.store.orphans(play.run.key).await.unwrap(), [expected]);
+    assert_eq!(house.store.orphans(play.run.key, &[]).await.unwrap(), [expected]);
     let held = house.store.renew_leases(hung.worker).await.unwrap();
     assert_eq!(held, [(claimed.task_run, 1)], "nobody took it meanwhile: it is the worker's again");
-    assert!(house.store.orphans(play.run.key).await.unwrap().is_empty());
+    assert!(house.store.orphans(play.run.key, &[]).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -66,13 +68,26 @@ async fn a_renewal_tells_what_the_worker_still_holds_and_leaves_others_alone() {
     let theirs = claim(&house.store, &other, 1).await[0];
     house.execute("UPDATE task_run SET lease_until = clock_timestamp()").await;
     assert_eq!(house.store.renew_leases(one.worker).await.unwrap(), [(mine.task_run, 1)]);
-    let orphans = house.store.orphans(play.run.key).await.unwrap();
+    let orphans = house.store.orphans(play.run.key, &[]).await.unwrap();
     assert_eq!(orphans.iter().map(|orphan| orphan.task_run).collect::<Vec<_>>(), [theirs.task_run]);
     end(&house.store, &play, vec![ended(&mine, Ending::Lost)]).await;
     let again = claim(&house.store, &other, 1).await[0];
     assert_eq!((again.task_run, again.fence), (mine.task_run, 2));
     assert!(house.store.renew_leases(one.worker).await.unwrap().is_empty(), "it was taken over");
     assert_eq!(house.store.renew_leases(other.worker).await.unwrap().len(), 2);
+}
+
+/// Session locks do not hold behind it, however alike its servers look: also when it gives a connection the same one
+/// again and again, as it does while nobody else asks.
+#[tokio::test]
+async fn a_transaction_pooler_is_refused() {
+    let refused = async {
+        let store = Store::connect(&SecretString::from(services::pooler()), 4).await?;
+        store.migrate().await?;
+        store.register_worker("laptop", 1, clock::now()).await
+    };
+    let error = refused.await.unwrap_err();
+    assert!(matches!(error, StoreError::Pooler), "{error:?}");
 }
 
 #[tokio::test]
@@ -82,8 +97,8 @@ async fn a_worker_ends_in_good_order_and_is_known_by_its_place() {
     sign.confirm().await.unwrap();
     let worker = sign.worker;
     assert!(house.store.is_alive(worker).await.unwrap());
-    assert_eq!(house.store.worker_place(worker).await.unwrap(), Some(("laptop".to_owned(), 4_294_967_295)));
-    assert_eq!(house.store.worker_place(WorkerId(1)).await.unwrap(), None);
+    assert_eq!(house.store.worker_place(worker).await.unwrap(), ("laptop".to_owned(), 4_294_967_295));
+    house.store.worker_place(WorkerId(1)).await.unwrap_err();
     sign.end(clock::now()).await.unwrap();
     until_dead(&house, worker).await;
 }

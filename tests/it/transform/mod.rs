@@ -2,9 +2,11 @@
 
 mod sunk;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use pinsched::domain::sinking::{SinkCounts, SinkCut, SinkObject, SinkRange, TopicPartition};
 use pinsched::engine::operator::{Failure, Output};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, Row};
@@ -180,20 +182,60 @@ async fn every_format_is_read_and_written() {
     sunk.stop().await;
 }
 
+/// As a sink's attempt records it: what task `sink` of the run wrote to partition 0 of the topic.
+async fn recorded(sunk: &mut Sunk, topic: &str, range: (i64, i64), first_of_objects: &[i64]) {
+    let sink = sunk.run.claim("sink").await.context;
+    let of = TopicPartition { topic: topic.to_owned(), partition: 0 };
+    let ranges = [SinkRange { of: of.clone(), start: range.0, end: range.1 }];
+    sink.store.settle_sink_ranges_if_fenced(sink.attempt, &ranges).await.unwrap();
+    let object = |start: &i64| SinkObject {
+        key: format!("topics/{topic}/partition=0/{topic}+0+{start:010}.json"),
+        start: *start,
+        last: *start,
+        records: 1,
+        bytes: 8,
+        sha256: [0; 32],
+    };
+    let objects = first_of_objects.iter().map(object).collect();
+    let (counts, marks) = (SinkCounts::default(), BTreeMap::new());
+    let cut = SinkCut { start: range.0, end: range.1, counts, objects, marks };
+    let now = "2026-03-01T02:00:00Z".parse().unwrap();
+    sink.store.record_sink_cuts_if_fenced(sink.attempt, &of, &[cut], now).await.unwrap();
+    let topics = json!({topic: {"partitions": {"0": {"start": range.0, "end": range.1}}}});
+    sunk.run.finished("sink", "sink", json!({"bucket": BUCKET, "topics_dir": "topics", "topics": topics}));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_reads_only_its_own_objects_when_asked() {
     let mut sunk = Sunk::start().await;
-    sunk.put("pin", 0, 0, ".json", &[json!({"a": 1}), json!({"a": 2})]).await;
-    sunk.put("pin", 0, 2, ".json", &[json!({"a": 3})]).await;
+    for number in 0..4 {
+        sunk.put("pin", 0, number, ".json", &[json!({"a": number})]).await;
+    }
+    // Two runs produced at once: their ranges overlap, and each has objects among the other's.
     let topic = format!("{}.pin", sunk::USER);
-    let topics = json!({topic: {"partitions": {"0": {"start": 2, "end": 3}}}});
-    sunk.run.finished("sink", "sink", json!({"bucket": BUCKET, "topics_dir": "topics", "topics": topics}));
+    recorded(&mut sunk, &topic, (0, 3), &[0, 2]).await;
+    sunk.run.next("success").await;
+    recorded(&mut sunk, &topic, (1, 4), &[1, 3]).await;
     let mut config = json!({"sql": {"all": "SELECT a FROM raw_pin ORDER BY a"}, "output": {"format": "none"}});
     let all = sunk.run.run("all", "transform", config.clone()).await.unwrap();
-    assert_eq!(all["results"]["all"]["preview"], json!([[1], [2], [3]]));
+    assert_eq!(all["results"]["all"]["preview"], json!([[0], [1], [2], [3]]));
     config["input"] = json!("run");
     let run = sunk.run.run("run", "transform", config).await.unwrap();
-    assert_eq!(run["results"]["all"]["preview"], json!([[3]]));
+    assert_eq!(run["results"]["all"]["preview"], json!([[1], [3]]));
+    sunk.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_integers_are_read_to_their_last_digit() {
+    let mut sunk = Sunk::start().await;
+    let records = [json!({"a": u64::MAX, "b": u64::MAX}), json!({"a": 1, "b": -1})];
+    sunk.put("pin", 0, 0, ".json", &records).await;
+    let config = json!({
+        "bucket": BUCKET, "tables": {"raw": {"prefix": "topics/"}}, "output": {"format": "none"},
+        "sql": {"all": "SELECT CAST(MAX(a) AS TEXT) AS a, CAST(MAX(b) AS TEXT) AS b, CAST(MIN(b) AS TEXT) AS c FROM raw"},
+    });
+    let output = sunk.run.run("transform", "transform", config).await.unwrap();
+    assert_eq!(output["results"]["all"]["preview"], json!([["18446744073709551615", "18446744073709551615", "-1"]]));
     sunk.stop().await;
 }
 
@@ -274,6 +316,63 @@ async fn bad_objects_are_named() {
     failures.push(sunk.run.run("transform", "transform", config).await.unwrap_err().to_string());
     insta::assert_snapshot!(failures.join("\n\n"));
     sunk.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_cannot_be_decompressed_is_named_and_not_tried_again() {
+    let mut sunk = Sunk::start().await;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, b"a,b\n1,2\n3,4\n").unwrap();
+    let mut body = encoder.finish().unwrap();
+    body.truncate(body.len() - 12);
+    let put = sunk.s3.put(BUCKET, "csv/half.csv.gz", body.into(), pinsched::connect::s3::PutOptions::default());
+    put.await.unwrap();
+    let config = json!({
+        "bucket": BUCKET, "tables": {"raw": {"prefix": "csv/"}}, "sql": {"all": "SELECT * FROM raw"},
+        "output": {"format": "none"},
+    });
+    let failure = sunk.run.run("transform", "transform", config).await.unwrap_err();
+    let named = format!("could not read s3://{BUCKET}/csv/half.csv.gz for table `raw`: ");
+    assert!(matches!(&failure, Failure::Fatal(text) if text.starts_with(&named)), "{failure:?}");
+    sunk.stop().await;
+}
+
+/// An S3 server with one large object, in the middle of which the connection breaks.
+async fn broken_object(request: axum::extract::Request) -> axum::response::Response {
+    const SIZE: usize = 9 << 20;
+    let response = axum::response::Response::builder();
+    if request.uri().query().is_some_and(|query| query.contains("list-type=2")) {
+        let list = format!(
+            "<ListBucketResult><Name>b</Name><KeyCount>1</KeyCount><IsTruncated>false</IsTruncated><Contents>\
+             <Key>topics/a.json</Key><Size>{SIZE}</Size></Contents></ListBucketResult>"
+        );
+        return response.header("content-type", "application/xml").body(list.into()).unwrap();
+    }
+    let pieces = [Ok(vec![b' '; SIZE / 2]), Err(std::io::Error::other("the cable was pulled"))];
+    let body = axum::body::Body::from_stream(futures::stream::iter(pieces));
+    response.header("content-length", SIZE).body(body).unwrap()
+}
+
+#[tokio::test]
+async fn a_download_that_breaks_off_is_the_object_stores_error_and_tried_again() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut servers = tokio::task::JoinSet::new();
+    let router = axum::Router::new().fallback(axum::routing::any(broken_object));
+    servers.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let mut run = attempts::TestRun::start().await;
+    run.endpoints.s3.endpoint_url = Some(format!("http://{address}").parse().unwrap());
+    run.endpoints.s3.credentials = Some(pinsched::connect::S3Credentials {
+        access_key_id: "test".to_owned(),
+        secret_access_key: "test-secret".into(),
+    });
+    let config = json!({
+        "bucket": "b", "tables": {"raw": {"prefix": "topics/"}}, "sql": {"all": "SELECT * FROM raw"},
+        "output": {"format": "none"},
+    });
+    let failure = run.run("transform", "transform", config).await.unwrap_err();
+    let named = "could not get s3://b/topics/a.json at the store: the body broke off: ";
+    assert!(matches!(&failure, Failure::Retry(text) if text.starts_with(named)), "{failure:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

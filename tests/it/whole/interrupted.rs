@@ -10,8 +10,11 @@ use crate::whole::account::output;
 use crate::whole::product::Product;
 
 /// The first task says that it runs, then waits for a file; the second comes after.
-fn waiting(flag: &Path) -> String {
-    let wait = format!("echo begun >> {0}.log; while [ ! -e {0} ]; do sleep 0.05; done; echo through", flag.display());
+pub fn waiting(flag: &Path) -> String {
+    let wait = format!(
+        "echo begun >> {0}.log; echo waits; while [ ! -e {0} ]; do sleep 0.05; done; echo through",
+        flag.display()
+    );
     format!(
         "waiting:\n  tasks:\n    wait: {{operator: bash, bash_command: \"{wait}\"}}\n    after: {{operator: bash, \
          dependencies: [wait], bash_command: \"echo {{{{ outputs.wait.return_value }}}}\"}}\n"
@@ -19,7 +22,7 @@ fn waiting(flag: &Path) -> String {
 }
 
 /// Returns when the file is there, and has so many lines.
-async fn lines(path: &Path, count: usize) {
+pub async fn lines(path: &Path, count: usize) {
     let look = async {
         while std::fs::read_to_string(path).unwrap_or_default().lines().count() < count {
             tokio::task::yield_now().await;

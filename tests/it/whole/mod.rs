@@ -1,6 +1,7 @@
 //! The product as its users have it: `pinsched` as a process, from a DAG file to objects and results.
 
 mod account;
+mod commands;
 mod disk;
 mod interrupted;
 mod killed;

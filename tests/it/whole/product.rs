@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use crate::stack::scratch::{PROGRAM, Scratch, kafka, lease, s3};
 
 /// Longer than any run of a test takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A home with its stack.
 pub struct Product {
@@ -52,6 +52,11 @@ impl Product {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", servers);
         config
+    }
+
+    /// The database of pinsched's own state.
+    pub fn database_url(&self) -> String {
+        self.lease.urls().database_url.clone().unwrap()
     }
 
     /// The object store, by a client of the test's own.

@@ -113,26 +113,12 @@ impl FromNode for TriggerRule {
         let text = if text == "none_failed_or_skipped" { "none_failed_min_one_success" } else { text };
         let rule = serde_json::from_value(Value::String(text.to_owned())).ok();
         if rule.is_none() {
+            let names = || TriggerRule::ALL.map(TriggerRule::as_str);
             problems.add(
                 Diagnostic::error(Code::BadChoice, node.span, format!("there is no trigger rule `{text}`"))
-                    .did_you_mean(text, TRIGGER_RULES, || Some(format!("it is one of {}", listed(TRIGGER_RULES)))),
+                    .did_you_mean(text, names(), || Some(format!("it is one of {}", listed(names())))),
             );
         }
         rule
     }
 }
-
-const TRIGGER_RULES: [&str; 12] = [
-    "all_success",
-    "all_failed",
-    "all_done",
-    "all_done_min_one_success",
-    "all_done_setup_success",
-    "one_success",
-    "one_failed",
-    "one_done",
-    "none_failed",
-    "none_failed_min_one_success",
-    "none_skipped",
-    "always",
-];

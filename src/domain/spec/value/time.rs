@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime};
+use chrono::{DateTime, Datelike, FixedOffset, NaiveDate, NaiveDateTime};
 use chrono_tz::Tz;
 
 use crate::domain::dag::Schedule;
@@ -52,6 +52,15 @@ pub(in crate::domain) enum Date {
     Fixed(DateTime<FixedOffset>),
 }
 
+impl Date {
+    fn year(self) -> i32 {
+        match self {
+            Self::Local(local) => local.year(),
+            Self::Fixed(fixed) => fixed.year(),
+        }
+    }
+}
+
 /// A [`Date`] in a file.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::domain) struct DateOrInstant(pub(in crate::domain) Date);
@@ -78,7 +87,8 @@ impl FromNode for DateOrInstant {
             wrong_type(node, key, "a date", problems);
             return None;
         };
-        let date = parse_date(text);
+        // Beyond these years instants run out of range, and nobody means them.
+        let date = parse_date(text).filter(|date| (1..=9999).contains(&date.year()));
         if date.is_none() {
             problems.add(Diagnostic::error(Code::BadDate, node.span, format!("`{key}`: `{text}` is not a date")).help(
                 "write 2026-01-31, or 2026-01-31T02:00:00, with an offset (+01:00, Z) if it is not in the DAG's zone",

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use kafka_protocol::messages::ResponseKind;
+use kafka_protocol::messages::{FetchResponse, ResponseKind};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::produce::Pending;
@@ -25,6 +26,8 @@ pub(crate) struct Caller {
 pub(crate) enum Answer {
     /// Ready to be sent.
     Now(Box<ResponseKind>),
+    /// Ready to be sent, with the share of memory that its records take until then.
+    Records(Box<FetchResponse>, OwnedSemaphorePermit),
     /// Appended; to be sent once it is durable. The next request of the connection need not wait for that.
     WhenDurable(Pending),
 }

@@ -10,38 +10,45 @@ use kafka_protocol::messages::fetch_response::{
     AbortedTransaction, FetchResponse, FetchableTopicResponse, PartitionData,
 };
 use kafka_protocol::messages::{BrokerId, ProducerId};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::answer::Caller;
+use super::answer::{Answer, Caller};
 use crate::embedded::broker::log::batch::LEADER_EPOCH;
 use crate::embedded::broker::log::cursor::Want;
 use crate::embedded::broker::log::partition::Partition;
 use crate::embedded::broker::state::State;
 use crate::embedded::broker::topics::registry::Topic;
+use crate::embedded::broker::wire::frame::BUDGET_UNIT_BYTES;
 
 /// The first version that names topics by id alone.
 const IDS_SINCE: i16 = 13;
 const READ_COMMITTED: i8 = 1;
 
 /// Answers with what there is, waiting for it as long as the client allows.
-pub(crate) async fn fetch(state: &Arc<State>, caller: &Caller, request: FetchRequest) -> FetchResponse {
+pub(crate) async fn fetch(state: &Arc<State>, caller: &Caller, request: FetchRequest) -> Answer {
     if request.session_id != 0 {
-        return FetchResponse::default().with_error_code(ResponseError::FetchSessionIdNotFound.code());
+        return FetchResponse::default().with_error_code(ResponseError::FetchSessionIdNotFound.code()).into();
     }
     let deadline = Instant::now() + Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
     let request = Arc::new(request);
     let waiter = Arc::new(Notify::new());
     loop {
         let last_try = Instant::now() >= deadline || caller.gone.is_cancelled();
-        // Asked to be woken before looking, so that nothing slips in between.
-        let is_ready = watch(state, caller.version, &request, &waiter);
-        if is_ready || last_try {
-            let (shared, asked, version) = (Arc::clone(state), Arc::clone(&request), caller.version);
-            let job = state.tracker.spawn_blocking(move || read_all(&shared, version, &asked));
-            return job.await.unwrap_or_else(|_| {
-                FetchResponse::default().with_error_code(ResponseError::UnknownServerError.code())
-            });
+        let (shared, asked, version) = (Arc::clone(state), Arc::clone(&request), caller.version);
+        let to_wake = Arc::clone(&waiter);
+        // Even looking takes a partition's lock, under which others write to the disk.
+        let job = state.tracker.spawn_blocking(move || {
+            // Asked to be woken before looking, so that nothing slips in between.
+            let is_ready = watch(&shared, version, &asked, &to_wake);
+            (is_ready || last_try).then(|| read_all(&shared, version, &asked))
+        });
+        match job.await {
+            Ok(Some((response, share))) => return Answer::Records(Box::new(response), share),
+            Ok(None) => {}
+            Err(_) => {
+                return FetchResponse::default().with_error_code(ResponseError::UnknownServerError.code()).into();
+            }
         }
         tokio::select! {
             () = waiter.notified() => {}
@@ -93,9 +100,23 @@ fn check(partition: &Partition, wanted: &FetchPartition, isolation: i8) -> Resul
     Ok(if isolation == READ_COMMITTED { marks.stable } else { marks.high })
 }
 
-fn read_all(state: &State, version: i16, request: &FetchRequest) -> FetchResponse {
-    let asked = usize::try_from(request.max_bytes).unwrap_or(0);
-    let mut budget = asked.min(state.config.max_fetch_bytes);
+/// The most bytes of records that may be read now, up to those asked for, and the share of memory for them. It never
+/// waits: clients that do not read what they fetched must not keep others from fetching. Where nothing is left an answer
+/// still has its first batch, which is more than no progress and no more than one batch for each connection.
+fn take_share(budget: &Arc<Semaphore>, asked: usize) -> (usize, OwnedSemaphorePermit) {
+    let mut units = u32::try_from(asked.div_ceil(BUDGET_UNIT_BYTES)).unwrap_or(u32::MAX);
+    loop {
+        match Arc::clone(budget).try_acquire_many_owned(units) {
+            Ok(share) => return (asked.min(units as usize * BUDGET_UNIT_BYTES), share),
+            Err(_) => units /= 2,
+        }
+    }
+}
+
+fn read_all(state: &State, version: i16, request: &FetchRequest) -> (FetchResponse, OwnedSemaphorePermit) {
+    let asked = usize::try_from(request.max_bytes).unwrap_or(0).min(state.config.max_fetch_bytes);
+    let (limit, mut share) = take_share(&state.fetch_budget, asked);
+    let mut budget = limit;
     let mut is_empty = true;
     let mut responses = Vec::with_capacity(request.topics.len());
     for asked in &request.topics {
@@ -116,7 +137,10 @@ fn read_all(state: &State, version: i16, request: &FetchRequest) -> FetchRespons
         let response = FetchableTopicResponse::default().with_topic_id(asked.topic_id).with_partitions(partitions);
         responses.push(response.with_topic(asked.topic.clone()));
     }
-    FetchResponse::default().with_responses(responses)
+    // What was not read is given back at once.
+    let unread = share.num_permits().saturating_sub((limit - budget).div_ceil(BUDGET_UNIT_BYTES));
+    drop(share.split(unread));
+    (FetchResponse::default().with_responses(responses), share)
 }
 
 fn read_one(
@@ -165,4 +189,21 @@ fn refused(partition: Option<&Arc<Partition>>, wanted: &FetchPartition, error: R
 
 fn data(index: i32) -> PartitionData {
     PartitionData::default().with_partition_index(index).with_preferred_read_replica(BrokerId(-1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fetch_takes_what_memory_there_is_and_never_waits() {
+        let budget = Arc::new(Semaphore::new(10));
+        let (bytes, first) = take_share(&budget, 3_000);
+        assert_eq!((bytes, first.num_permits()), (3_000, 3));
+        let (bytes, second) = take_share(&budget, 1 << 20);
+        assert_eq!((bytes, second.num_permits()), (4 << 10, 4));
+        let (_, _third) = take_share(&budget, 3_000);
+        let (bytes, none) = take_share(&budget, 3_000);
+        assert_eq!((bytes, none.num_permits()), (0, 0));
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 use kafka_protocol::messages::leave_group_response::MemberResponse;
@@ -12,13 +13,21 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::answer::Caller;
-use crate::embedded::broker::groups::member::{Claim, Join, JoinRefused, Joined};
+use crate::embedded::broker::groups::member::{Claim, Join, JoinRefused, Joined, Protocol};
 use crate::embedded::broker::state::{State, code, text};
 
 /// The first version whose clients know that they must come again with the id they are told.
 const ID_FIRST_SINCE: i16 = 4;
 /// The first version that names the protocol type, and may leave the protocol's name out.
 const PROTOCOL_TYPE_SINCE: i16 = 7;
+
+/// What one member may keep in memory here: its subscriptions, and as much again for its assignment.
+const MAX_MEMBER_BYTES: usize = 1 << 20;
+
+/// A copy of its own, which does not keep the whole request in memory.
+fn own(part: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(part)
+}
 
 fn milliseconds(value: i32) -> Duration {
     Duration::from_millis(u64::try_from(value).unwrap_or(0))
@@ -35,6 +44,10 @@ pub(crate) async fn join(state: &State, caller: &Caller, request: JoinGroupReque
     if !session_range.contains(&session_timeout) {
         return refused(caller, &JoinRefused { error: ResponseError::InvalidSessionTimeout, member_id });
     }
+    let size: usize = request.protocols.iter().map(|p| p.name.len() + p.metadata.len()).sum();
+    if size > MAX_MEMBER_BYTES {
+        return refused(caller, &JoinRefused { error: ResponseError::InvalidRequest, member_id });
+    }
     // Version 0 has one timeout for both.
     let rebalance_timeout =
         if caller.version == 0 { session_timeout } else { milliseconds(request.rebalance_timeout_ms) };
@@ -48,7 +61,7 @@ pub(crate) async fn join(state: &State, caller: &Caller, request: JoinGroupReque
         session_timeout,
         rebalance_timeout,
         protocol_type: request.protocol_type.to_string(),
-        protocols: request.protocols.into_iter().map(|p| (p.name.to_string(), p.metadata)).collect(),
+        protocols: request.protocols.into_iter().map(|p| (p.name.to_string(), own(&p.metadata))).collect(),
         needs_id_first: caller.version >= ID_FIRST_SINCE,
     };
     let answer = state.groups.join(&request.group_id, &join);
@@ -97,8 +110,11 @@ pub(crate) async fn sync(state: &State, caller: &Caller, request: SyncGroupReque
         instance_id: request.group_instance_id.as_deref(),
         generation: request.generation_id,
     };
-    let work = request.assignments.iter().map(|a| (a.member_id.to_string(), a.assignment.clone())).collect();
-    let protocol = (request.protocol_type.as_deref(), request.protocol_name.as_deref());
+    if request.assignments.iter().any(|a| a.assignment.len() > MAX_MEMBER_BYTES) {
+        return SyncGroupResponse::default().with_error_code(ResponseError::InvalidRequest.code());
+    }
+    let work = request.assignments.iter().map(|a| (a.member_id.to_string(), own(&a.assignment))).collect();
+    let protocol = Protocol { kind: request.protocol_type.as_deref(), name: request.protocol_name.as_deref() };
     let answer = state.groups.sync(&request.group_id, claim, protocol, work);
     let synced = tokio::select! {
         synced = answer => synced.unwrap_or(Err(ResponseError::UnknownMemberId)),

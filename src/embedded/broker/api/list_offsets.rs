@@ -19,6 +19,8 @@ use crate::embedded::broker::state::State;
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
 const READ_COMMITTED: i8 = 1;
+/// The first version that speaks of leader epochs. An answer of an older one cannot be written with an epoch in it.
+const EPOCH_SINCE: i16 = 4;
 
 /// An offset and the timestamp of its record; -1 where there is none.
 type Place = (i64, i64);
@@ -45,7 +47,7 @@ fn answer(state: &State, version: i16, request: ListOffsetsRequest) -> ListOffse
             let response = ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
             match place {
                 Ok((offset, timestamp)) => {
-                    let epoch = if offset < 0 { -1 } else { LEADER_EPOCH };
+                    let epoch = if offset < 0 || version < EPOCH_SINCE { -1 } else { LEADER_EPOCH };
                     response.with_offset(offset).with_timestamp(timestamp).with_leader_epoch(epoch)
                 }
                 Err(error) => response.with_error_code(error.code()).with_offset(-1).with_timestamp(-1),
@@ -63,7 +65,7 @@ fn find(
     isolation: i8,
     version: i16,
 ) -> Result<Place, ResponseError> {
-    if version >= 4 && asked.current_leader_epoch > LEADER_EPOCH {
+    if version >= EPOCH_SINCE && asked.current_leader_epoch > LEADER_EPOCH {
         return Err(ResponseError::UnknownLeaderEpoch);
     }
     let marks = partition.watermarks();
@@ -82,10 +84,16 @@ fn find(
 }
 
 /// Tells where an epoch's records end. There is one epoch, and it ends where the log does.
-pub(crate) fn offset_for_leader_epoch(
-    state: &State,
+pub(crate) async fn offset_for_leader_epoch(
+    state: &Arc<State>,
     request: OffsetForLeaderEpochRequest,
 ) -> OffsetForLeaderEpochResponse {
+    let shared = Arc::clone(state);
+    let job = state.tracker.spawn_blocking(move || epoch_ends(&shared, request));
+    job.await.unwrap_or_default()
+}
+
+fn epoch_ends(state: &State, request: OffsetForLeaderEpochRequest) -> OffsetForLeaderEpochResponse {
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
         let mut partitions = Vec::with_capacity(topic.partitions.len());

@@ -17,3 +17,6 @@ pub(crate) mod produce;
 pub(crate) mod sasl;
 pub(crate) mod topics;
 pub(crate) mod transactions;
+
+#[cfg(test)]
+mod every_answer;

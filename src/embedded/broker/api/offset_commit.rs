@@ -17,6 +17,9 @@ use crate::embedded::broker::state::State;
 /// Apache's default limit on what a client may attach to an offset.
 const MAX_METADATA_BYTES: usize = 4_096;
 
+/// Topic, partition and error code of each offset in a request.
+type Results = Vec<(TopicName, i32, i16)>;
+
 /// One partition's offset as either request has it.
 struct Wanted {
     topic: TopicName,
@@ -24,33 +27,62 @@ struct Wanted {
     committed: Committed,
 }
 
-/// Checks each offset; the good ones go into one batch.
-fn sort(state: &State, wanted: Vec<Wanted>) -> (Batch, Vec<(TopicName, i32, i16)>) {
+impl Wanted {
+    fn new(topic: &TopicName, index: i32, offset: i64, leader_epoch: i32, metadata: Option<&str>) -> Self {
+        let metadata = metadata.unwrap_or_default().to_owned();
+        Self { topic: topic.clone(), index, committed: Committed { offset, leader_epoch, metadata } }
+    }
+}
+
+/// Checks each offset; the good ones go into one batch, and every one has its result.
+fn sort(state: &State, wanted: &[Wanted]) -> (Batch, Results) {
     let mut batch = Batch::new();
-    let mut results = Vec::with_capacity(wanted.len());
+    let mut results = Results::with_capacity(wanted.len());
     for Wanted { topic, index, committed } in wanted {
-        let error = match state.topics.partition(&topic, index) {
+        let error = match state.topics.partition(topic, *index) {
             None => ResponseError::UnknownTopicOrPartition.code(),
             Some(_) if committed.metadata.len() > MAX_METADATA_BYTES => ResponseError::OffsetMetadataTooLarge.code(),
             Some(_) => {
-                batch.push(((topic.to_string(), index), committed));
+                batch.push(((topic.to_string(), *index), committed.clone()));
                 0
             }
         };
-        results.push((topic, index, error));
+        results.push((topic.clone(), *index, error));
     }
     (batch, results)
 }
 
+/// Commits what is good of the wanted offsets, and tells the result of each.
+async fn commit_good(
+    state: &State,
+    group: &str,
+    claim: Claim<'_>,
+    commit_as: CommitAs,
+    wanted: Vec<Wanted>,
+    admit: impl FnOnce() -> Result<(), ResponseError>,
+) -> Results {
+    let (_, mut results) = sort(state, &wanted);
+    let offsets = || {
+        admit()?;
+        // Once more: a topic that was just deleted must not get an offset that its namesake would inherit.
+        let (batch, sorted) = sort(state, &wanted);
+        results = sorted;
+        Ok(batch)
+    };
+    let outcome = state.groups.commit(group, claim, commit_as, offsets).await;
+    settle(&mut results, outcome);
+    results
+}
+
 /// Gives every partition that was good so far the error that befell all.
-fn settle(results: &mut [(TopicName, i32, i16)], outcome: Result<(), ResponseError>) {
+fn settle(results: &mut Results, outcome: Result<(), ResponseError>) {
     if let Err(error) = outcome {
         results.iter_mut().filter(|(_, _, code)| *code == 0).for_each(|(_, _, code)| *code = error.code());
     }
 }
 
 /// The results in runs of the same topic, as they came.
-fn by_topic<P>(results: Vec<(TopicName, i32, i16)>, make: impl Fn(i32, i16) -> P) -> Vec<(TopicName, Vec<P>)> {
+fn by_topic<P>(results: Results, make: impl Fn(i32, i16) -> P) -> Vec<(TopicName, Vec<P>)> {
     let mut topics: Vec<(TopicName, Vec<P>)> = Vec::new();
     for (topic, index, code) in results {
         match topics.last_mut() {
@@ -65,27 +97,21 @@ fn by_topic<P>(results: Vec<(TopicName, i32, i16)>, make: impl Fn(i32, i16) -> P
 pub(crate) async fn commit(state: &State, request: OffsetCommitRequest) -> OffsetCommitResponse {
     let mut wanted = Vec::new();
     for topic in &request.topics {
-        wanted.extend(topic.partitions.iter().map(|partition| Wanted {
-            topic: topic.name.clone(),
-            index: partition.partition_index,
-            committed: Committed {
-                offset: partition.committed_offset,
-                leader_epoch: partition.committed_leader_epoch,
-                metadata: partition.committed_metadata.as_deref().unwrap_or_default().to_owned(),
-            },
+        wanted.extend(topic.partitions.iter().map(|p| {
+            let metadata = p.committed_metadata.as_deref();
+            Wanted::new(&topic.name, p.partition_index, p.committed_offset, p.committed_leader_epoch, metadata)
         }));
     }
-    let (batch, mut results) = sort(state, wanted);
     let claim = Claim {
         member_id: &request.member_id,
         instance_id: request.group_instance_id.as_deref(),
         generation: request.generation_id_or_member_epoch,
     };
-    let outcome = match request.group_id.is_empty() {
+    let admit = || match request.group_id.is_empty() {
         true => Err(ResponseError::InvalidGroupId),
-        false => state.groups.commit(&request.group_id, claim, CommitAs::Member, batch, || Ok(())).await,
+        false => Ok(()),
     };
-    settle(&mut results, outcome);
+    let results = commit_good(state, &request.group_id, claim, CommitAs::Member, wanted, admit).await;
     let partition =
         |index, code| OffsetCommitResponsePartition::default().with_partition_index(index).with_error_code(code);
     let topic = |(name, partitions)| OffsetCommitResponseTopic::default().with_name(name).with_partitions(partitions);
@@ -96,17 +122,11 @@ pub(crate) async fn commit(state: &State, request: OffsetCommitRequest) -> Offse
 pub(crate) async fn commit_in_transaction(state: &State, request: TxnOffsetCommitRequest) -> TxnOffsetCommitResponse {
     let mut wanted = Vec::new();
     for topic in &request.topics {
-        wanted.extend(topic.partitions.iter().map(|partition| Wanted {
-            topic: topic.name.clone(),
-            index: partition.partition_index,
-            committed: Committed {
-                offset: partition.committed_offset,
-                leader_epoch: partition.committed_leader_epoch,
-                metadata: partition.committed_metadata.as_deref().unwrap_or_default().to_owned(),
-            },
+        wanted.extend(topic.partitions.iter().map(|p| {
+            let metadata = p.committed_metadata.as_deref();
+            Wanted::new(&topic.name, p.partition_index, p.committed_offset, p.committed_leader_epoch, metadata)
         }));
     }
-    let (batch, mut results) = sort(state, wanted);
     let claim = Claim {
         member_id: &request.member_id,
         instance_id: request.group_instance_id.as_deref(),
@@ -122,8 +142,7 @@ pub(crate) async fn commit_in_transaction(state: &State, request: TxnOffsetCommi
             other => other,
         })
     };
-    let outcome = state.groups.commit(&request.group_id, claim, commit_as, batch, admit).await;
-    settle(&mut results, outcome);
+    let results = commit_good(state, &request.group_id, claim, commit_as, wanted, admit).await;
     let partition =
         |index, code| TxnOffsetCommitResponsePartition::default().with_partition_index(index).with_error_code(code);
     let topic =

@@ -11,10 +11,15 @@ use kafka_protocol::messages::{TopicName, TransactionalId};
 use super::answer::{Answer, Caller};
 use crate::embedded::broker::log::batch::{BatchError, BatchHeader};
 use crate::embedded::broker::log::partition::{Appended, Partition};
+use crate::embedded::broker::log::records::are_whole;
 use crate::embedded::broker::state::State;
 
 /// The first version whose clients know zstd, and the codec's number.
 const ZSTD_SINCE: (i16, i16) = (7, 4);
+
+/// More records than any client gathers in a compressed batch, and few enough that a batch which lies about them does not
+/// use up the offsets of a segment.
+const MAX_COMPRESSED: i32 = 4_000_000;
 
 struct Slot {
     index: i32,
@@ -106,11 +111,11 @@ fn verify(bytes: &Bytes, max_bytes: usize, version: i16) -> Result<BatchHeader, 
     if header.codec() == zstd && version < zstd_since {
         return Err(ResponseError::UnsupportedCompressionType);
     }
-    // A record takes at least seven bytes, so a plain batch cannot hold more than that.
-    let overfull = header.codec() == 0 && i64::from(header.record_count) * 7 > bytes.len() as i64;
+    // Compressed records stay unseen, so of them only the number can be judged.
+    let sound = if header.codec() == 0 { are_whole(&header, bytes) } else { header.record_count <= MAX_COMPRESSED };
     let numbered = header.base_sequence >= 0 && header.producer_epoch >= 0;
     let nameless = header.is_transactional() && !header.is_idempotent();
-    if header.is_control() || header.is_append_time() || overfull || nameless || (header.is_idempotent() && !numbered) {
+    if header.is_control() || header.is_append_time() || !sound || nameless || (header.is_idempotent() && !numbered) {
         return Err(ResponseError::InvalidRecord);
     }
     Ok(header)

@@ -135,8 +135,7 @@ pub(crate) async fn delete(state: &State, caller: &Caller, request: DeleteTopics
 }
 
 async fn delete_one(state: &State, name: &str) -> Result<uuid::Uuid, ResponseError> {
-    let topic = state.topics.delete(name).await?;
-    state.groups.forget_topic(name).await?;
+    let topic = state.topics.delete(name, state.groups.forget_topic(name)).await?;
     Ok(topic.id)
 }
 

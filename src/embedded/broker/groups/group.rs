@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use kafka_protocol::ResponseError as E;
 
-use super::member::{Claim, Join, JoinRefused, JoinReply, Joined, Member, SyncReply, Synced};
+use super::member::{Claim, Join, JoinRefused, JoinReply, Joined, Member, Protocol, SyncReply, Synced};
 use super::offsets::Offsets;
 
 /// Where a group is between two generations.
@@ -51,6 +51,8 @@ pub(crate) struct Group {
     /// Before this the first generation is not complete, to let more members come.
     not_before: Option<Instant>,
     pub(crate) offsets: Offsets,
+    /// When it was last used: offsets were committed, or there were members.
+    pub(crate) updated_ms: i64,
 }
 
 impl Default for Group {
@@ -66,6 +68,7 @@ impl Default for Group {
             deadline: None,
             not_before: None,
             offsets: Offsets::default(),
+            updated_ms: 0,
         }
     }
 }
@@ -245,9 +248,17 @@ impl Group {
         }
     }
 
-    /// Takes a sync; answers at once or when the leader has divided the work.
-    pub(crate) fn sync(&mut self, claim: Claim<'_>, work: Vec<(String, Bytes)>, reply: SyncReply, now: Instant) {
-        if let Err(error) = self.check(claim, now) {
+    /// Takes a sync; answers at once or when the leader has divided the work. Who is no member is told so before
+    /// anything else: after a restart the group knows no protocol, and a wrong one would be the client's fault.
+    pub(crate) fn sync(
+        &mut self,
+        claim: Claim<'_>,
+        protocol: Protocol<'_>,
+        work: Vec<(String, Bytes)>,
+        reply: SyncReply,
+        now: Instant,
+    ) {
+        if let Err(error) = self.check(claim, now).and_then(|()| self.check_protocol(protocol)) {
             drop(reply.send(Err(error)));
             return;
         }
@@ -264,6 +275,12 @@ impl Group {
                 }
             }
         }
+    }
+
+    fn check_protocol(&self, protocol: Protocol<'_>) -> Result<(), E> {
+        let differs = protocol.kind.is_some_and(|kind| kind != self.protocol_type)
+            || (protocol.name.is_some_and(|name| name != self.protocol) && self.phase != Phase::Joining);
+        if differs { Err(E::InconsistentGroupProtocol) } else { Ok(()) }
     }
 
     fn assign(&mut self, work: Vec<(String, Bytes)>, now: Instant) {
@@ -316,11 +333,16 @@ impl Group {
     }
 
     /// Whether offsets may be committed under this claim. Outsiders may while there are no members.
-    pub(crate) fn check_commit(&mut self, claim: Claim<'_>, now: Instant) -> Result<(), E> {
+    pub(crate) fn check_claim(&mut self, claim: Claim<'_>, now: Instant) -> Result<(), E> {
         if claim.generation < 0 && self.phase == Phase::Empty {
             return Ok(());
         }
-        self.check(claim, now)?;
+        self.check(claim, now)
+    }
+
+    /// As [`Self::check_claim`], for a member that can be told that the group is about to divide its work anew.
+    pub(crate) fn check_commit(&mut self, claim: Claim<'_>, now: Instant) -> Result<(), E> {
+        self.check_claim(claim, now)?;
         if self.phase == Phase::Syncing { Err(E::RebalanceInProgress) } else { Ok(()) }
     }
 
@@ -375,8 +397,13 @@ impl Group {
         }
     }
 
+    /// Whether it has no members, nor any that may still come.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.phase == Phase::Empty && self.promised.is_empty()
+    }
+
     /// Whether nothing would be lost if it were forgotten.
     pub(crate) fn is_forgettable(&self) -> bool {
-        self.phase == Phase::Empty && self.promised.is_empty() && self.offsets.is_empty()
+        self.is_idle() && self.offsets.is_empty()
     }
 }

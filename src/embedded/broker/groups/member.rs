@@ -68,6 +68,13 @@ pub(crate) struct Claim<'a> {
     pub(crate) generation: i32,
 }
 
+/// What a member believes its group to speak, as far as it says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Protocol<'a> {
+    pub(crate) kind: Option<&'a str>,
+    pub(crate) name: Option<&'a str>,
+}
+
 /// One member.
 #[derive(Debug)]
 pub(crate) struct Member {

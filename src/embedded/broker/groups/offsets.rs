@@ -50,15 +50,18 @@ impl Offsets {
         self.pending.values().any(|held| held.contains_key(place))
     }
 
-    /// Drops all offsets of a topic that was deleted. Tells whether there were any.
-    pub(crate) fn forget_topic(&mut self, topic: &str) -> bool {
-        let before = self.committed.len() + self.pending.values().map(BTreeMap::len).sum::<usize>();
-        self.committed.retain(|(name, _), _| name != topic);
+    /// Whether there are offsets of this topic.
+    pub(crate) fn has_topic(&self, topic: &str) -> bool {
+        self.committed.keys().chain(self.pending.values().flat_map(BTreeMap::keys)).any(|(name, _)| name == topic)
+    }
+
+    /// Drops the offsets of all topics that are not to be kept.
+    pub(crate) fn keep_topics(&mut self, keep: impl Fn(&str) -> bool) {
+        self.committed.retain(|(name, _), _| keep(name));
         for held in self.pending.values_mut() {
-            held.retain(|(name, _), _| name != topic);
+            held.retain(|(name, _), _| keep(name));
         }
         self.pending.retain(|_, held| !held.is_empty());
-        before != self.committed.len() + self.pending.values().map(BTreeMap::len).sum::<usize>()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

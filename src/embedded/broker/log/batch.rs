@@ -214,8 +214,21 @@ pub(crate) fn marker_outcome(batch: &[u8]) -> Option<Outcome> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A batch of one record, by nobody or the first one in a producer's transaction.
+    pub(crate) fn one_record(producer: Option<(i64, i16)>) -> Bytes {
+        let (id, epoch) = producer.unwrap_or((-1, -1));
+        let (attributes, sequence) = if producer.is_some() { (TRANSACTIONAL, 0i32) } else { (0, -1) };
+        // A marker is a record like any other but for its header.
+        let mut bytes = BytesMut::from(&marker(id, epoch, Outcome::Commit, 1_000)[..]);
+        bytes[CRC_FROM..23].copy_from_slice(&attributes.to_be_bytes());
+        bytes[53..57].copy_from_slice(&sequence.to_be_bytes());
+        let crc = crc32c::crc32c(&bytes[CRC_FROM..]);
+        bytes[17..CRC_FROM].copy_from_slice(&crc.to_be_bytes());
+        bytes.freeze()
+    }
 
     #[test]
     fn a_marker_verifies_and_tells_its_outcome() {

@@ -2,22 +2,24 @@
 //! never run ahead of the disk, and a wake-up for fetches that wait. Appending and reading are blocking and belong on
 //! blocking threads; waiting is async.
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use super::batch::{BatchHeader, Outcome, marker};
 use super::cursor::{Run, Slice, Want, read_run};
-use super::partition_log::{LogLimits, PartitionLog, find_time};
+use super::partition_log::{AppendError, LogLimits, PartitionLog, find_time};
 use super::producers::{Aborted, Refusal, Verdict};
 use super::records::Found;
 use crate::clock;
 use crate::embedded::broker::error::BrokerError;
+use crate::embedded::broker::group_commit::{Disk, GroupCommit, Growing};
 
 /// What a client may see of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,21 +41,12 @@ pub(crate) struct Appended {
     pub(crate) start_offset: i64,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Durable {
-    offset: i64,
-    /// A sync failed or the partition was deleted: nothing more is accepted.
-    closed: bool,
-}
-
 /// One partition of one topic.
 pub(crate) struct Partition {
     log: Mutex<PartitionLog>,
-    /// Whether a thread is syncing now. Locked before `log`, never after.
-    syncing: Mutex<bool>,
-    durable: watch::Sender<Durable>,
+    /// Closed when a sync failed or the topic was deleted: nothing more is accepted then.
+    commit: GroupCommit,
     waiting: Mutex<Vec<Weak<Notify>>>,
-    tracker: TaskTracker,
 }
 
 /// A panic elsewhere leaves no half-made change behind these locks: each is taken for one complete step.
@@ -63,10 +56,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Partition {
     /// Opens or creates the partition in `dir`. Blocking.
-    pub(crate) fn open(dir: &Path, limits: LogLimits, tracker: TaskTracker) -> Result<Self, BrokerError> {
+    pub(crate) fn open(
+        dir: &Path,
+        limits: LogLimits,
+        disk: Arc<dyn Disk>,
+        tracker: TaskTracker,
+    ) -> Result<Self, BrokerError> {
         let log = PartitionLog::open(dir, limits)?;
-        let (durable, _) = watch::channel(Durable { offset: log.next_offset(), closed: false });
-        Ok(Self { log: Mutex::new(log), syncing: Mutex::new(false), durable, waiting: Mutex::default(), tracker })
+        let commit = GroupCommit::new(log.next_offset(), disk, tracker);
+        Ok(Self { log: Mutex::new(log), commit, waiting: Mutex::default() })
     }
 
     /// Appends one verified batch, unless `admit` refuses or it is a resent one, which gets its first offset again.
@@ -91,7 +89,7 @@ impl Partition {
         }
         let header = self.write(&mut log, header, bytes)?;
         drop(log);
-        self.schedule_sync();
+        GroupCommit::schedule(self);
         Ok(Appended { base_offset: header.base_offset, end_offset: header.next_offset(), start_offset })
     }
 
@@ -112,59 +110,33 @@ impl Partition {
         let start_offset = log.start_offset();
         let header = self.write(&mut log, &header, &bytes)?;
         drop(log);
-        self.schedule_sync();
+        GroupCommit::schedule(self);
         Ok(Some(Appended { base_offset: header.base_offset, end_offset: header.next_offset(), start_offset }))
     }
 
+    /// The producers that have a transaction open here, with their epochs.
+    pub(crate) fn open_transactions(&self) -> Vec<(i64, i16)> {
+        lock(&self.log).producers().open()
+    }
+
     fn write(&self, log: &mut PartitionLog, header: &BatchHeader, bytes: &[u8]) -> Result<BatchHeader, ResponseError> {
-        log.append(header, bytes).map_err(|error| {
-            tracing::error!(%error, "could not append to a partition");
+        log.append(header, bytes, self.commit.disk()).map_err(|error| {
+            if let AppendError::NotSynced(_) = error {
+                self.commit.close();
+            }
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "could not append to a partition");
             ResponseError::KafkaStorageError
         })
     }
 
     fn writable(&self) -> Result<(), ResponseError> {
-        if self.durable.borrow().closed { Err(ResponseError::KafkaStorageError) } else { Ok(()) }
+        if self.commit.is_closed() { Err(ResponseError::KafkaStorageError) } else { Ok(()) }
     }
 
     /// Waits until everything below `end_offset` is on disk, or never will be.
     pub(crate) async fn durable(&self, end_offset: i64) -> Result<(), ResponseError> {
-        let mut durable = self.durable.subscribe();
-        match durable.wait_for(|d| d.closed || d.offset >= end_offset).await {
-            Ok(now) if now.offset >= end_offset => Ok(()),
-            _ => Err(ResponseError::KafkaStorageError),
-        }
-    }
-
-    /// Sees to it that a thread syncs what was appended; the one that runs takes later appends along.
-    fn schedule_sync(self: &Arc<Self>) {
-        let mut syncing = lock(&self.syncing);
-        if !*syncing {
-            *syncing = true;
-            let partition = Arc::clone(self);
-            self.tracker.spawn_blocking(move || partition.sync_until_idle());
-        }
-    }
-
-    fn sync_until_idle(&self) {
-        loop {
-            let (file, end) = lock(&self.log).unsynced();
-            let result = rustix::fs::fdatasync(&*file);
-            self.durable.send_modify(|durable| match result {
-                Ok(()) => durable.offset = end,
-                // The kernel may have dropped what it could not write: nothing that follows could be trusted.
-                Err(_) => durable.closed = true,
-            });
-            if let Err(error) = result {
-                tracing::error!(%error, "could not sync a partition; it takes no more records until a restart");
-            }
-            self.wake_all();
-            let mut syncing = lock(&self.syncing);
-            if result.is_err() || lock(&self.log).next_offset() == end {
-                *syncing = false;
-                return;
-            }
-        }
+        self.commit.wait(end_offset).await.map_err(|_| ResponseError::KafkaStorageError)
     }
 
     /// Wakes `waiter` once, at the next change of a watermark.
@@ -179,7 +151,7 @@ impl Partition {
     /// Refuses all further appends and wakes everyone: the topic was deleted.
     pub(crate) fn close_deleted(&self) {
         let _log = lock(&self.log);
-        self.durable.send_modify(|durable| durable.closed = true);
+        self.commit.close();
         self.wake_all();
     }
 
@@ -195,7 +167,7 @@ impl Partition {
     }
 
     fn watermarks_of(&self, log: &PartitionLog) -> Watermarks {
-        let high = self.durable.borrow().offset;
+        let high = self.commit.durable_below();
         let stable = log.producers().first_open().map_or(high, |open| open.min(high));
         Watermarks { start: log.start_offset(), high, stable }
     }
@@ -229,7 +201,23 @@ impl Partition {
 
     /// Syncs, and saves what makes the next start quick. Blocking.
     pub(crate) fn close(&self) -> io::Result<()> {
-        lock(&self.log).close()
+        let log = lock(&self.log);
+        // After a failed sync nobody knows what is on disk: the next start must read it all.
+        if self.commit.is_closed() { Ok(()) } else { log.close() }
+    }
+}
+
+impl Growing for Partition {
+    fn unsynced(&self) -> (Arc<File>, i64) {
+        lock(&self.log).unsynced()
+    }
+
+    fn commit(&self) -> &GroupCommit {
+        &self.commit
+    }
+
+    fn synced(&self) {
+        self.wake_all();
     }
 }
 
@@ -238,5 +226,36 @@ fn refusal(refusal: Refusal) -> ResponseError {
         Refusal::StaleEpoch => ResponseError::InvalidProducerEpoch,
         Refusal::OutOfOrder => ResponseError::OutOfOrderSequenceNumber,
         Refusal::OutsideTransaction => ResponseError::InvalidTxnState,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::super::batch::tests::one_record;
+    use super::*;
+    use crate::embedded::broker::group_commit::tests::FailingDisk;
+
+    #[tokio::test]
+    async fn a_sync_that_fails_at_the_change_of_segment_closes_the_partition() {
+        let dir = tempfile::tempdir().unwrap();
+        let batch = one_record(None);
+        let header = BatchHeader::parse(&batch).unwrap();
+        // Room for one batch a segment.
+        let limits = LogLimits { segment_bytes: batch.len() as u64, index_interval_bytes: 100, max_producers: 10 };
+        let disk = Arc::new(FailingDisk::default());
+        let seam: Arc<dyn Disk> = Arc::clone(&disk) as _;
+        let partition = Arc::new(Partition::open(dir.path(), limits, seam, TaskTracker::new()).unwrap());
+        let append = || partition.append(&header, &batch, || Ok(()));
+        let first = append().unwrap();
+        partition.durable(first.end_offset).await.unwrap();
+        disk.is_failing.store(true, Ordering::SeqCst);
+        assert_eq!(append(), Err(ResponseError::KafkaStorageError), "the segment that is left could not be synced");
+        // The next sync succeeds, as it does once the kernel has reported the error, and must not count.
+        disk.is_failing.store(false, Ordering::SeqCst);
+        assert_eq!(append(), Err(ResponseError::KafkaStorageError));
+        partition.close().unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing vouches for what may not be there");
     }
 }

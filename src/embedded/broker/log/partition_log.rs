@@ -12,6 +12,7 @@ use super::producers::{Aborted, Producers};
 use super::records::{Found, first_at_or_after};
 use super::segment::Segment;
 use super::snapshot;
+use crate::embedded::broker::group_commit::Disk;
 
 /// Sizes that shape a log.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +20,17 @@ pub(crate) struct LogLimits {
     pub(crate) segment_bytes: u64,
     pub(crate) index_interval_bytes: u64,
     pub(crate) max_producers: usize,
+}
+
+/// Why a batch was not appended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AppendError {
+    /// Nothing has changed; the next batch may succeed.
+    #[error("could not write a batch")]
+    NotWritten(#[from] io::Error),
+    /// What was appended before may be lost, and the log must take nothing more.
+    #[error("could not sync a segment that is full")]
+    NotSynced(#[source] io::Error),
 }
 
 /// Index positions are 32-bit; a segment with one batch too many must still fit.
@@ -37,9 +49,14 @@ pub(crate) struct PartitionLog {
 impl PartitionLog {
     /// Appends a verified batch and tells its header with the offset it got. Not durable before [`Self::unsynced`] is
     /// synced. After an error nothing was appended.
-    pub(crate) fn append(&mut self, header: &BatchHeader, bytes: &[u8]) -> io::Result<BatchHeader> {
+    pub(crate) fn append(
+        &mut self,
+        header: &BatchHeader,
+        bytes: &[u8],
+        disk: &dyn Disk,
+    ) -> Result<BatchHeader, AppendError> {
         let header = header.at(self.next_offset);
-        self.roll_if_full(&header)?;
+        self.roll_if_full(&header, disk)?;
         let interval = self.limits.index_interval_bytes;
         self.active_mut().append(&header, bytes, interval)?;
         self.next_offset = header.next_offset();
@@ -52,18 +69,20 @@ impl PartitionLog {
 
     /// Begins a new segment when the batch would overfill this one. The old one is made durable first, so that only
     /// the last segment can ever be torn.
-    fn roll_if_full(&mut self, header: &BatchHeader) -> io::Result<()> {
+    fn roll_if_full(&mut self, header: &BatchHeader, disk: &dyn Disk) -> Result<(), AppendError> {
         let active = self.active();
         let span = header.last_offset() - active.base_offset;
         let full = active.size + header.size as u64 > self.limits.segment_bytes.min(LARGEST_SEGMENT);
         if active.size == 0 || !(full || span > i64::from(u32::MAX)) {
             return Ok(());
         }
-        active.file.sync_data()?;
+        disk.sync(&active.file).map_err(AppendError::NotSynced)?;
         active.save_index()?;
         snapshot::save(&self.dir, self.next_offset, &self.producers)?;
+        // Opened before the segment is made: this may fail for want of file handles.
+        let dir = File::open(&self.dir)?;
         let fresh = Segment::open(&self.dir, self.next_offset)?;
-        File::open(&self.dir)?.sync_all()?;
+        dir.sync_all().map_err(AppendError::NotSynced)?;
         self.segments.push(fresh);
         Ok(())
     }

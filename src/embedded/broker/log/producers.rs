@@ -147,6 +147,11 @@ impl Producers {
         self.by_id.get(&producer_id).is_some_and(|p| p.open_since.is_some())
     }
 
+    /// The producers with an open transaction, and their epochs.
+    pub(crate) fn open(&self) -> Vec<(i64, i16)> {
+        self.by_id.iter().filter(|(_, p)| p.open_since.is_some()).map(|(id, p)| (*id, p.epoch)).collect()
+    }
+
     /// The first offset that belongs to an open transaction.
     pub(crate) fn first_open(&self) -> Option<i64> {
         self.first_open

@@ -1,10 +1,12 @@
 //! Opens a partition's directory as it was left, by a clean stop or by a crash at any point. The last segment is scanned
-//! and its torn tail cut off; an older segment cannot be torn, so damage there is refused and never cut away.
+//! and its torn tail cut off. An older segment cannot be torn, and a tail behind which the log goes on is not torn, so
+//! damage there is refused and never cut away.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
-use super::batch::BatchHeader;
+use super::batch::{BatchHeader, HEADER_BYTES};
 use super::cursor::{Cursor, Step, read_batch};
 use super::partition_log::{LogLimits, PartitionLog, note_producer};
 use super::segment::Segment;
@@ -19,21 +21,31 @@ impl PartitionLog {
         if bases.is_empty() {
             bases.push(0);
         }
-        let tail = bases.len() - 1;
-        let mut segments = Vec::with_capacity(bases.len());
+        let mut opened = Vec::with_capacity(bases.len());
+        for base in &bases {
+            opened.push(Segment::open(dir, *base).map_err(BrokerError::io("open a segment in", dir))?);
+        }
+        // The one that was written to last; an empty one behind it has just been begun, or never was.
+        let tail = opened.iter().rposition(|segment| segment.size > 0).unwrap_or(0);
+        let mut segments: Vec<Segment> = Vec::with_capacity(opened.len());
         let mut first_rebuilt = None;
         let mut next_offset = bases[0];
-        for (n, base) in bases.iter().enumerate() {
-            let mut segment = Segment::open(dir, *base).map_err(BrokerError::io("open a segment in", dir))?;
-            if n > 0 && *base != next_offset {
+        for (n, mut segment) in opened.into_iter().enumerate() {
+            let base = segment.base_offset;
+            if base != next_offset {
+                if segment.size == 0 && base < next_offset {
+                    // The change of segments failed half-way, and the one before was written to again.
+                    segment.remove().map_err(BrokerError::io("remove an empty segment in", dir))?;
+                    continue;
+                }
                 let reason = format!("the segment before it ends at offset {next_offset}");
                 return Err(BrokerError::Corrupt { path: segment.path().to_owned(), reason });
             }
             next_offset = if segment.load_index() {
                 end_of(&segment)?
             } else {
-                first_rebuilt.get_or_insert(*base);
-                rebuild(&mut segment, limits, n == tail)?
+                first_rebuilt.get_or_insert(base);
+                rebuild(&mut segment, limits, n >= tail)?
             };
             segments.push(segment);
         }
@@ -129,11 +141,40 @@ fn rebuild(segment: &mut Segment, limits: LogLimits, is_tail: bool) -> Result<i6
             }
         }
     };
+    let corrupt = |reason| BrokerError::Corrupt { path: path.clone(), reason };
     if !is_tail {
-        return Err(BrokerError::Corrupt { path, reason: format!("at byte {position}: {reason}") });
+        return Err(corrupt(format!("at byte {position}: {reason}")));
+    }
+    if let Some(later) = batch_after(segment, position, end).map_err(BrokerError::io("read", &path))? {
+        return Err(corrupt(format!("at byte {position}: {reason}, and records follow at byte {later}")));
     }
     let cut_bytes = segment.size - position;
     tracing::warn!(path = %path.display(), offset = end, cut_bytes, reason, "cut off a torn tail that was never acknowledged");
     segment.truncate(position).map_err(BrokerError::io("truncate", &path))?;
     Ok(end)
+}
+
+/// How much is looked through at once.
+const SCAN_BYTES: usize = 1 << 20;
+
+/// Where a whole batch that continues the log begins behind a broken one. A crash tears the end of a file and nothing
+/// before it, so such a batch says that the broken one was damaged later, and may have been acknowledged.
+fn batch_after(segment: &Segment, broken: u64, next_offset: i64) -> io::Result<Option<u64>> {
+    let mut from = broken + 1;
+    while from + HEADER_BYTES as u64 <= segment.size {
+        let window = read_batch(&segment.file, from, SCAN_BYTES.min((segment.size - from) as usize))?;
+        let places = window.len() - HEADER_BYTES + 1;
+        for at in 0..places {
+            let Ok(header) = BatchHeader::parse(&window[at..]) else { continue };
+            let position = from + at as u64;
+            if header.base_offset < next_offset || header.size as u64 > segment.size - position {
+                continue;
+            }
+            if BatchHeader::verify(&read_batch(&segment.file, position, header.size)?).is_ok() {
+                return Ok(Some(position));
+            }
+        }
+        from += places as u64;
+    }
+    Ok(None)
 }

@@ -1,6 +1,6 @@
 //! One segment file and its index. The file only ever grows, except when a failed write is cut off again.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -50,12 +50,24 @@ impl Segment {
         Ok(())
     }
 
-    /// Cuts the file off at `size`, durably.
+    /// Cuts the file off at `size`, durably. A saved index goes first: it would be taken for the right one as soon as the
+    /// file has its old size again.
     pub(crate) fn truncate(&mut self, size: u64) -> io::Result<()> {
+        remove_if_there(&self.index_path())?;
         self.file.set_len(size)?;
         self.file.sync_all()?;
         self.size = size;
         Ok(())
+    }
+
+    /// Removes the file and its index.
+    pub(crate) fn remove(self) -> io::Result<()> {
+        remove_if_there(&self.index_path())?;
+        fs::remove_file(&self.path)
+    }
+
+    fn index_path(&self) -> PathBuf {
+        self.path.with_extension("index")
     }
 
     /// From `position` to the end of the last batch.
@@ -65,12 +77,12 @@ impl Segment {
 
     /// Saves the index beside the log.
     pub(crate) fn save_index(&self) -> io::Result<()> {
-        self.index.save(&self.path.with_extension("index"), self.size)
+        self.index.save(&self.index_path(), self.size)
     }
 
     /// Loads the index if its file is the one of this very log.
     pub(crate) fn load_index(&mut self) -> bool {
-        let loaded = SparseIndex::load(&self.path.with_extension("index"), self.base_offset, self.size);
+        let loaded = SparseIndex::load(&self.index_path(), self.base_offset, self.size);
         let found = loaded.is_some();
         if let Some(index) = loaded {
             self.index = index;
@@ -80,5 +92,12 @@ impl Segment {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }

@@ -1,8 +1,10 @@
 //! Which topics exist. A topic is there once its creation is durable, and gone for ever once its deletion is; its directory
-//! is made before the first and removed after the second, so a crash leaves at most an orphan that the next start removes.
+//! is made before the first and removed after the second, so a crash leaves at most an orphan: one that is empty, or whose
+//! deletion is in the journal. The next start removes those; records that nothing accounts for it puts aside.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -13,9 +15,13 @@ use uuid::Uuid;
 
 use super::settings;
 use crate::embedded::broker::error::BrokerError;
+use crate::embedded::broker::group_commit::Disk;
 use crate::embedded::broker::journal::{self, Journal};
 use crate::embedded::broker::log::partition::Partition;
 use crate::embedded::broker::log::partition_log::LogLimits;
+
+/// The journal of which topics there are.
+pub(crate) const TOPICS_JOURNAL: &str = "topics.journal";
 
 /// A topic as it is at one moment; growing or deleting it makes a new value.
 pub(crate) struct Topic {
@@ -53,7 +59,8 @@ pub(crate) struct Registry {
     dir: PathBuf,
     limits: LogLimits,
     max_batch_bytes: usize,
-    max_partitions: i32,
+    max_partitions: usize,
+    disk: Arc<dyn Disk>,
     tracker: TaskTracker,
     journal: Arc<Journal>,
     known: RwLock<Known>,
@@ -66,22 +73,31 @@ pub(crate) struct Registry {
 pub(crate) struct RegistryLimits {
     pub(crate) log: LogLimits,
     pub(crate) max_batch_bytes: usize,
-    pub(crate) max_partitions: i32,
+    /// Of all topics together.
+    pub(crate) max_partitions: usize,
 }
 
 impl Registry {
     /// Opens every topic there is, and removes what a crash left of those that are not. Blocking.
-    pub(crate) fn open(data_dir: &Path, limits: RegistryLimits, tracker: TaskTracker) -> Result<Self, BrokerError> {
+    pub(crate) fn open(
+        data_dir: &Path,
+        limits: RegistryLimits,
+        disk: Arc<dyn Disk>,
+        tracker: TaskTracker,
+    ) -> Result<Self, BrokerError> {
         let dir = data_dir.join("topics");
         fs::create_dir_all(&dir).map_err(BrokerError::io("create", &dir))?;
-        let path = data_dir.join("topics.journal");
-        let entries = live(journal::read(&path)?);
-        let journal = Arc::new(Journal::start(path, &entries, tracker.clone())?);
+        let path = data_dir.join(TOPICS_JOURNAL);
+        let Listed { live: entries, deleted } = listed(journal::read(&path)?);
+        // Before the journal is begun anew, which forgets the deletions.
+        remove_orphans(data_dir, &dir, &entries, &deleted)?;
+        let journal = Arc::new(Journal::start(path, &entries, Arc::clone(&disk), tracker.clone())?);
         let registry = Self {
             dir,
             limits: limits.log,
             max_batch_bytes: limits.max_batch_bytes,
             max_partitions: limits.max_partitions,
+            disk,
             tracker,
             journal,
             known: RwLock::default(),
@@ -93,20 +109,8 @@ impl Registry {
                 known.add(registry.build(name, id, partitions, settings, Vec::new())?);
             }
         }
-        registry.remove_orphans(&known)?;
         *registry.known.write().unwrap_or_else(PoisonError::into_inner) = known;
         Ok(registry)
-    }
-
-    fn remove_orphans(&self, known: &Known) -> Result<(), BrokerError> {
-        let kept: HashSet<PathBuf> = known.names.keys().map(|id| self.topic_dir(*id)).collect();
-        for entry in fs::read_dir(&self.dir).map_err(BrokerError::io("list", &self.dir))? {
-            let path = entry.map_err(BrokerError::io("list", &self.dir))?.path();
-            if !kept.contains(&path) {
-                fs::remove_dir_all(&path).map_err(BrokerError::io("remove", &path))?;
-            }
-        }
-        Ok(())
     }
 
     fn topic_dir(&self, id: Uuid) -> PathBuf {
@@ -124,8 +128,8 @@ impl Registry {
     ) -> Result<Topic, BrokerError> {
         let dir = self.topic_dir(id);
         for index in open.len()..usize::try_from(partitions).unwrap_or_default() {
-            let partition = Partition::open(&dir.join(index.to_string()), self.limits, self.tracker.clone())?;
-            open.push(Arc::new(partition));
+            let (dir, disk) = (dir.join(index.to_string()), Arc::clone(&self.disk));
+            open.push(Arc::new(Partition::open(&dir, self.limits, disk, self.tracker.clone())?));
         }
         for synced in [&dir, &self.dir] {
             fs::File::open(synced).and_then(|d| d.sync_all()).map_err(BrokerError::io("sync", synced))?;
@@ -142,12 +146,17 @@ impl Registry {
         if self.topic(name).is_some() {
             return Err(ResponseError::TopicAlreadyExists);
         }
-        self.check_partitions(partitions)
+        match usize::try_from(partitions) {
+            Ok(1..) => self.check_room(partitions),
+            _ => Err(ResponseError::InvalidPartitions),
+        }
     }
 
-    fn check_partitions(&self, partitions: i32) -> Result<(), ResponseError> {
-        let in_range = (1..=self.max_partitions).contains(&partitions);
-        if in_range { Ok(()) } else { Err(ResponseError::InvalidPartitions) }
+    /// Whether so many more partitions may be opened: each takes a file handle for ever.
+    fn check_room(&self, more: i32) -> Result<(), ResponseError> {
+        let open: usize = self.all().iter().map(|topic| topic.partitions.len()).sum();
+        let fits = usize::try_from(more).is_ok_and(|more| open.saturating_add(more) <= self.max_partitions);
+        if fits { Ok(()) } else { Err(ResponseError::PolicyViolation) }
     }
 
     /// Creates a topic; it is durable when this returns.
@@ -181,13 +190,21 @@ impl Registry {
     /// Whether a topic could be given this many partitions now. Changes nothing.
     pub(crate) fn check_grow(&self, name: &str, partitions: i32) -> Result<Arc<Topic>, ResponseError> {
         let topic = self.topic(name).ok_or(ResponseError::UnknownTopicOrPartition)?;
-        self.check_partitions(partitions)?;
-        let grows = usize::try_from(partitions).is_ok_and(|count| count > topic.partitions.len());
-        if grows { Ok(topic) } else { Err(ResponseError::InvalidPartitions) }
+        let has = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+        if partitions <= has {
+            return Err(ResponseError::InvalidPartitions);
+        }
+        self.check_room(partitions - has)?;
+        Ok(topic)
     }
 
-    /// Deletes a topic; it stays deleted when this returns.
-    pub(crate) async fn delete(self: &Arc<Self>, name: &str) -> Result<Arc<Topic>, ResponseError> {
+    /// Deletes a topic; it stays deleted when this returns. `forget` makes others forget it, while no topic of the same
+    /// name can be created; after a crash in between they must find by themselves that it is gone.
+    pub(crate) async fn delete(
+        self: &Arc<Self>,
+        name: &str,
+        forget: impl Future<Output = Result<(), ResponseError>>,
+    ) -> Result<Arc<Topic>, ResponseError> {
         let _changing = self.changing.lock().await;
         let topic = self.topic(name).ok_or(ResponseError::UnknownTopicOrPartition)?;
         self.record(&Entry::Deleted { id: topic.id }).await?;
@@ -196,19 +213,18 @@ impl Registry {
             known.by_name.remove(name);
             known.names.remove(&topic.id);
         }
-        for partition in &topic.partitions {
-            partition.close_deleted();
-        }
-        let id = topic.id;
+        let forgotten = forget.await;
+        let gone = Arc::clone(&topic);
         let removed = self.blocking(move |registry| {
-            let dir = registry.topic_dir(id);
+            gone.partitions.iter().for_each(|partition| partition.close_deleted());
+            let dir = registry.topic_dir(gone.id);
             fs::remove_dir_all(&dir).map_err(BrokerError::io("remove", &dir))
         });
         if let Err(error) = removed.await {
             // The deletion is durable; the next start tries the directory again.
             tracing::warn!(%error, topic = name, "could not remove a deleted topic's directory");
         }
-        Ok(topic)
+        forgotten.map(|()| topic)
     }
 
     async fn record(&self, entry: &Entry) -> Result<(), ResponseError> {
@@ -262,23 +278,74 @@ impl Known {
     }
 }
 
-/// The topics that a journal's entries leave, each as one creation.
-fn live(entries: Vec<Entry>) -> Vec<Entry> {
-    let mut left: BTreeMap<Uuid, Entry> = BTreeMap::new();
+/// What a journal's entries come to.
+struct Listed {
+    /// The topics there are, each as one creation.
+    live: Vec<Entry>,
+    deleted: HashSet<Uuid>,
+}
+
+fn listed(entries: Vec<Entry>) -> Listed {
+    let mut live: BTreeMap<Uuid, Entry> = BTreeMap::new();
+    let mut deleted = HashSet::new();
     for entry in entries {
         match entry {
             Entry::Created { id, .. } => {
-                left.insert(id, entry);
+                live.insert(id, entry);
             }
             Entry::Grown { id, partitions: grown } => {
-                if let Some(Entry::Created { partitions, .. }) = left.get_mut(&id) {
+                if let Some(Entry::Created { partitions, .. }) = live.get_mut(&id) {
                     *partitions = grown;
                 }
             }
             Entry::Deleted { id } => {
-                left.remove(&id);
+                live.remove(&id);
+                deleted.insert(id);
             }
         }
     }
-    left.into_values().collect()
+    Listed { live: live.into_values().collect(), deleted }
+}
+
+/// Removes the directories of topics that were deleted, or whose creation was cut short. Others that belong to no topic
+/// hold records, and are put aside for a human.
+fn remove_orphans(data_dir: &Path, dir: &Path, entries: &[Entry], deleted: &HashSet<Uuid>) -> Result<(), BrokerError> {
+    let mut kept = HashSet::new();
+    for entry in entries {
+        if let Entry::Created { id, .. } = entry {
+            kept.insert(id.to_string());
+        }
+    }
+    for entry in fs::read_dir(dir).map_err(BrokerError::io("list", dir))? {
+        let entry = entry.map_err(BrokerError::io("list", dir))?;
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_string_lossy();
+        if !path.is_dir() || kept.contains(name.as_ref()) {
+            continue;
+        }
+        let was_deleted = name.parse().is_ok_and(|id: Uuid| deleted.contains(&id));
+        if was_deleted || !holds_records(&path).map_err(BrokerError::io("list", &path))? {
+            fs::remove_dir_all(&path).map_err(BrokerError::io("remove", &path))?;
+            continue;
+        }
+        let aside = data_dir.join("orphans");
+        fs::create_dir_all(&aside).map_err(BrokerError::io("create", &aside))?;
+        let to = aside.join(name.as_ref());
+        fs::rename(&path, &to).map_err(BrokerError::io("put aside", &path))?;
+        tracing::error!(path = %to.display(), "put aside records that belong to no topic");
+    }
+    Ok(())
+}
+
+/// Whether any file in a directory has anything in it.
+fn holds_records(path: &Path) -> io::Result<bool> {
+    if !path.is_dir() {
+        return Ok(fs::metadata(path)?.len() > 0);
+    }
+    for entry in fs::read_dir(path)? {
+        if holds_records(&entry?.path())? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

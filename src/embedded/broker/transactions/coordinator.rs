@@ -12,9 +12,10 @@ use tokio_util::task::TaskTracker;
 use super::record::{Event, Phase, Record, Renewal};
 use crate::clock;
 use crate::embedded::broker::error::BrokerError;
+use crate::embedded::broker::group_commit::Disk;
 use crate::embedded::broker::groups::coordinator::Groups;
 use crate::embedded::broker::groups::offsets::Place;
-use crate::embedded::broker::journal::{self, Journal, JournalFailed, Ticket};
+use crate::embedded::broker::journal::{self, Journal, JournalError, Ticket};
 use crate::embedded::broker::log::batch::Outcome;
 use crate::embedded::broker::topics::registry::Registry;
 
@@ -64,8 +65,8 @@ impl Transactions {
     pub(crate) fn open(
         path: PathBuf,
         max_timeout_ms: i64,
-        topics: Arc<Registry>,
-        groups: Arc<Groups>,
+        (topics, groups): (Arc<Registry>, Arc<Groups>),
+        disk: Arc<dyn Disk>,
         tracker: TaskTracker,
     ) -> Result<Self, BrokerError> {
         let mut known = Known::default();
@@ -73,7 +74,7 @@ impl Transactions {
             known.apply(entry);
         }
         known.next_producer_id = known.reserved_until;
-        let journal = Arc::new(Journal::start(path, &known.entries(), tracker.clone())?);
+        let journal = Arc::new(Journal::start(path, &known.entries(), disk, tracker.clone())?);
         Ok(Self { known: Mutex::new(known), journal, max_timeout_ms, topics, groups, tracker })
     }
 
@@ -84,6 +85,12 @@ impl Transactions {
 
     pub(super) fn gate(&self, id: &str) -> Arc<tokio::sync::Mutex<()>> {
         Arc::clone(self.lock().gates.entry(id.to_owned()).or_default())
+    }
+
+    /// Whether what is known here is on disk or soon will be. Once the journal has failed it may never be, and acting on
+    /// it would tell others of decisions that a restart knows nothing of.
+    pub(super) fn check_durable(&self) -> Result<(), JournalError> {
+        self.journal.check_open()
     }
 
     pub(super) fn record(&self, id: &str) -> Option<Record> {
@@ -97,16 +104,16 @@ impl Transactions {
     }
 
     /// Changes one id without waiting for the disk, for changes that a restart would make again.
-    pub(super) fn set_soon(&self, id: &str, mut record: Record) -> Result<Ticket, JournalFailed> {
+    pub(super) fn set_soon(&self, id: &str, mut record: Record) -> Result<Ticket, JournalError> {
         record.updated_ms = clock::unix_ms();
         self.write(&mut self.lock(), Entry::Is { id: id.to_owned(), record })
     }
 
-    fn write(&self, known: &mut Known, entry: Entry) -> Result<Ticket, JournalFailed> {
+    fn write(&self, known: &mut Known, entry: Entry) -> Result<Ticket, JournalError> {
         let ticket = self.journal.append(&entry)?;
         known.apply(entry);
         if self.journal.wants_compaction() {
-            self.journal.compact(&known.entries())?;
+            self.journal.compact(&known.entries());
         }
         Ok(ticket)
     }
@@ -192,6 +199,7 @@ impl Transactions {
     async fn add(&self, id: &str, identity: Identity, places: &[Place], group: Option<&str>) -> Result<(), E> {
         let gate = self.gate_of_known(id)?;
         let _gate = gate.lock().await;
+        self.check_durable()?;
         let mut record = self.record(id).ok_or(E::InvalidProducerIdMapping)?;
         record.check(identity.0, identity.1)?;
         let before = record.clone();
@@ -231,8 +239,17 @@ impl Transactions {
         known.records.iter().filter(|(_, record)| wanted(record)).map(|(id, _)| id.clone()).collect()
     }
 
+    /// Whether a producer's open transaction in a partition is one that somebody will end.
+    pub(super) fn is_claimed(&self, producer_id: i64, place: &Place) -> bool {
+        let claims = |record: &Record| {
+            let is_under_way = matches!(record.phase, Phase::Open | Phase::Deciding(_));
+            is_under_way && record.producer_id == producer_id && record.partitions.contains(place)
+        };
+        self.lock().records.values().any(claims)
+    }
+
     /// Forgets an id that has no transaction. Hold its gate.
-    pub(super) fn forget(&self, id: &str) -> Result<(), JournalFailed> {
+    pub(super) fn forget(&self, id: &str) -> Result<(), JournalError> {
         let mut known = self.lock();
         self.write(&mut known, Entry::Forgotten { id: id.to_owned() })?;
         known.gates.remove(id);

@@ -20,6 +20,7 @@ impl Transactions {
     pub(crate) async fn end(&self, id: &str, identity: Identity, outcome: Outcome) -> Result<(), E> {
         let gate = self.gate_of_known(id)?;
         let _gate = gate.lock().await;
+        self.check_durable()?;
         let mut record = self.record(id).ok_or(E::InvalidProducerIdMapping)?;
         record.check(identity.0, identity.1)?;
         let next = record.phase.next(Event::Decided(outcome))?;
@@ -36,6 +37,7 @@ impl Transactions {
     /// Tells every partition and group the durable decision. May be repeated: who knows it already does nothing.
     pub(super) async fn tell(&self, id: &str, mut record: Record) -> Result<Record, E> {
         let Phase::Deciding(outcome) = record.phase else { return Ok(record) };
+        self.check_durable()?;
         let (producer_id, epoch) = (record.producer_id, record.epoch);
         let mut markers = Vec::new();
         for (topic, index) in &record.partitions {
@@ -81,8 +83,36 @@ impl Transactions {
         }
     }
 
+    /// Aborts what is open in partitions and in no transaction of ours: records may reach the disk where the journal's entry
+    /// that let them in did not. Left open they would hide all that follows them for ever. For the start, before any
+    /// client is served.
+    pub(crate) async fn abort_unclaimed(&self) {
+        for topic in self.topics.all() {
+            for (index, partition) in (0..).zip(&topic.partitions) {
+                let place = (topic.name.to_string(), index);
+                for (producer_id, epoch) in partition.open_transactions() {
+                    if self.is_claimed(producer_id, &place) {
+                        continue;
+                    }
+                    tracing::warn!(
+                        topic = place.0,
+                        partition = index,
+                        producer_id,
+                        "aborting a transaction that nobody knows of"
+                    );
+                    if let Err(error) = partition.end_transaction(producer_id, epoch, Outcome::Abort) {
+                        tracing::error!(%error, topic = place.0, partition = index, "could not abort a transaction");
+                    }
+                }
+            }
+        }
+    }
+
     /// Finishes what was decided, aborts what outlived its timeout, forgets what nobody uses.
     pub(crate) async fn sweep(&self) {
+        if self.check_durable().is_err() {
+            return;
+        }
         let now_ms = clock::unix_ms();
         for id in self.ids_where(|record| is_due(record, now_ms)) {
             if let Err(error) = self.sweep_one(&id, now_ms).await {
@@ -117,5 +147,75 @@ fn is_due(record: &Record, now_ms: i64) -> bool {
         Phase::Deciding(_) => true,
         Phase::Open => record.is_overdue(now_ms),
         Phase::Idle | Phase::Ended(_) => now_ms - record.updated_ms > FORGET_AFTER_MS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::Ordering;
+
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::embedded::broker::group_commit::tests::FailingDisk;
+    use crate::embedded::broker::group_commit::{Disk, RealDisk};
+    use crate::embedded::broker::groups::coordinator::{GroupLimits, Groups};
+    use crate::embedded::broker::log::batch::BatchHeader;
+    use crate::embedded::broker::log::batch::tests::one_record;
+    use crate::embedded::broker::log::partition::Partition;
+    use crate::embedded::broker::log::partition_log::LogLimits;
+    use crate::embedded::broker::topics::registry::{Registry, RegistryLimits};
+
+    /// Transactions on this disk, and partition 0 of a topic `t` on a sound one.
+    async fn open(dir: &Path, disk: Arc<dyn Disk>) -> (Transactions, Arc<Partition>) {
+        let log = LogLimits { segment_bytes: 1 << 20, index_interval_bytes: 1_000, max_producers: 10 };
+        let limits = RegistryLimits { log, max_batch_bytes: 1_000, max_partitions: 10 };
+        let tracker = TaskTracker::new();
+        let topics = Arc::new(Registry::open(dir, limits, Arc::new(RealDisk), tracker.clone()).unwrap());
+        let topic = topics.create("t", 1, Default::default()).await.unwrap();
+        let limits = GroupLimits { initial_delay: Duration::ZERO, max_members: 10 };
+        let path = dir.join("groups");
+        let groups = Arc::new(Groups::open(path, limits, |_| true, Arc::new(RealDisk), tracker.clone()).unwrap());
+        let path = dir.join("transactions");
+        let transactions = Transactions::open(path, 60_000, (topics, groups), disk, tracker).unwrap();
+        (transactions, Arc::clone(topic.partition(0).unwrap()))
+    }
+
+    fn append(partition: &Arc<Partition>, producer: Identity) {
+        let batch = one_record(Some(producer));
+        partition.append(&BatchHeader::verify(&batch).unwrap(), &batch, || Ok(())).unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_is_told_of_a_decision_that_did_not_reach_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Arc::new(FailingDisk::default());
+        let (transactions, partition) = open(dir.path(), Arc::clone(&disk) as Arc<dyn Disk>).await;
+        let producer = transactions.initialise("tx", 1_000, None).await.unwrap();
+        let place = ("t".to_owned(), 0);
+        transactions.add_partitions("tx", producer, std::slice::from_ref(&place)).await.unwrap();
+        append(&partition, producer);
+        disk.is_failing.store(true, Ordering::SeqCst);
+        for _ in 0..2 {
+            let ended = transactions.end("tx", producer, Outcome::Commit).await;
+            assert_eq!(ended, Err(E::KafkaStorageError));
+        }
+        transactions.sweep().await;
+        let again = transactions.add_partitions("tx", producer, &[place]).await;
+        assert_eq!(again, Err(E::KafkaStorageError));
+        assert_eq!(partition.open_transactions(), [producer], "a restart may know nothing of the commit");
+    }
+
+    #[tokio::test]
+    async fn what_no_transaction_claims_is_aborted_at_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let (transactions, partition) = open(dir.path(), Arc::new(RealDisk)).await;
+        let claimed = transactions.initialise("tx", 1_000, None).await.unwrap();
+        transactions.add_partitions("tx", claimed, &[("t".to_owned(), 0)]).await.unwrap();
+        append(&partition, claimed);
+        append(&partition, (77, 3));
+        transactions.abort_unclaimed().await;
+        assert_eq!(partition.open_transactions(), [claimed]);
     }
 }

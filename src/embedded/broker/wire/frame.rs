@@ -1,13 +1,19 @@
-//! Length-prefixed frames. A length is checked before anything is allocated, and memory grows with what has arrived, not
-//! with what was announced.
+//! Length-prefixed frames. A length is checked before anything is allocated, and memory, and the share of the budget for
+//! it, grow with what has arrived, not with what was announced.
 
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What an announced frame may first allocate.
 const FIRST_CHUNK_BYTES: usize = 64 << 10;
+
+/// The unit of a budget.
+pub(crate) const BUDGET_UNIT_BYTES: usize = 1 << 10;
 
 /// Reads a frame's length. Nothing at a clean end of the stream.
 pub(crate) async fn read_length<R: AsyncRead + Unpin>(stream: &mut R, max_bytes: usize) -> io::Result<Option<usize>> {
@@ -24,17 +30,57 @@ pub(crate) async fn read_length<R: AsyncRead + Unpin>(stream: &mut R, max_bytes:
     }
 }
 
-/// Reads a frame's body of exactly `length` bytes.
-pub(crate) async fn read_body<R: AsyncRead + Unpin>(stream: &mut R, length: usize) -> io::Result<Bytes> {
-    let mut body = BytesMut::with_capacity(length.min(FIRST_CHUNK_BYTES));
+/// Reads a frame's body of exactly `length` bytes, and takes its share of the budget as the bytes arrive: what was merely
+/// announced holds up nobody. Fails when nothing moves for as long as `patience`.
+pub(crate) async fn read_body<R: AsyncRead + Unpin>(
+    stream: &mut R,
+    length: usize,
+    budget: &Arc<Semaphore>,
+    patience: Duration,
+) -> io::Result<(Bytes, OwnedSemaphorePermit)> {
+    let first = length.min(FIRST_CHUNK_BYTES);
+    let mut share = within(patience, take(budget, first)).await?;
+    let mut body = BytesMut::with_capacity(first);
     let mut limited = stream.take(length as u64);
     while body.len() < length {
         if body.len() == body.capacity() {
-            body.reserve(body.len().min(length - body.len()));
+            let more = body.len().min(length - body.len());
+            share.merge(within(patience, take(budget, more)).await?);
+            body.reserve(more);
         }
-        if limited.read_buf(&mut body).await? == 0 {
+        if within(patience, limited.read_buf(&mut body)).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
-    Ok(body.freeze())
+    Ok((body.freeze(), share))
+}
+
+async fn take(budget: &Arc<Semaphore>, bytes: usize) -> io::Result<OwnedSemaphorePermit> {
+    let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT_BYTES)).unwrap_or(u32::MAX);
+    Arc::clone(budget).acquire_many_owned(units).await.map_err(io::Error::other)
+}
+
+async fn within<T>(patience: Duration, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(patience, step).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_takes_its_share_when_it_arrives_and_gives_up_when_it_does_not() {
+        let budget = Arc::new(Semaphore::new(1_000));
+        let (mut client, mut server) = tokio::io::duplex(1 << 20);
+        client.write_all(&[7; 100_000]).await.unwrap();
+        let (body, share) = read_body(&mut server, 100_000, &budget, Duration::from_secs(60)).await.unwrap();
+        assert_eq!((body.len(), share.num_permits()), (100_000, 64 + 34));
+        drop(share);
+        // Nothing follows.
+        let silent = read_body(&mut server, 100 << 20, &budget, Duration::from_millis(10)).await;
+        assert_eq!(silent.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(budget.available_permits(), 1_000);
+    }
 }

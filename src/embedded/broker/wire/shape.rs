@@ -33,8 +33,9 @@ pub(crate) struct Field {
 #[error("the request's lengths do not add up")]
 pub(crate) struct BadShape;
 
-/// One element takes up to some 200 bytes when decoded; this many are more than any honest request has.
-const MAX_ELEMENTS: usize = 1_000_000;
+/// One element takes some hundreds of bytes when it is decoded and answered. Ten thousand topics of one partition each,
+/// the most there can be here, are twenty thousand.
+const MAX_ELEMENTS: usize = 50_000;
 
 struct Walk {
     rest: Bytes,

@@ -232,4 +232,26 @@ mod tests {
             }
         }
     }
+    /// Metadata version 1 of so many topics without a name.
+    fn metadata_of(topics: i32) -> Bytes {
+        let mut body = BytesMut::new();
+        body.put_i32(topics);
+        body.put_bytes(0, topics as usize * 2);
+        body.freeze()
+    }
+
+    #[test]
+    fn all_partitions_there_can_be_fit_into_a_request_and_a_million_do_not() {
+        let mut fetch = BytesMut::new();
+        fetch.put_bytes(0, 17);
+        fetch.put_i32(10_000);
+        for _ in 0..10_000 {
+            fetch.put_i16(0); // no name
+            fetch.put_i32(1);
+            fetch.put_bytes(0, 16);
+        }
+        assert_eq!(check(&fetch.freeze(), super::FETCH, 4, false), Ok(()));
+        assert_eq!(check(&metadata_of(10_000), super::METADATA, 1, false), Ok(()));
+        assert!(check(&metadata_of(1_000_000), super::METADATA, 1, false).is_err());
+    }
 }

@@ -3,19 +3,20 @@
 mod parquet;
 mod spool;
 
-use std::io::{self, Write};
+use std::io::{self, BufReader, Write};
+use std::sync::Arc;
 
 use flate2::write::GzEncoder;
 use serde_json::{Map, Value};
 
-use self::parquet::ParquetFile;
-use self::spool::Hashed;
+use self::parquet::Columns;
+use self::spool::{Hashed, READ_BYTES, Spool};
 use super::config::{Compression, Format};
 use super::naming::TOMBSTONES;
 
-pub(super) use spool::Body;
+pub(super) use spool::{Body, Scratch};
 
-/// What is in the file so far is held in memory up to this; above, on disk.
+/// So many bytes of a partition's open files are held in memory, and so many of those of a cut; what is above, on disk.
 pub(super) const FILE_MEMORY: usize = 8 * 1024 * 1024;
 
 /// How objects are written.
@@ -65,48 +66,59 @@ impl Encoding {
     }
 }
 
-/// An object that is being filled.
-pub(super) enum FileWriter {
-    Plain(Box<Hashed>),
-    Gzip(Box<GzEncoder<Hashed>>),
-    Zstd(Box<zstd::Encoder<'static, Hashed>>),
-    Parquet(Box<ParquetFile>),
+/// An object that is being filled: its lines wait until it is full, so that one that is open costs no more than they do.
+pub(super) struct FileWriter {
+    encoding: Encoding,
+    scratch: Arc<Scratch>,
+    lines: Spool,
+    columns: Columns,
 }
 
 impl FileWriter {
-    /// An empty one that holds at most `memory` bytes outside of the disk.
-    pub(super) fn new(encoding: Encoding, memory: usize) -> io::Result<Self> {
-        let output = Hashed::new(memory);
-        Ok(match (encoding.format, encoding.compression) {
-            (Format::Parquet, compression) => Self::Parquet(Box::new(ParquetFile::new(compression, memory))),
-            (Format::Json, Compression::None | Compression::Snappy) => Self::Plain(Box::new(output)),
-            // No name and no time in the header: the bytes depend on the records alone.
-            (Format::Json, Compression::Gzip) => {
-                Self::Gzip(Box::new(GzEncoder::new(output, flate2::Compression::default())))
-            }
-            (Format::Json, Compression::Zstd) => Self::Zstd(Box::new(zstd::Encoder::new(output, 3)?)),
-        })
+    /// An empty one, whose bytes go to `scratch` when they are to leave memory.
+    pub(super) fn new(encoding: Encoding, scratch: Arc<Scratch>) -> Self {
+        // The sorter knows when all the open files together are too much for memory.
+        let lines = Spool::new(Arc::clone(&scratch), usize::MAX);
+        Self { encoding, scratch, lines, columns: Columns::default() }
     }
 
     /// Adds a record: compact JSON with a line's end, and for Parquet its fields.
     pub(super) fn append(&mut self, line: &[u8], fields: &Map<String, Value>) -> io::Result<()> {
-        match self {
-            Self::Plain(output) => output.write_all(line),
-            Self::Gzip(encoder) => encoder.write_all(line),
-            Self::Zstd(encoder) => encoder.write_all(line),
-            Self::Parquet(file) => file.append(line, fields),
+        if self.encoding.format == Format::Parquet {
+            self.columns.add(line, fields)?;
         }
+        self.lines.write_all(line)
     }
 
-    /// Ends the object: its bytes and their SHA-256.
-    pub(super) fn finish(self) -> io::Result<(Body, [u8; 32])> {
-        match self {
-            Self::Plain(output) => output.finish(),
-            Self::Gzip(encoder) => encoder.finish()?.finish(),
-            Self::Zstd(encoder) => encoder.finish()?.finish(),
-            Self::Parquet(file) => file.finish()?.finish(),
+    /// Brings what it holds in memory to disk.
+    pub(super) fn spill(&mut self) -> io::Result<()> {
+        self.lines.spill()
+    }
+
+    /// Ends the object: its bytes, at most `memory` of them outside of the disk, and their SHA-256.
+    pub(super) fn finish(self, memory: usize) -> io::Result<(Body, [u8; 32])> {
+        let lines = self.lines.finish()?;
+        let output = Hashed::new(self.scratch, memory);
+        match (self.encoding.format, self.encoding.compression) {
+            (Format::Parquet, compression) => parquet::write(&lines, &self.columns, compression, output)?.finish(),
+            (Format::Json, Compression::None | Compression::Snappy) => {
+                let digest = lines.digest()?;
+                Ok((lines, digest))
+            }
+            // No name and no time in the header: the bytes depend on the records alone.
+            (Format::Json, Compression::Gzip) => {
+                pour(&lines, GzEncoder::new(output, flate2::Compression::default()))?.finish()?.finish()
+            }
+            (Format::Json, Compression::Zstd) => pour(&lines, zstd::Encoder::new(output, 3)?)?.finish()?.finish(),
         }
     }
+}
+
+fn pour<W: Write>(lines: &Body, mut encoder: W) -> io::Result<W> {
+    // In steps of one size: a compressor's bytes may depend on those in which it is fed.
+    let mut lines = BufReader::with_capacity(READ_BYTES, lines.reader());
+    io::copy(&mut lines, &mut encoder)?;
+    Ok(encoder)
 }
 
 #[cfg(test)]
@@ -116,11 +128,15 @@ mod tests {
     use super::*;
 
     fn written(compression: Compression, memory: usize) -> (Vec<u8>, [u8; 32]) {
-        let mut file = FileWriter::new(Encoding { format: Format::Json, compression }, memory).unwrap();
-        for number in 0..5000 {
+        let encoding = Encoding { format: Format::Json, compression };
+        let mut file = FileWriter::new(encoding, Arc::new(Scratch::default()));
+        for number in 0..50_000 {
             file.append(format!("{{\"ind\":{number}}}\n").as_bytes(), &Map::new()).unwrap();
+            if number % memory == 0 {
+                file.spill().unwrap();
+            }
         }
-        let (body, digest) = file.finish().unwrap();
+        let (body, digest) = file.finish(memory).unwrap();
         (body.read_all().unwrap(), digest)
     }
 
@@ -128,13 +144,13 @@ mod tests {
     fn compressed_lines_are_the_plain_ones_and_the_same_each_time() {
         let (plain, _) = written(Compression::None, FILE_MEMORY);
         let (gzip, digest) = written(Compression::Gzip, FILE_MEMORY);
-        assert_eq!((&gzip, digest), (&written(Compression::Gzip, 100).0, written(Compression::Gzip, 100).1));
+        assert_eq!((&gzip, digest), (&written(Compression::Gzip, 1000).0, written(Compression::Gzip, 1000).1));
         assert_eq!(&gzip[4..8], [0; 4], "no time in the header");
         let mut unzipped = Vec::new();
         flate2::read::GzDecoder::new(gzip.as_slice()).read_to_end(&mut unzipped).unwrap();
         assert_eq!(unzipped, plain);
         let (zstd, _) = written(Compression::Zstd, FILE_MEMORY);
-        assert_eq!(zstd, written(Compression::Zstd, 100).0);
+        assert_eq!(zstd, written(Compression::Zstd, 1000).0);
         assert_eq!(zstd::decode_all(zstd.as_slice()).unwrap(), plain);
     }
 }

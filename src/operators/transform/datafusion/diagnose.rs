@@ -1,9 +1,11 @@
 //! DataFusion's errors in the words of the person who wrote the SQL: the file, the line, and what there would be.
 
+use std::io;
+
 use datafusion::common::Diagnostic;
 use datafusion::error::DataFusionError;
 
-use crate::operators::transform::engine::{EngineError, Script};
+use crate::operators::transform::engine::{EngineError, Job, Script};
 
 /// Names further apart than this are not what was meant.
 const SIMILAR: f64 = 0.7;
@@ -36,17 +38,27 @@ pub(super) fn sql(script: &Script, error: &DataFusionError, tables: &[String]) -
 }
 
 /// Why a plan did not run to its end.
-pub(super) fn compute(file: &str, error: &DataFusionError, memory_limit: usize) -> EngineError {
+pub(super) fn compute(file: &str, error: &DataFusionError, job: &Job) -> EngineError {
     let file = file.to_owned();
     let message = plain(&error.strip_backtrace()).to_owned();
+    if let Some(kind) = full_disk(error) {
+        return EngineError::Scratch { path: job.scratch.clone(), source: io::Error::new(kind, message) };
+    }
     match error.find_root() {
         DataFusionError::ResourcesExhausted(_) => {
             // The pool lists its consumers line by line; the first line says who wanted how much.
             let message = message.lines().next().unwrap_or_default().to_owned();
-            EngineError::Memory { file, limit_mb: memory_limit / 1_000_000, message }
+            EngineError::Memory { file, limit_mb: job.memory_limit / 1_000_000, message }
         }
         _ => EngineError::Compute { file, message },
     }
+}
+
+/// Whether it was for want of room on the disk, which somebody may make.
+fn full_disk(error: &DataFusionError) -> Option<io::ErrorKind> {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    let mut kinds = causes.filter_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind()));
+    kinds.find(|kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
 }
 
 /// Without the class of the error that comes before its text.
@@ -104,4 +116,24 @@ fn find_word(text: &str, word: &str) -> Option<(u64, u64)> {
 fn helps(diagnostic: &Diagnostic) -> Vec<String> {
     let notes = diagnostic.notes.iter().map(|note| note.message.clone());
     notes.chain(diagnostic.helps.iter().map(|help| help.message.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::error::ArrowError;
+    use parquet::errors::ParquetError;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_one_whoever_says_so() {
+        let full = || io::Error::from_raw_os_error(28); // ENOSPC
+        let arrow = ArrowError::IoError("spill".to_owned(), full());
+        let parquet = ParquetError::from(full());
+        for error in [DataFusionError::from(full()), DataFusionError::from(arrow), DataFusionError::from(parquet)] {
+            assert_eq!(full_disk(&error.context("while sorting")), Some(io::ErrorKind::StorageFull));
+        }
+        assert_eq!(full_disk(&DataFusionError::Execution("division by zero".to_owned())), None);
+        assert_eq!(full_disk(&DataFusionError::from(io::Error::other("odd"))), None);
+    }
 }

@@ -57,6 +57,7 @@ fn kind_of(value: &Value) -> Option<DataType> {
         Value::Null => DataType::Null,
         Value::Bool(_) => DataType::Boolean,
         Value::Number(number) if number.is_i64() => DataType::Int64,
+        Value::Number(number) if number.is_u64() => DataType::UInt64,
         Value::Number(_) => DataType::Float64,
         Value::String(_) => DataType::Utf8,
         Value::Array(items) => {
@@ -76,12 +77,20 @@ fn mixed_list(name: &str) -> String {
     format!("column `{name}` has a list with plain values and lists or objects in it")
 }
 
-/// What holds both; scalars that differ become text. `None` when one is a list or an object and the other is not.
+/// Holds what is signed and what is unsigned, 64 bits each, exactly.
+const BOTH_SIGNS: DataType = DataType::Decimal128(20, 0);
+
+/// What holds both: integers beside floats become floats, as everywhere in SQL, but unsigned ones that need all of their 64
+/// bits do not, since they would change; other scalars that differ become text. `None` when one is a list or an object and the other is not.
 fn merged(a: &DataType, b: &DataType) -> Option<DataType> {
     match (a, b) {
         (a, b) if a == b => Some(a.clone()),
         (DataType::Null, known) | (known, DataType::Null) => Some(known.clone()),
         (DataType::Int64, DataType::Float64) | (DataType::Float64, DataType::Int64) => Some(DataType::Float64),
+        (DataType::Int64 | DataType::UInt64, &BOTH_SIGNS)
+        | (&BOTH_SIGNS, DataType::Int64 | DataType::UInt64)
+        | (DataType::Int64, DataType::UInt64)
+        | (DataType::UInt64, DataType::Int64) => Some(BOTH_SIGNS),
         (DataType::List(a), DataType::List(b)) => {
             let item = merged(a.data_type(), b.data_type())?;
             Some(DataType::List(Field::new(a.name(), item, true).into()))
@@ -106,7 +115,8 @@ fn merged_fields(a: &Fields, b: &Fields) -> Option<Fields> {
 }
 
 fn is_scalar(found: &DataType) -> bool {
-    matches!(found, DataType::Boolean | DataType::Int64 | DataType::Float64 | DataType::Utf8)
+    use DataType as T;
+    matches!(found, T::Boolean | T::Int64 | T::UInt64 | T::Decimal128(..) | T::Float64 | T::Utf8)
 }
 
 fn without_null(found: DataType) -> DataType {
@@ -164,6 +174,22 @@ mod tests {
             assert_eq!(found["day"], DataType::Date32);
             let DataType::List(item) = &found["e"] else { panic!("{found:?}") };
             assert_eq!(*item.data_type(), DataType::Utf8);
+            records.reverse();
+        }
+    }
+
+    #[test]
+    fn unsigned_integers_keep_their_last_digit() {
+        let mut records = vec![
+            json!({"a": u64::MAX, "b": u64::MAX, "c": u64::MAX}),
+            json!({"a": u64::MAX, "b": -1, "c": 0.5}),
+            json!({"a": u64::MAX, "b": 2, "c": -1}),
+        ];
+        for _ in 0..2 {
+            let found: BTreeMap<String, DataType> = schema(&records).unwrap().into_iter().collect();
+            assert_eq!(found["a"], DataType::UInt64);
+            assert_eq!(found["b"], DataType::Decimal128(20, 0));
+            assert_eq!(found["c"], DataType::Utf8);
             records.reverse();
         }
     }

@@ -118,11 +118,11 @@ async fn run_scripts(
     tables: &[(String, Arc<dyn TableProvider>)],
     how: Plan,
 ) -> Result<Vec<ResultSet>, EngineError> {
-    let context = session(job, how).map_err(|error| diagnose::compute("the SQL", &error, job.memory_limit))?;
+    let context = session(job, how).map_err(|error| diagnose::compute("the SQL", &error, job))?;
     for (name, table) in tables {
         context
             .register_table(name.as_str(), Arc::clone(table))
-            .map_err(|error| diagnose::compute(name, &error, job.memory_limit))?;
+            .map_err(|error| diagnose::compute(name, &error, job))?;
     }
     let mut results = Vec::new();
     for script in &job.scripts {
@@ -196,7 +196,7 @@ async fn run_statement(
             evaluate(context, job, script, query, &file).await?;
             let path = file.to_string_lossy().into_owned();
             let registered = context.register_parquet(name.as_str(), path, ParquetReadOptions::default()).await;
-            registered.map_err(|error| diagnose::compute(&script.file, &error, job.memory_limit))?;
+            registered.map_err(|error| diagnose::compute(&script.file, &error, job))?;
             Ok(None)
         }
         query @ ast::Statement::Query(_) => {
@@ -235,7 +235,7 @@ async fn evaluate(
     let plan = state.statement_to_plan(Statement::Statement(Box::new(query))).await;
     let plan = plan.map_err(|error| diagnose::sql(script, &error, &tables_of(context)))?;
     let schema: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
-    let failed = |error: DataFusionError| diagnose::compute(&script.file, &error, job.memory_limit);
+    let failed = |error: DataFusionError| diagnose::compute(&script.file, &error, job);
     let mut preview = Preview::new(&schema);
     if let Some(twice) = preview.repeated_column() {
         let message = format!("two columns of the result are named `{twice}`: give one another name with AS");

@@ -15,8 +15,9 @@ use datafusion::error::DataFusionError;
 use datafusion::prelude::{CsvReadOptions, ParquetReadOptions, SessionContext};
 use futures::{StreamExt, TryStreamExt};
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 
-use crate::connect::s3::{ObjectSummary, S3};
+use crate::connect::s3::{ObjectSummary, S3, S3Error};
 use crate::operators::transform::config::Format;
 use crate::operators::transform::engine::{EngineError, Job, Table};
 
@@ -105,6 +106,11 @@ fn disagree(table: &Table, message: String) -> EngineError {
     EngineError::Object { table: table.name.clone(), object: table.origin.clone(), message }
 }
 
+/// What an object holds is not what its name says.
+fn unreadable(table: &str, object: &str, error: &io::Error) -> EngineError {
+    EngineError::Object { table: table.to_owned(), object: object.to_owned(), message: error.to_string() }
+}
+
 /// An object on this machine, decompressed as it is read.
 struct Fetched {
     name: String,
@@ -123,20 +129,24 @@ async fn fetch(s3: &S3, table: &Table, object: &ObjectSummary, folder: &Path) ->
         std::fs::remove_file(&path).map_err(scratch(&path))?;
         Box::new(BufReader::new(file))
     };
-    let reader = decompressed(raw, &object.key).map_err(|source| EngineError::Object {
-        table: table.name.clone(),
-        object: name.clone(),
-        message: source.to_string(),
-    })?;
+    let reader = decompressed(raw, &object.key).map_err(|error| unreadable(&table.name, &name, &error))?;
     Ok(Fetched { name, reader })
 }
 
 async fn download(s3: &S3, table: &Table, object: &ObjectSummary, path: &Path) -> Result<(), EngineError> {
     let mut body = s3.get_stream(&table.bucket, &object.key).await?;
     let mut file = tokio::fs::File::create(path).await.map_err(scratch(path))?;
-    // An error here is the network's more often than the disk's, and both deserve another try.
-    tokio::io::copy_buf(&mut body, &mut file).await.map_err(scratch(path))?;
-    tokio::io::AsyncWriteExt::flush(&mut file).await.map_err(scratch(path))
+    loop {
+        let read = body.fill_buf().await;
+        let chunk = read.map_err(|error| S3Error::broken_body(&table.bucket, &object.key, &error))?;
+        if chunk.is_empty() {
+            break;
+        }
+        let length = chunk.len();
+        file.write_all(chunk).await.map_err(scratch(path))?;
+        body.consume(length);
+    }
+    file.flush().await.map_err(scratch(path))
 }
 
 fn decompressed(raw: Box<dyn BufRead + Send>, key: &str) -> io::Result<Box<dyn BufRead + Send>> {
@@ -171,12 +181,8 @@ impl Spooler {
         let mut rows = 0;
         for number in 1.. {
             line.clear();
-            let read = reader.read_until(b'\n', &mut line).map_err(|error| EngineError::Object {
-                table: self.table.clone(),
-                object: name.clone(),
-                message: error.to_string(),
-            })?;
-            if read == 0 {
+            let read = reader.read_until(b'\n', &mut line);
+            if read.map_err(|error| unreadable(&self.table, &name, &error))? == 0 {
                 break;
             }
             let record = line.trim_ascii();
@@ -257,11 +263,19 @@ async fn copy_object(
     folder: &Path,
     path: PathBuf,
 ) -> Result<(), EngineError> {
-    let mut input = fetch(s3, table, object, folder).await?;
+    let Fetched { name, mut reader } = fetch(s3, table, object, folder).await?;
+    let table = table.name.clone();
     let work = tokio::task::spawn_blocking(move || -> Result<(), EngineError> {
         let mut file = File::create(&path).map_err(scratch(&path))?;
-        io::copy(&mut input.reader, &mut file).map_err(scratch(&path))?;
-        Ok(())
+        loop {
+            let chunk = reader.fill_buf().map_err(|error| unreadable(&table, &name, &error))?;
+            if chunk.is_empty() {
+                return Ok(());
+            }
+            file.write_all(chunk).map_err(scratch(&path))?;
+            let length = chunk.len();
+            reader.consume(length);
+        }
     });
     work.await.expect("copying an object does not panic")
 }
