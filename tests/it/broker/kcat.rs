@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use pinsched::embedded::broker::BrokerCredentials;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -52,5 +53,19 @@ async fn kcat_consumes_in_a_group() {
     let mut numbers: Vec<u32> = read.lines().map(|line| line.parse().unwrap()).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (0..300).collect::<Vec<u32>>());
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kcat_shows_a_password() {
+    let credentials = BrokerCredentials { username: "me".to_owned(), password: "hush".into() };
+    let broker = TestBroker::start_with(|config| config.credentials = Some(credentials)).await;
+    let address = broker.address.to_string();
+    let properties =
+        ["security.protocol=SASL_PLAINTEXT", "sasl.mechanism=PLAIN", "sasl.username=me", "sasl.password=hush"];
+    let mut shown = vec!["-b", &address, "-t", "t"];
+    shown.extend(properties.iter().flat_map(|property| ["-X", *property]));
+    kcat(&[&["-P"], &shown[..]].concat(), "42\n").await;
+    assert_eq!(kcat(&[&["-C", "-e", "-q", "-o", "beginning"], &shown[..]].concat(), "").await, "42\n");
     broker.stop().await;
 }

@@ -43,8 +43,8 @@ pub(crate) const APIS: &[Api] = &[
     api(ApiKey::SyncGroup, 0, 5, 4, shapes::SYNC_GROUP),
     api(ApiKey::DescribeGroups, 0, 6, 5, shapes::DESCRIBE_GROUPS),
     api(ApiKey::ListGroups, 0, 5, 3, shapes::LIST_GROUPS),
-    // Version 0 goes on with tokens outside of any request, and has never had tagged fields.
-    api(ApiKey::SaslHandshake, 1, 1, i16::MAX, shapes::SASL_HANDSHAKE),
+    // Version 0 would go on with tokens outside of any request; older librdkafkas use version 1, if 0 is advertised.
+    Api { advertised_min: 0, ..api(ApiKey::SaslHandshake, 1, 1, i16::MAX, shapes::SASL_HANDSHAKE) },
     api(ApiKey::ApiVersions, 0, 4, 3, shapes::API_VERSIONS),
     api(ApiKey::CreateTopics, 2, 7, 5, shapes::CREATE_TOPICS),
     api(ApiKey::DeleteTopics, 1, 6, 4, shapes::DELETE_TOPICS),
