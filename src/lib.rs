@@ -1,16 +1,24 @@
 //! pinsched: Managed Airflow in one binary.
 //!
 //! The rooms, in reading order; each may use only what stands above it. `ARCHITECTURE.md` has the map and the
-//! invariants, `tests/it/house.rs` holds the arrows.
+//! invariants, `tests/it/house.rs` holds the arrows and this order.
 
 pub mod clock;
+
 pub mod config;
+
 pub mod telemetry;
 
-pub mod cli;
-pub mod connect;
 pub mod domain;
-pub mod embedded;
-pub mod engine;
-pub mod operators;
+
 pub mod store;
+
+pub mod connect;
+
+pub mod engine;
+
+pub mod operators;
+
+pub mod embedded;
+
+pub mod cli;

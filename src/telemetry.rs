@@ -1,19 +1,10 @@
-//! Logs and spans: set up once, with the field names that every room uses. Logs go to stderr; stdout is the answer's.
+//! Logs and spans: set up once. Logs go to stderr; stdout is the answer's.
 
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{LogFormat, Settings};
-
-/// The field of a DAG's id.
-pub const DAG_ID: &str = "dag.id";
-/// The field of a run's id.
-pub const RUN_ID: &str = "run.id";
-/// The field of a task's id.
-pub const TASK_ID: &str = "task.id";
-/// The field of an attempt's number.
-pub const ATTEMPT: &str = "attempt";
+use crate::config::{LogFormat, LogSettings};
 
 /// Logs could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -33,13 +24,13 @@ pub enum TelemetryError {
 
 /// Starts writing logs to stderr as the settings say; `default` is the filter where they say nothing: `warn` for a
 /// command, `info` for a process that stays.
-pub fn init(settings: &Settings, default: &str) -> Result<(), TelemetryError> {
-    let filter = settings.log_filter.as_deref().unwrap_or(default);
+pub fn init(settings: &LogSettings, default: &str) -> Result<(), TelemetryError> {
+    let filter = settings.filter.as_deref().unwrap_or(default);
     let filter =
         EnvFilter::try_new(filter).map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;
     let colours = !settings.no_color && std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
-    let started = match settings.log_format {
+    let started = match settings.format {
         LogFormat::Text => builder.with_target(false).compact().try_init(),
         LogFormat::Json => builder.json().try_init(),
     };

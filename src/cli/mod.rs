@@ -34,6 +34,7 @@ use crate::cli::arguments::{Arguments, Command, OutputFormat};
 use crate::cli::exit::Exit;
 use crate::cli::output::Printer;
 use crate::cli::session::Session;
+use crate::config::Environment;
 use crate::operators;
 
 /// Runs the command that the arguments name (the program's own name first) and says how it ended: 0 done, 1 the answer
@@ -47,7 +48,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
-            let _ = error.print(); // usage goes to stderr, help to stdout; a reader that went away is no error
+            Printer::new(OutputFormat::Table, Environment::capture().no_color()).usage(&error);
             return if error.use_stderr() { Exit::NotTried } else { Exit::Done }.into();
         }
     };
@@ -118,9 +119,9 @@ async fn execute(session: &Session, command: &Command) -> anyhow::Result<Exit> {
 
 async fn keep_up(session: &Session) -> anyhow::Result<Exit> {
     let printer = session.printer;
-    let up = up::up(&session.settings, &mut session.starting()).await?;
-    let report = up.report();
+    let (report, up) = up::up(&session.settings, &mut session.starting()).await?;
     printer.answer(&report, || report.to_string())?;
+    let Some(up) = up else { return Ok(Exit::Done) };
     printer.say("the stack stays up until Ctrl-C");
     Ok(match up.wait().await.context("could not listen for Ctrl-C")? {
         up::Ended::Interrupted => Exit::Done,

@@ -70,6 +70,17 @@ impl Printer {
         }
     }
 
+    /// Writes what the argument parser has to say: usage is talk, help is an answer.
+    pub(crate) fn usage(self, usage: &clap::Error) {
+        let usage_text = usage.render();
+        let text = |colours| if colours { usage_text.ansi().to_string() } else { usage_text.to_string() };
+        if usage.use_stderr() {
+            self.say(text(self.talk_colours).trim_end());
+        } else {
+            let _ = self.text(&text(self.answer_colours)); // help that cannot be written helps nobody, and hurts nobody
+        }
+    }
+
     /// Writes the answer: `json` for programs, `text` for people.
     pub(crate) fn answer<T: Serialize>(self, json: &T, text: impl FnOnce() -> String) -> anyhow::Result<()> {
         let answer = if self.is_json() {

@@ -19,7 +19,7 @@ impl Session {
     /// Reads settings and sets logs up.
     pub(crate) fn open(flags: &Everywhere) -> anyhow::Result<Self> {
         let settings = Settings::load(&to_flags(flags), &Environment::capture(), ".".as_ref())?;
-        crate::telemetry::init(&settings, "warn")?;
+        crate::telemetry::init(&settings.log, "warn")?;
         let printer = Printer::new(flags.output, settings.no_color);
         Ok(Self { settings, printer })
     }

@@ -1,48 +1,61 @@
-//! `pinsched stack`, hidden: the process that serves a home. Started by whoever needs the embedded stack first.
+//! `pinsched stack`, hidden: the process that serves a home. Started by whoever needs the embedded stack first, and told
+//! all it needs: settings that it read by itself could differ from those of who started it.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use crate::config::{Environment, Flags, Settings, key};
-use crate::embedded::{StackError, StackOptions, say, serve};
+use clap::Parser;
+
+use crate::cli::exit::Exit;
+use crate::config::{Environment, LogFormat, LogSettings, duration};
+use crate::embedded::{StackOptions, say, serve};
 use crate::telemetry;
 
-/// Serves the home that the settings name. Called on the main thread, outside any runtime.
-pub fn serve_home(settings: &Settings) -> Result<(), StackError> {
-    serve(&StackOptions {
-        home: settings.home.clone(),
-        postgres_bin: settings.postgres_bin.clone(),
-        search_path: settings.search_path.clone(),
-        linger: settings.stack_linger,
-    })
+/// What `embedded` starts it with.
+#[derive(Debug, Parser)]
+#[command(name = "stack")]
+struct StackArguments {
+    #[arg(long)]
+    home: PathBuf,
+    #[arg(long, value_parser = duration)]
+    linger: Duration,
+    #[arg(long)]
+    postgres_bin: Option<PathBuf>,
+    #[arg(long)]
+    log_filter: Option<String>,
+    #[arg(long)]
+    log_format: Option<LogFormat>,
 }
 
-/// Reads the arguments that `embedded` starts it with: `stack --home H --linger 10s [--postgres-bin D]`.
+/// Serves a home until nobody needs it, on the main thread and outside of any runtime. `arguments` begin with `stack`.
 #[must_use]
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
-    let mut arguments = arguments.into_iter().filter_map(|argument| argument.into_string().ok());
-    if arguments.next().as_deref() != Some("stack") {
-        return ExitCode::from(2);
-    }
-    let mut flags = Flags::default();
-    while let Some(name) = arguments.next() {
-        flags = match name.as_str() {
-            "--home" => flags.with(&key::HOME, arguments.next()),
-            "--linger" => flags.with(&key::STACK_LINGER, arguments.next()),
-            "--postgres-bin" => flags.with(&key::POSTGRES_BIN, arguments.next()),
-            _ => return ExitCode::from(2),
-        };
-    }
-    let settings = Settings::load(&flags, &Environment::capture(), "/".as_ref());
-    let settings = match settings {
-        Ok(settings) => settings,
-        Err(error) => {
-            say(&error.to_string());
-            return ExitCode::from(2);
-        }
+    let arguments = match StackArguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
     };
-    if telemetry::init(&settings, "info,sqlx=warn").is_err() || serve_home(&settings).is_err() {
-        return ExitCode::from(2);
+    let environment = Environment::capture();
+    let log = LogSettings {
+        filter: arguments.log_filter,
+        format: arguments.log_format.unwrap_or_default(),
+        no_color: environment.no_color(),
+    };
+    if let Err(error) = telemetry::init(&log, "info,sqlx=warn") {
+        return refuse(&error);
     }
-    ExitCode::SUCCESS
+    let served = serve(&StackOptions {
+        home: arguments.home,
+        postgres_bin: arguments.postgres_bin,
+        search_path: environment.search_path(),
+        linger: arguments.linger,
+    });
+    if served.is_ok() { Exit::Done.into() } else { Exit::NotTried.into() }
+}
+
+/// In the one line that whoever started it reads.
+fn refuse(error: &dyn std::error::Error) -> ExitCode {
+    say(error.to_string().lines().next().unwrap_or_default());
+    Exit::NotTried.into()
 }

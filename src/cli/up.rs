@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Settings;
-use crate::embedded::{Component, LeaseRequest, Progress, StackError, StackLease, StackUrls, attach, lacking};
+use crate::embedded::{LeaseRequest, Progress, StackError, StackLease, StackUrls, attach, lacking};
 
 /// What the command answers, passwords included: it is for the user's own clients.
 #[derive(Debug, Serialize)]
@@ -34,19 +34,21 @@ pub enum Ended {
     StackGone,
 }
 
-/// Starts the parts that are not configured elsewhere: all of them, when nothing is.
-pub async fn up(settings: &Settings, progress: &mut (dyn FnMut(Progress) + Send)) -> Result<Up, StackError> {
-    let components: Vec<Component> = lacking(settings);
-    Ok(Up { lease: attach(&LeaseRequest::new(settings, components), progress).await? })
+/// Starts the parts that are not configured elsewhere: all of them, when nothing is; none, and no stack, when all are.
+pub async fn up(
+    settings: &Settings,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<(UpReport, Option<Up>), StackError> {
+    let components = lacking(settings);
+    if components.is_empty() {
+        return Ok((UpReport { home: settings.home.clone(), urls: StackUrls::default() }, None));
+    }
+    let lease = attach(&LeaseRequest::new(settings, components), progress).await?;
+    let report = UpReport { home: lease.home().path().to_owned(), urls: lease.urls().clone() };
+    Ok((report, Some(Up { lease })))
 }
 
 impl Up {
-    /// Where everything is.
-    #[must_use]
-    pub fn report(&self) -> UpReport {
-        UpReport { home: self.lease.home().path().to_owned(), urls: self.lease.urls().clone() }
-    }
-
     /// Holds the stack until there is a reason not to.
     pub async fn wait(mut self) -> std::io::Result<Ended> {
         let mut terminated = signal(SignalKind::terminate())?;
@@ -61,6 +63,9 @@ impl Up {
 
 impl fmt::Display for UpReport {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.urls == StackUrls::default() {
+            return writeln!(formatter, "nothing to start: all is configured (`pinsched config` shows where)");
+        }
         writeln!(formatter, "home      {}", self.home.display())?;
         if let Some(url) = &self.urls.database_url {
             writeln!(formatter, "database  {url}")?;
@@ -70,6 +75,9 @@ impl fmt::Display for UpReport {
         }
         if let Some(servers) = &self.urls.kafka_bootstrap_servers {
             writeln!(formatter, "kafka     {servers}")?;
+            for (name, value) in &self.urls.kafka_properties {
+                writeln!(formatter, "          {name}={value}")?;
+            }
         }
         if let Some(s3) = &self.urls.s3 {
             writeln!(formatter, "s3        {}", s3.endpoint_url)?;

@@ -11,9 +11,21 @@ pub struct Environment {
     path: Option<OsString>,
 }
 
+/// The process's variables that the embedded stack must not inherit: it is told all it needs, a setting may be a secret,
+/// and what the user's shell says to clients of Postgres would reach the stack's own server.
+#[expect(clippy::disallowed_methods, reason = "config reads the environment")]
+pub fn not_for_the_stack() -> impl Iterator<Item = OsString> {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    names.filter(|name| {
+        let name = name.to_string_lossy();
+        name.starts_with("PINSCHED_") || name.starts_with("PG") || name == "DATABASE_URL"
+    })
+}
+
 impl Environment {
     /// Reads the process's environment.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "config reads the environment")]
     pub fn capture() -> Self {
         let variables = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

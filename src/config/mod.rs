@@ -27,19 +27,21 @@
 //!
 //! `NO_COLOR` turns colours off. S3 counts as configured when its endpoint is given, or a region or a key by
 //! `pinsched.toml`, a flag or a `PINSCHED_` variable: `AWS_REGION` alone, which many shells carry, does not send a
-//! laptop's run to AWS.
+//! laptop's run to AWS. A `PINSCHED_` variable that is no setting is an error, and so is a property of Kafka's without
+//! `kafka.bootstrap_servers`: a slip must not send a run to the laptop's stack in silence.
 
 mod environment;
 mod error;
 mod file;
 mod keys;
 mod settings;
+mod unknown;
 mod values;
 
-pub use environment::Environment;
+pub use environment::{Environment, not_for_the_stack};
 pub use error::{ConfigError, Problem};
 pub use keys::{KEYS, Key, Masking, key};
-pub use settings::{Flags, KafkaSettings, LogFormat, S3Settings, Settings};
+pub use settings::{Flags, KafkaSettings, LogFormat, LogSettings, S3Settings, Settings, duration};
 pub use values::{Entry, Origin};
 
 #[cfg(test)]

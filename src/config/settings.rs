@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -12,8 +13,10 @@ use super::environment::Environment;
 use super::error::{ConfigError, Problem};
 use super::file;
 use super::keys::{CONNECTIONS, KAFKA_PROPERTIES, Key, key};
+use super::unknown::unknown_variables;
 use super::values::{Entry, Origin, Value, Values};
 use crate::domain::byte_size::parse_byte_size;
+use crate::domain::duration::parse_duration;
 
 /// What the command line sets.
 #[derive(Debug, Clone, Default)]
@@ -63,10 +66,8 @@ pub struct Settings {
     pub memory_limit: u64,
     /// How long the embedded stack outlives its last user.
     pub stack_linger: Duration,
-    /// Which log lines are written; none leaves it to the command.
-    pub log_filter: Option<String>,
-    /// How log lines look.
-    pub log_format: LogFormat,
+    /// The logs.
+    pub log: LogSettings,
     /// Whether colours are off.
     pub no_color: bool,
     /// The directories in which programs are looked for.
@@ -100,13 +101,44 @@ pub struct S3Settings {
     pub staging_bucket: String,
 }
 
+/// The logs.
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// Which lines are written; none leaves it to the command.
+    pub filter: Option<String>,
+    /// How they look.
+    pub format: LogFormat,
+    /// Whether their colours are off.
+    pub no_color: bool,
+}
+
 /// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
     /// For people.
+    #[default]
     Text,
     /// One object a line.
     Json,
+}
+
+impl LogFormat {
+    /// Its name in settings.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        [Self::Text, Self::Json].into_iter().find(|format| format.as_str() == name).ok_or("`text` or `json`")
+    }
 }
 
 impl Settings {
@@ -114,7 +146,7 @@ impl Settings {
     pub fn load(flags: &Flags, environment: &Environment, directory: &Path) -> Result<Self, ConfigError> {
         let file = read_file(flags, environment, directory)?;
         let values = Values::gather(file, environment, &flags.values);
-        let mut problems = Vec::new();
+        let mut problems = unknown_variables(environment);
         let settings = assemble(&values, environment, directory, &mut problems);
         match settings {
             Some(settings) if problems.is_empty() => Ok(settings),
@@ -146,10 +178,10 @@ fn assemble(
     directory: &Path,
     problems: &mut Vec<Problem>,
 ) -> Option<Settings> {
-    let home = values.parse(&key::HOME, problems, path);
+    let home = home(values, directory, problems);
     let database_url = values.parse(&key::DATABASE_URL, problems, postgres_url);
     let postgres_bin = values.parse(&key::POSTGRES_BIN, problems, path);
-    let bootstrap_servers = values.parse(&key::KAFKA_BOOTSTRAP_SERVERS, problems, bootstrap_servers);
+    let kafka = kafka(values, problems);
     let s3 = s3(values, problems);
     let source_url = values.parse(&key::SOURCE_URL, problems, source_url);
     let parallelism = values.parse(&key::ENGINE_PARALLELISM, problems, |text| {
@@ -157,28 +189,57 @@ fn assemble(
     });
     let memory_limit = values.parse(&key::ENGINE_MEMORY_LIMIT, problems, bytes);
     let stack_linger = values.parse(&key::STACK_LINGER, problems, duration);
-    let log_format = values.parse(&key::LOG_FORMAT, problems, |text| match text {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
-        _ => Err("`text` or `json`"),
-    });
+    let log_format = values.parse(&key::LOG_FORMAT, problems, str::parse);
     Some(Settings {
-        home: std::path::absolute(directory.join(home?)).ok()?,
+        home: home?,
         database_url,
         postgres_bin: postgres_bin.map(|bin| directory.join(bin)),
-        kafka: KafkaSettings { bootstrap_servers, properties: table(values, &KAFKA_PROPERTIES) },
+        kafka,
         s3: s3?,
         source_url,
         connections: table(values, &CONNECTIONS),
         parallelism: parallelism?,
         memory_limit: memory_limit?,
         stack_linger: stack_linger?,
-        log_filter: values.set(&key::LOG_FILTER).map(|value| value.text.expose_secret().to_owned()),
-        log_format: log_format?,
+        log: LogSettings {
+            filter: values.set(&key::LOG_FILTER).map(|value| value.text.expose_secret().to_owned()),
+            format: log_format?,
+            no_color: environment.no_color(),
+        },
         no_color: environment.no_color(),
         search_path: environment.search_path(),
         values: values.clone(),
     })
+}
+
+fn home(values: &Values, directory: &Path, problems: &mut Vec<Problem>) -> Option<PathBuf> {
+    let home = directory.join(values.parse(&key::HOME, problems, path)?);
+    match std::path::absolute(&home) {
+        Ok(home) => Some(home),
+        Err(error) => {
+            let origin = values.set(&key::HOME).map_or(Origin::Default, |value| value.origin.clone());
+            let message = format!("`home` is relative to a working directory that cannot be told: {error}");
+            let help = Some("was it deleted? go to one that is there, or give `home` as an absolute path".to_owned());
+            problems.push(Problem { origin, message, help });
+            None
+        }
+    }
+}
+
+/// Properties alone are a mistake: they belong to a cluster, and none is named.
+fn kafka(values: &Values, problems: &mut Vec<Problem>) -> KafkaSettings {
+    let servers = &key::KAFKA_BOOTSTRAP_SERVERS;
+    if values.set(servers).is_none()
+        && let Some((name, property)) = values.table(&KAFKA_PROPERTIES).next()
+    {
+        let message = format!("`{}.{name}` is set, and `{}` is not", KAFKA_PROPERTIES.name, servers.name);
+        let help = servers.variables.first().map(|variable| format!("set {variable}"));
+        problems.push(Problem { origin: property.origin.clone(), message, help });
+    }
+    KafkaSettings {
+        bootstrap_servers: values.parse(servers, problems, bootstrap_servers),
+        properties: table(values, &KAFKA_PROPERTIES),
+    }
 }
 
 fn s3(values: &Values, problems: &mut Vec<Problem>) -> Option<S3Settings> {
@@ -254,17 +315,7 @@ fn bytes(text: &str) -> Result<u64, &'static str> {
     parse_byte_size(text).ok_or("a size such as 512MiB, 2GB or a number of bytes")
 }
 
-/// `10s`, `500ms`, `2m`, or a number of seconds.
-fn duration(text: &str) -> Result<Duration, &'static str> {
-    const EXPECTED: &str = "a duration such as 500ms, 10s, 2m or a number of seconds";
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let factor_ms: u64 = match &text[digits.len()..] {
-        "ms" => 1,
-        "" | "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(EXPECTED),
-    };
-    let number: u64 = digits.parse().map_err(|_| EXPECTED)?;
-    number.checked_mul(factor_ms).map(Duration::from_millis).ok_or(EXPECTED)
+/// Reads `10s`, `500ms`, `2m`, or a number of seconds; else tells what is expected.
+pub fn duration(text: &str) -> Result<Duration, &'static str> {
+    parse_duration(text).map_err(|_| "a duration such as 500ms, 10s, 2m or a number of seconds")
 }

@@ -32,6 +32,8 @@ fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
         [s3]
         region = "eu-west-1"
         secret_access_key = "hush"
+        [kafka]
+        bootstrap_servers = "b-1.example:9092"
         [kafka.properties]
         "security.protocol" = "SASL_SSL"
         sasl.password = "hush"
@@ -55,7 +57,7 @@ fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
     home = from-flag (flag)
     database.url = postgres://me:********@db.example:5432/pinsched (DATABASE_URL)
     postgres.bin = - (default)
-    kafka.bootstrap_servers = - (embedded)
+    kafka.bootstrap_servers = b-1.example:9092 (pinsched.toml:10)
     s3.endpoint_url = - (embedded)
     s3.region = us-east-1 (AWS_REGION)
     s3.access_key_id = AKIA (PINSCHED_S3_ACCESS_KEY_ID)
@@ -68,10 +70,10 @@ fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
     stack.linger = 10s (default)
     log.filter = warn (default)
     log.format = text (default)
-    kafka.properties.sasl.password = ******** (pinsched.toml:11)
+    kafka.properties.sasl.password = ******** (pinsched.toml:13)
     kafka.properties.sasl.username = me (PINSCHED_KAFKA_SASL_USERNAME)
-    kafka.properties.security.protocol = SASL_SSL (pinsched.toml:10)
-    connections.lake = postgres://reader:********@lake/db?sslmode=require (pinsched.toml:13)
+    kafka.properties.security.protocol = SASL_SSL (pinsched.toml:12)
+    connections.lake = postgres://reader:********@lake/db?sslmode=require (pinsched.toml:15)
     ");
     assert_eq!(settings.parallelism.get(), 4);
     assert_eq!(settings.memory_limit, 1 << 30);
@@ -118,6 +120,38 @@ fn every_wrong_value_is_told_with_its_origin_and_without_its_secret() {
     PINSCHED_PARALLELISM: `engine.parallelism` is `0`, which is not a whole number above 0
     PINSCHED_MEMORY_LIMIT: `engine.memory_limit` is `lots`, which is not a size such as 512MiB, 2GB or a number of bytes
     ");
+}
+
+#[test]
+fn a_slip_does_not_send_a_run_to_the_laptops_stack() {
+    let environment = Environment::from([
+        ("PINSCHED_KAFKA_BOOTSTRAP", "prod:9092"),
+        ("PINSCHED_DATABASE_URL", "postgres://prod/pinsched"),
+        ("PINSCHED_ENGINE_PARALLELISM", "4"),
+        ("PINSCHED_PARALELLISM", "4"),
+        ("PINSCHED_CONNECTIONS_LAKE", "postgres://lake/db"),
+        ("PINSCHED_COLOUR", "red"),
+    ]);
+    insta::assert_snapshot!(refused("", environment), @"
+    PINSCHED_COLOUR: there is no such setting
+    PINSCHED_CONNECTIONS_LAKE: there is no such setting (did you mean PINSCHED_CONNECTION_<NAME>?)
+    PINSCHED_DATABASE_URL: there is no such setting (did you mean DATABASE_URL?)
+    PINSCHED_ENGINE_PARALLELISM: there is no such setting (did you mean PINSCHED_PARALLELISM?)
+    PINSCHED_PARALELLISM: there is no such setting (did you mean PINSCHED_PARALLELISM?)
+    PINSCHED_KAFKA_BOOTSTRAP: `kafka.properties.bootstrap` is set, and `kafka.bootstrap_servers` is not (set PINSCHED_KAFKA_BOOTSTRAP_SERVERS)
+    ");
+    let toml = "[kafka.properties]\n\"bootstrap.servers\" = \"prod:9092\"\n";
+    insta::assert_snapshot!(refused(toml, Environment::default()), @"pinsched.toml:2: `kafka.properties.bootstrap.servers` is set, and `kafka.bootstrap_servers` is not (set PINSCHED_KAFKA_BOOTSTRAP_SERVERS)");
+    let others = Environment::from([
+        ("PINSCHED_TEST_KAFKA", "127.0.0.1:9092"),
+        ("PINSCHED_CONFIG", ""),
+        ("PINSCHED_PORT_5432_TCP_ADDR", "10.0.0.1"),
+        ("PINSCHED_KAFKA_BOOTSTRAP_SERVERS", "prod:9092"),
+        ("PINSCHED_KAFKA_SECURITY_PROTOCOL", "plaintext"),
+        ("PINSCHED_CONNECTION_LAKE", "postgres://lake/db"),
+        ("PINSCHED_MEMORY_LIMITS", ""),
+    ]);
+    load("", others, &Flags::default()).unwrap();
 }
 
 #[test]

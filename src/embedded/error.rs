@@ -45,11 +45,26 @@ pub enum StackError {
     /// Its home.
     #[error(transparent)]
     Home(#[from] HomeError),
-    /// Another process serves this home.
-    #[error("the stack of {} is served by another process", home.display())]
+    /// A process that cannot be asked serves this home: it hangs, or it is in another container.
+    #[error(
+        "the stack of {} is served by {holder}, which does not answer here (containers that share a home must share \
+         their network as well)", home.display()
+    )]
     Busy {
         /// The home.
         home: PathBuf,
+        /// The process.
+        holder: String,
+    },
+    /// The process that serves this home does not do what it was asked for; it may be of another version.
+    #[error("the stack of {}, served by {holder}, refused: {said} (`pinsched down` stops it)", home.display())]
+    Refused {
+        /// The home.
+        home: PathBuf,
+        /// The process.
+        holder: String,
+        /// What it answered.
+        said: String,
     },
     /// The process was not started.
     #[error("could not start the stack of {}", home.display())]

@@ -5,6 +5,7 @@
 //! process ended cleanly. `stack.lock`: locked by that process for as long as it lives, so a file left behind by a kill
 //! means nothing. `stack.log`, `postgres.log`: what they said.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -87,6 +88,11 @@ impl Home {
         }
     }
 
+    /// Whether a process has that right now. Asking takes it for an instant, in which another would find it taken.
+    pub(super) fn is_served(&self) -> Result<bool, HomeError> {
+        Ok(self.lock()?.is_none())
+    }
+
     /// Opens a log to append to, started anew when it has grown large.
     pub(super) fn open_log(&self, path: &Path) -> Result<File, HomeError> {
         /// Enough to see the last days, little enough to open in an editor.
@@ -107,7 +113,7 @@ impl Home {
         }
         let credentials = Credentials {
             postgres: PostgresCredentials { user: "pinsched".into(), password: secret(), port: free_port()? },
-            kafka: KafkaCredentials { port: free_port()? },
+            kafka: KafkaCredentials { username: "pinsched".into(), password: secret(), port: free_port()? },
             s3: S3Credentials { access_key_id: secret(), secret_access_key: secret(), port: free_port()? },
         };
         self.keep(&credentials)?;
@@ -121,6 +127,14 @@ impl Home {
     /// What the process that serves this home wrote down; it may be long gone.
     pub(super) fn stack_file(&self) -> Result<Option<StackFile>, HomeError> {
         read_json(&self.path.join("stack.json"))
+    }
+
+    /// Who serves this home, in words: what the process that has the lock wrote down, if it is so far.
+    pub(super) fn holder(&self) -> String {
+        match self.stack_file() {
+            Ok(Some(StackFile { pid, host, version, .. })) => format!("process {pid} on {host} (pinsched {version})"),
+            _ => "another process".to_owned(),
+        }
     }
 
     pub(super) fn write_stack_file(&self, file: &StackFile) -> Result<(), HomeError> {
@@ -155,6 +169,8 @@ pub(super) struct PostgresCredentials {
 
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct KafkaCredentials {
+    pub(super) username: String,
+    pub(super) password: String,
     pub(super) port: u16,
 }
 
@@ -169,6 +185,9 @@ pub(super) struct S3Credentials {
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct StackFile {
     pub(super) pid: i32,
+    /// The machine or the container in which that number means something.
+    #[serde(default)]
+    pub(super) host: String,
     pub(super) version: String,
     pub(super) control: String,
     pub(super) token: String,
@@ -182,6 +201,9 @@ pub struct StackUrls {
     pub database_url: Option<String>,
     /// `host:port` of the Kafka broker.
     pub kafka_bootstrap_servers: Option<String>,
+    /// What a client of it must set, in librdkafka's names.
+    #[serde(default)]
+    pub kafka_properties: BTreeMap<String, String>,
     /// The object store.
     pub s3: Option<S3Urls>,
     /// The source database.
@@ -209,6 +231,12 @@ impl std::fmt::Debug for S3Urls {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("S3Urls").field("endpoint_url", &self.endpoint_url).finish_non_exhaustive()
     }
+}
+
+/// The name of this machine, or of this container.
+pub(super) fn host() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "an unknown host".to_owned() } else { name.trim().to_owned() }
 }
 
 /// 128 bits of the operating system's randomness, in hexadecimal.

@@ -10,7 +10,6 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use reqwest::StatusCode;
-use rustix::process::{Pid, test_kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -19,6 +18,7 @@ use super::control::LeaseEvent;
 use super::error::StackError;
 use super::home::{Home, StackFile, StackUrls};
 use super::stack::{LINE_BUSY, LINE_SERVING};
+use crate::config::{LogFormat, LogSettings, not_for_the_stack};
 
 /// A stack that recovers a large database after a kill may take long; beyond this something is wrong.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -26,8 +26,9 @@ const LIMIT: Duration = Duration::from_secs(180);
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// A stack that is asked to stop writes a checkpoint.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
-/// How often a process that starts or stops is looked at.
+/// How often a process that starts or stops is looked at: at first, and once it takes long.
 const LOOK: Duration = Duration::from_millis(20);
+const LONGEST_LOOK: Duration = Duration::from_millis(500);
 
 /// What is wanted of a stack.
 #[derive(Debug, Clone)]
@@ -42,6 +43,8 @@ pub struct LeaseRequest {
     pub postgres_bin: Option<PathBuf>,
     /// How long the stack outlives its last lease.
     pub linger: Duration,
+    /// The stack's log.
+    pub log: LogSettings,
 }
 
 /// What happens while one waits.
@@ -88,23 +91,48 @@ pub async fn attach(
     let home = Home::open(&request.home)?;
     let deadline = Instant::now() + LIMIT;
     let late = || StackError::Late { home: home.path().to_owned(), seconds: LIMIT.as_secs(), log: home.log() };
+    let mut pause = LOOK;
+    let mut is_announced = false;
     loop {
-        if let Some(file) = home.stack_file()?.filter(is_alive)
-            && let Some(response) = ask(&file, &request.components).await
-        {
-            let granted = timeout_at(deadline, granted(&home, response, progress)).await.map_err(|_| late())?;
-            if let Some(lease) = granted? {
-                return Ok(lease);
+        // Without a holder of the lock the stack's file is a dead one's, or came along with a copy of the home.
+        if !home.is_served()? {
+            if !is_announced {
+                progress(Progress::Launching);
+                is_announced = true;
+            }
+            if launch(&home, request, deadline).await? == Launched::Serving {
+                continue;
+            }
+        } else {
+            let answer = match home.stack_file()? {
+                Some(file) => ask(&file, &request.components).await,
+                None => Answer::Nobody,
+            };
+            match answer {
+                Answer::Lease(response) => {
+                    let granted = timeout_at(deadline, granted(&home, response, progress)).await;
+                    if let Some(lease) = granted.map_err(|_| late())?? {
+                        return Ok(lease);
+                    }
+                }
+                Answer::Refused(said) => {
+                    return Err(StackError::Refused { home: home.path().to_owned(), holder: home.holder(), said });
+                }
+                Answer::Nobody if Instant::now() > deadline => return Err(busy(&home)),
+                // It is about to say where it listens, or to end.
+                Answer::Nobody => {}
             }
         }
         if Instant::now() > deadline {
             return Err(late());
         }
-        progress(Progress::Launching);
-        if launch(&home, request, deadline).await? == Launched::Busy {
-            tokio::time::sleep(LOOK).await;
-        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_LOOK);
     }
+}
+
+fn busy(home: &Home) -> StackError {
+    StackError::Busy { home: home.path().to_owned(), holder: home.holder() }
 }
 
 /// The stack that serves this home now, without taking a lease; none when there is none.
@@ -112,7 +140,11 @@ pub async fn running(home: &std::path::Path) -> Result<Option<StackUrls>, StackE
     if !home.is_dir() {
         return Ok(None);
     }
-    let Some(file) = Home::open(home)?.stack_file()?.filter(is_alive) else { return Ok(None) };
+    let home = Home::open(home)?;
+    if !home.is_served()? {
+        return Ok(None);
+    }
+    let Some(file) = home.stack_file()? else { return Ok(None) };
     let request = client()?.get(format!("{}/health", file.control)).bearer_auth(&file.token).send();
     let healthy = matches!(timeout(ANSWER_LIMIT, request).await, Ok(Ok(answer)) if answer.status().is_success());
     Ok(healthy.then_some(file.urls))
@@ -120,16 +152,28 @@ pub async fn running(home: &std::path::Path) -> Result<Option<StackUrls>, StackE
 
 /// Stops the stack of this home, whoever holds leases, and returns when it is gone; false when there was none.
 pub async fn stop(home: &std::path::Path) -> Result<bool, StackError> {
-    if running(home).await?.is_none() {
+    if !home.is_dir() {
         return Ok(false);
     }
     let home = Home::open(home)?;
-    let Some(file) = home.stack_file()? else { return Ok(false) };
-    let control = |source| StackError::Control { home: home.path().to_owned(), source };
-    let request = client()?.post(format!("{}/stop", file.control)).bearer_auth(&file.token);
-    request.timeout(ANSWER_LIMIT).send().await.and_then(reqwest::Response::error_for_status).map_err(control)?;
+    // One that is just starting has not written down yet where it listens.
+    let asked = async {
+        while home.is_served()? {
+            if let Some(file) = home.stack_file()? {
+                let request = client()?.post(format!("{}/stop", file.control)).bearer_auth(&file.token);
+                if request.send().await.is_ok_and(|answer| answer.status().is_success()) {
+                    return Ok(true);
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok::<_, StackError>(false)
+    };
+    if !timeout(ANSWER_LIMIT, asked).await.map_err(|_| busy(&home))?? {
+        return Ok(false);
+    }
     let gone = async {
-        while is_alive(&file) && home.lock()?.is_none() {
+        while home.is_served()? {
             tokio::time::sleep(LOOK).await;
         }
         Ok::<_, StackError>(())
@@ -139,24 +183,37 @@ pub async fn stop(home: &std::path::Path) -> Result<bool, StackError> {
     Ok(true)
 }
 
-/// Whether a process has the number that was written down. It may be another's by now, whom the token will find out.
-fn is_alive(file: &StackFile) -> bool {
-    Pid::from_raw(file.pid).is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
-}
-
 /// Never through a proxy: the endpoint is on loopback.
 fn client() -> Result<reqwest::Client, StackError> {
     let built = reqwest::Client::builder().no_proxy().connect_timeout(ANSWER_LIMIT).build();
     built.map_err(|source| StackError::Control { home: PathBuf::new(), source })
 }
 
-/// Asks for a lease. None means that no stack answers there: it was killed, or it is just going.
-async fn ask(file: &StackFile, components: &[Component]) -> Option<reqwest::Response> {
+/// What came of asking for a lease.
+enum Answer {
+    /// Its events follow.
+    Lease(reqwest::Response),
+    /// No stack answers there: it is just going, or it hangs.
+    Nobody,
+    /// Whoever answers will not give one, with these words.
+    Refused(String),
+}
+
+async fn ask(file: &StackFile, components: &[Component]) -> Answer {
     let needs: Vec<String> = components.iter().map(Component::to_string).collect();
     let url = format!("{}/lease/{}", file.control, needs.join(","));
-    let request = client().ok()?.get(url).bearer_auth(&file.token).send();
-    let answer = timeout(ANSWER_LIMIT, request).await.ok()?.ok()?;
-    (answer.status() == StatusCode::OK).then_some(answer)
+    let answer = async { client().ok()?.get(url).bearer_auth(&file.token).send().await.ok() };
+    let Ok(Some(answer)) = timeout(ANSWER_LIMIT, answer).await else { return Answer::Nobody };
+    match answer.status() {
+        StatusCode::OK => Answer::Lease(answer),
+        StatusCode::SERVICE_UNAVAILABLE => Answer::Nobody,
+        // The file was an earlier stack's, and its port is another's by now.
+        StatusCode::UNAUTHORIZED => Answer::Nobody,
+        status => {
+            let said = timeout(ANSWER_LIMIT, answer.text()).await.ok().and_then(Result::ok);
+            Answer::Refused(said.filter(|said| !said.is_empty()).unwrap_or_else(|| status.to_string()))
+        }
+    }
 }
 
 /// Reads a lease's events until it is granted. None means that the stack went before it was.
@@ -200,8 +257,15 @@ async fn launch(home: &Home, request: &LeaseRequest, deadline: Instant) -> Resul
     if let Some(bin) = &request.postgres_bin {
         command.arg("--postgres-bin").arg(bin);
     }
-    // It runs elsewhere, and is told all it needs; a relative path to a configuration would mislead it.
-    command.env_remove("PINSCHED_CONFIG");
+    if let Some(filter) = &request.log.filter {
+        command.arg("--log-filter").arg(filter);
+    }
+    if request.log.format != LogFormat::default() {
+        command.arg("--log-format").arg(request.log.format.as_str());
+    }
+    for variable in not_for_the_stack() {
+        command.env_remove(variable);
+    }
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(home.open_log(&home.log())?);
     let mut child = tokio::process::Command::from(command).spawn().map_err(spawn)?;
     let stdout = child.stdout.take().ok_or_else(|| spawn(io::ErrorKind::BrokenPipe.into()))?;

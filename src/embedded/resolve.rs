@@ -40,6 +40,7 @@ impl LeaseRequest {
             program: this_program(),
             postgres_bin: settings.postgres_bin.clone(),
             linger: settings.stack_linger,
+            log: settings.log.clone(),
         }
     }
 }
@@ -75,7 +76,7 @@ pub async fn resolve(settings: &Settings, progress: &mut (dyn FnMut(Progress) + 
                 }
                 None => KafkaEndpoint {
                     bootstrap_servers: urls.kafka_bootstrap_servers.expect(expected),
-                    properties: Default::default(),
+                    properties: urls.kafka_properties.into_iter().map(|(name, value)| (name, value.into())).collect(),
                 },
             },
             s3: if settings.s3.configured {

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio_util::sync::CancellationToken;
 
-use super::broker::{Broker, BrokerConfig};
+use super::broker::{Broker, BrokerConfig, BrokerCredentials};
 use super::component::Component;
 use super::error::{HomeError, told};
 use super::home::{Credentials, Home, S3Urls, StackUrls, free_port, is_free};
@@ -64,7 +64,11 @@ async fn start_postgres(
 async fn start_kafka(home: &Home, credentials: &Credentials) -> Result<(Service, Option<u16>), String> {
     let data = home.folder("kafka").map_err(|error| told(&error))?;
     let port = free_or_other(Component::Kafka, credentials.kafka.port).map_err(|error| told(&error))?;
-    let config = BrokerConfig::new(data, loopback(port));
+    let mut config = BrokerConfig::new(data, loopback(port));
+    config.credentials = Some(BrokerCredentials {
+        username: credentials.kafka.username.clone(),
+        password: credentials.kafka.password.clone().into(),
+    });
     let kafka = Broker::start(config, CancellationToken::new()).await.map_err(|error| told(&error))?;
     let port = kafka.address().port();
     Ok((Service::Kafka(kafka), Some(port)))
@@ -124,6 +128,14 @@ pub(super) fn add_url(urls: &mut StackUrls, component: Component, credentials: &
         Component::Postgres => urls.database_url = Some(postgres::url(&credentials.postgres, STATE_DATABASE)),
         Component::Kafka => {
             urls.kafka_bootstrap_servers = Some(loopback(credentials.kafka.port).to_string());
+            let properties = [
+                ("security.protocol", "SASL_PLAINTEXT"),
+                ("sasl.mechanism", "PLAIN"),
+                ("sasl.username", credentials.kafka.username.as_str()),
+                ("sasl.password", credentials.kafka.password.as_str()),
+            ];
+            urls.kafka_properties =
+                properties.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         }
         Component::S3 => {
             urls.s3 = Some(S3Urls {

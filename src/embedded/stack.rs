@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use super::component::{Component, Phase};
 use super::control::{self, Command, Control, Report};
 use super::error::{StackError, told};
-use super::home::{Credentials, Home, Lock, StackFile, secret};
+use super::home::{Credentials, Home, Lock, StackFile, host, secret};
 use super::postgres::Search;
 use super::services::{self, Services, Started};
 
@@ -83,7 +83,7 @@ pub fn say(line: &str) {
 async fn open_and_run(options: &StackOptions) -> Result<(), StackError> {
     let home = Home::open(&options.home)?;
     let Some(lock) = home.lock()? else {
-        return Err(StackError::Busy { home: home.path().to_owned() });
+        return Err(StackError::Busy { home: home.path().to_owned(), holder: home.holder() });
     };
     home.remove_stack_file()?;
     let credentials = home.credentials()?;
@@ -103,6 +103,7 @@ async fn open_and_run(options: &StackOptions) -> Result<(), StackError> {
     });
     let file = StackFile {
         pid: std::process::id().cast_signed(),
+        host: host(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         control: format!("http://{address}"),
         token: control.token.clone(),

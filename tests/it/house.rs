@@ -124,6 +124,10 @@ fn each_room_uses_only_rooms_above_it() {
             assert!(ROOMS[..index].iter().any(|(above, _)| above == used), "{room} stands above {used}");
         }
     }
+    let library = read("src/lib.rs");
+    let listed: Vec<&str> =
+        library.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    assert_eq!(listed, ROOMS.iter().map(|(room, _)| *room).collect::<Vec<_>>(), "src/lib.rs lists them in this order");
     let arrow = Regex::new(r"\bcrate::(\{|[a-z_]+)").unwrap();
     let mut found = Vec::new();
     for source in sources().iter().filter(|source| !source.is_any_of(&["lib.rs", "main.rs"])) {
@@ -219,18 +223,25 @@ fn the_environment_is_read_by_config_alone() {
 
 #[test]
 fn only_the_output_prints() {
-    assert_none(&offences(r"\b(e?print(ln)?|dbg)!", &["cli/output.rs"]), "something prints");
+    assert_none(&offences(r"\b(e?print(ln)?|dbg)!|\.print\(\)", &["cli/output.rs"]), "something prints");
+    // Progress is drawn over stderr; the stack's process tells its starter in one line how it went; logs go to stderr.
+    let streams = ["cli/output.rs", "cli/progress.rs", "embedded/stack.rs", "telemetry.rs"];
+    assert_none(&offences(r"\b(stdout|stderr)\(\)", &streams), "something writes to the process's streams");
 }
 
 #[test]
 fn the_clock_is_read_in_one_place() {
+    // tokio's own Instant is the clock of its timers, and for their deadlines only.
     assert_none(&offences(r"\b(Utc|Local|SystemTime|std::time::Instant)::now\b", &["clock.rs"]), "a clock is read");
 }
 
 #[test]
 fn what_is_spawned_is_tracked() {
     // By a JoinSet or a TaskTracker. Blocking calls that are awaited where they are made are tracked by that.
-    assert_none(&offences(r"\btokio::(task::)?spawn\(|\btask::spawn\(", &[]), "a task that nobody waits for");
+    assert_none(&offences(r"\btokio::(task::)?spawn\(|\b(task|thread)::spawn\(", &[]), "a task that nobody waits for");
+    // A client of librdkafka's may block while it is let go, and nothing depends on that; a query's handle aborts it.
+    let known = ["connect/kafka/mod.rs", "operators/transform/datafusion/mod.rs"];
+    assert_none(&offences(r"\b(runtime|handle)\.spawn", &known), "a task that nobody waits for");
 }
 
 #[test]
@@ -285,6 +296,32 @@ fn the_state_machine_is_the_same_wherever_it_stands() {
     let ends: BTreeSet<String> = last.captures_iter(diagram).map(|captures| captures[1].to_owned()).collect();
     let finals = TaskState::ALL.iter().filter(|state| state.is_final()).map(ToString::to_string).collect();
     assert_eq!(ends, finals);
+}
+
+/// Beside fixtures a snapshot has the name of its fixture, elsewhere that of its test or one that the test gives it.
+#[test]
+fn every_snapshot_is_some_tests() {
+    let mut sources = String::new();
+    let (mut snapshots, mut orphans) = (0, Vec::new());
+    for folder in ["src", "tests"] {
+        for path in files_below(&root().join(folder)).iter().filter(|path| path.to_string_lossy().ends_with(".rs")) {
+            sources.push_str(&fs::read_to_string(path).unwrap());
+        }
+    }
+    for path in files_below(&root().join("tests")).iter().filter(|path| path.to_string_lossy().ends_with(".snap")) {
+        snapshots += 1;
+        let stem = path.file_stem().unwrap().to_str().unwrap();
+        // A test's second snapshot has a number behind its name; a form that is drawn, an ending.
+        let name = stem.rsplit("__").next().unwrap_or_default();
+        let test = name.rsplit_once('-').map_or(name, |(test, _)| test);
+        let is_form = name.split_once('.').is_some_and(|(drawn, _)| sources.contains(&format!("\"{drawn}.")));
+        let is_named = sources.contains(&format!("fn {test}(")) || sources.contains(&format!("\"{name}\"")) || is_form;
+        if !is_named && !path.with_extension("yaml").exists() {
+            orphans.push(path.display().to_string());
+        }
+    }
+    assert!(snapshots > 0, "the snapshots are found");
+    assert_none(&orphans, "a snapshot that no test compares with");
 }
 
 /// The texts that the constraint of this name lists in the newest migration that has it.

@@ -45,6 +45,11 @@ pub async fn database() -> SecretString {
     SecretString::from(url.to_string())
 }
 
+/// The directory of PostgreSQL 18's programs, where the machine has them.
+pub fn postgres_18() -> Option<std::path::PathBuf> {
+    std::env::var_os("PINSCHED_TEST_POSTGRES_18").map(Into::into)
+}
+
 /// The one seed that a test with seeds is to replay.
 pub fn seed() -> Option<u64> {
     std::env::var("PINSCHED_TEST_SEED").ok().map(|seed| seed.parse().expect("PINSCHED_TEST_SEED is a number"))

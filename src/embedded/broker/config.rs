@@ -5,6 +5,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use secrecy::SecretString;
+
+/// What every client must show.
+#[derive(Debug, Clone)]
+pub struct BrokerCredentials {
+    /// The one user.
+    pub username: String,
+    /// Its password.
+    pub password: SecretString,
+}
+
 /// How to run the embedded broker. Start from [`BrokerConfig::new`] and change what must differ.
 #[derive(Debug, Clone)]
 pub struct BrokerConfig {
@@ -12,6 +23,8 @@ pub struct BrokerConfig {
     pub data_dir: PathBuf,
     /// A loopback address; port 0 takes a free one, which [`Broker::address`](super::Broker::address) then tells.
     pub listen: SocketAddr,
+    /// What clients must show, by SASL's PLAIN; none lets everybody on this machine in.
+    pub credentials: Option<BrokerCredentials>,
     /// Reported to clients, which compare it across brokers.
     pub cluster_id: String,
     /// Create a topic when a client's metadata request names one and asks for its creation.
@@ -57,11 +70,12 @@ pub struct BrokerConfig {
 }
 
 impl BrokerConfig {
-    /// The defaults: topics created on request, 1 MiB batches plus overhead, 100 MiB requests.
+    /// The defaults: no credentials, topics created on request, 1 MiB batches plus overhead, 100 MiB requests.
     pub fn new(data_dir: PathBuf, listen: SocketAddr) -> Self {
         Self {
             data_dir,
             listen,
+            credentials: None,
             cluster_id: "pinsched-embedded".to_owned(),
             auto_create_topics: true,
             default_partitions: 1,

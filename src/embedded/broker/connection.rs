@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::api::answer::{Answer, Caller};
+use super::api::sasl::Admission;
 use super::api::{api_versions, dispatch};
 use super::state::State;
 use super::wire::header::RequestHeader;
@@ -40,6 +41,8 @@ enum Closed {
     Header,
     #[error("the client sent api key {key} version {version}, which is not spoken here")]
     NotSpoken { key: i16, version: i16 },
+    #[error("the client sent api key {key} before it showed the credentials")]
+    NotAdmitted { key: i16 },
     #[error("the client sent a broken request, api key {key} version {version}")]
     Body { key: i16, version: i16 },
     #[error("handling a request, api key {key} version {version}, panicked")]
@@ -87,6 +90,7 @@ async fn read_all(
     replies: &mpsc::Sender<Reply>,
     gone: &CancellationToken,
 ) -> Result<(), Closed> {
+    let admission = Arc::new(Admission::new(state.config.credentials.as_ref()));
     loop {
         let read = tokio::time::timeout(state.config.idle_timeout, read_request(state, reader, budget));
         let request = tokio::select! {
@@ -98,8 +102,14 @@ async fn read_all(
         let header = RequestHeader::take(&mut frame, versions::has_flexible_header).map_err(|_| Closed::Header)?;
         let (key, version) = (header.api_key, header.api_version);
         let api = versions::find(key).ok_or(Closed::NotSpoken { key, version })?;
+        if !admission.allows(api.key) {
+            return Err(Closed::NotAdmitted { key });
+        }
+        let client_id = header.client_id.clone();
+        let caller =
+            Caller { version, client_id, host: peer.ip(), gone: gone.clone(), admission: Arc::clone(&admission) };
         let (answer, version) = match api.speaks(version) {
-            true => (handle(state, reader, peer, gone, api, &header, frame).await?, version),
+            true => (handle(state, reader, caller, api, &header, frame).await?, version),
             false if api.key == ApiKey::ApiVersions => (api_versions::unsupported().into(), 0),
             false => return Err(Closed::NotSpoken { key, version }),
         };
@@ -129,8 +139,7 @@ async fn read_request(
 async fn handle(
     state: &Arc<State>,
     reader: &mut BufReader<OwnedReadHalf>,
-    peer: SocketAddr,
-    gone: &CancellationToken,
+    caller: Caller,
     api: &'static Api,
     header: &RequestHeader,
     mut body: Bytes,
@@ -141,8 +150,7 @@ async fn handle(
     let request = decoded.map_err(|_| Closed::Panicked { key, version })?;
     let request = request.map_err(|_| Closed::Body { key, version })?;
     drop(body);
-    let client_id = header.client_id.clone();
-    let caller = Caller { version, client_id, host: peer.ip(), gone: gone.clone() };
+    let gone = caller.gone.clone();
     let mut handling = state.tracker.spawn(dispatch::dispatch(Arc::clone(state), caller, request));
     let handled = tokio::select! {
         handled = &mut handling => handled,

@@ -2,8 +2,8 @@
 //!
 //! It keeps record batches as they came, in segment files with a sparse index, and syncs them before it acknowledges. It
 //! speaks enough of the protocol for producers (plain, idempotent, transactional), consumers, groups and topic
-//! administration. It has one node, one replica, no authentication, listens on loopback only, and never expires records.
-//! It may not know anything of the rest of this program.
+//! administration. It has one node and one replica, asks for a password at most (SASL's PLAIN), listens on loopback only,
+//! and never expires records. It may not know anything of the rest of this program.
 
 mod config;
 mod error;
@@ -20,6 +20,6 @@ mod topics;
 mod transactions;
 mod wire;
 
-pub use config::BrokerConfig;
+pub use config::{BrokerConfig, BrokerCredentials};
 pub use error::BrokerError;
 pub use server::Broker;

@@ -2,9 +2,13 @@
 //!
 //! Postgres refuses to run as root. As root its programs run as the owner of the data or, for new data, as `postgres`
 //! or `nobody`; a home that such a user cannot reach, as below `/root`, keeps its data under `/var/lib/pinsched`, with
-//! a symbolic link where it would have been.
+//! a symbolic link where it would have been. Data that lies outside of its home says whose it is: a copy of the home has
+//! the link as well, and two servers on one database would be the end of it.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, Permissions};
+use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -19,6 +23,8 @@ use super::error::PostgresError;
 
 /// Where the data lies when its home cannot be reached.
 const ELSEWHERE: &str = "/var/lib/pinsched";
+/// The file in data outside of its home that holds the path of that home.
+const OWNER: &str = "pinsched.home";
 
 /// The user that Postgres's programs run as, when that is not the user of this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,12 +50,20 @@ impl Place {
     pub(super) fn find(home: &Home) -> Result<Self, PostgresError> {
         let path = home.path().join("postgres");
         match path.canonicalize() {
-            Ok(data) => Self::existing(data),
-            Err(_) => Self::fresh(home, path),
+            Ok(data) => Self::existing(home, data),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(HomeError::io("open", path)(error).into()),
+            Err(_) => match fs::read_link(&path) {
+                // An empty database in its place would not know of the topics and objects that the home still has.
+                Ok(data) => Err(PostgresError::Gone { link: path, data, home: home.path().to_owned() }),
+                Err(_) => Self::fresh(home, path),
+            },
         }
     }
 
-    fn existing(data: PathBuf) -> Result<Self, PostgresError> {
+    fn existing(home: &Home, data: PathBuf) -> Result<Self, PostgresError> {
+        if let Some(owner) = other_owner(home, &data) {
+            return Err(PostgresError::Copied { home: home.path().to_owned(), data, owner });
+        }
         let owner = fs::metadata(&data).map_err(HomeError::io("open", &data))?;
         let me = geteuid();
         let account = if owner.uid() == me.as_raw() {
@@ -120,6 +134,22 @@ impl Place {
         Ok(())
     }
 
+    /// Writes down whose the data is, where it lies outside of its home. Called before a server is started on it.
+    pub(super) fn claim(&self, home: &Home) -> Result<(), HomeError> {
+        let data = self.data.canonicalize().map_err(HomeError::io("open", &self.data))?;
+        if data.starts_with(home.path()) {
+            return Ok(());
+        }
+        // By a rename: the folder is another user's, who might have put a link there for root to write through.
+        let written = (|| {
+            let mut file = tempfile::NamedTempFile::new_in(&data)?;
+            file.write_all(home.path().as_os_str().as_bytes())?;
+            file.persist(data.join(OWNER))?;
+            Ok(())
+        })();
+        written.map_err(HomeError::io("write", data.join(OWNER)))
+    }
+
     /// Lets a program run as the user, from a directory that everyone can be in, and speak the language in which its
     /// messages are looked through.
     pub(super) fn run_as(&self, command: &mut std::process::Command) {
@@ -159,6 +189,16 @@ impl Account {
             })
         })
     }
+}
+
+/// The home that this data belongs to, if it is another than this one and still has it.
+fn other_owner(home: &Home, data: &Path) -> Option<PathBuf> {
+    if data.starts_with(home.path()) {
+        return None;
+    }
+    let owner = PathBuf::from(OsString::from_vec(fs::read(data.join(OWNER)).ok()?));
+    let still_has_it = || owner.join("postgres").canonicalize().is_ok_and(|its| its == data);
+    (owner != home.path() && still_has_it()).then_some(owner)
 }
 
 /// The machine's own users.

@@ -56,6 +56,32 @@ pub enum PostgresError {
         /// Its owner's number.
         owner: u32,
     },
+    /// The data lies elsewhere, and is not there any more.
+    #[error(
+        "the data of this home is not where {} leads, {}: bring it back (a container needs a volume there as well), \
+         or delete {} to start with nothing", link.display(), data.display(), home.display()
+    )]
+    Gone {
+        /// What should lead to it.
+        link: PathBuf,
+        /// Where it should be.
+        data: PathBuf,
+        /// The home.
+        home: PathBuf,
+    },
+    /// The home is a copy, and the link in it leads to the data of the original.
+    #[error(
+        "{}/postgres leads to {}, the data of {}, which this home is a copy of: delete the copy, or put a copy of \
+         the data in the place of that link", home.display(), data.display(), owner.display()
+    )]
+    Copied {
+        /// The home.
+        home: PathBuf,
+        /// The data.
+        data: PathBuf,
+        /// The home that it belongs to.
+        owner: PathBuf,
+    },
     /// A program could not be started.
     #[error("could not run {}", program.display())]
     Run {

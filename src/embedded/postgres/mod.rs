@@ -21,6 +21,7 @@ use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::process::Child;
+use tokio::task::JoinSet;
 
 pub use error::PostgresError;
 
@@ -46,6 +47,8 @@ const CREATE_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Postgres {
     child: Child,
+    /// The sync of a new cluster, which nobody waits for.
+    syncing: JoinSet<()>,
 }
 
 /// Where the programs are looked for.
@@ -82,6 +85,7 @@ impl Cluster {
             Some(_) => leftover::settle(&place.data).await?,
             None => initialise(&place, &binaries, credentials).await?,
         }
+        place.claim(home)?;
         Ok(Self { place, binaries, log: home.postgres_log(), is_new: version.is_none() })
     }
 
@@ -93,13 +97,14 @@ impl Cluster {
     ) -> Result<Postgres, PostgresError> {
         let start_of_log = fs::metadata(&self.log).map_or(0, |log| log.len());
         let child = spawn(&self.place, &self.binaries, credentials.port, home.open_log(&self.log)?)?;
-        let mut postgres = Postgres { child };
+        let mut postgres = Postgres { child, syncing: JoinSet::new() };
         let mut connection = postgres.answer(credentials, &self.log, start_of_log).await?;
         for name in [STATE_DATABASE, SOURCE_DATABASE] {
             create_database(&mut connection, name).await?;
         }
         if std::mem::take(&mut self.is_new) {
-            sync_later(&self.place.data)?;
+            let data = File::open(&self.place.data).map_err(HomeError::io("open", &self.place.data))?;
+            postgres.syncing.spawn(sync_later(data));
         }
         // The server notices by itself when a connection is gone.
         let _ = connection.close().await;
@@ -163,10 +168,11 @@ fn options(credentials: &PostgresCredentials, database: &str) -> PgConnectOption
         .disable_statement_logging()
 }
 
-/// The URL of one of the server's databases.
+/// The URL of one of the server's databases. It says that there is no TLS, since PGSSLMODE decides where a URL says
+/// nothing.
 pub(super) fn url(credentials: &PostgresCredentials, database: &str) -> String {
     let PostgresCredentials { user, password, port } = credentials;
-    format!("postgres://{user}:{password}@127.0.0.1:{port}/{database}")
+    format!("postgres://{user}:{password}@127.0.0.1:{port}/{database}?sslmode=disable")
 }
 
 /// The version that made the data; none when there is none.
@@ -306,16 +312,12 @@ async fn create_database(connection: &mut PgConnection, name: &'static str) -> R
 }
 
 /// initdb's thousand files are synced by one call, which need not hold up the first run.
-fn sync_later(data: &Path) -> Result<(), HomeError> {
+async fn sync_later(data: File) {
     /// The call writes out the whole file system; started at once, it would make the source tables wait for it.
     const AFTER: Duration = Duration::from_secs(3);
-    let directory = File::open(data).map_err(HomeError::io("open", data))?;
-    let data = data.to_owned();
-    std::thread::spawn(move || {
-        std::thread::sleep(AFTER);
-        if let Err(errno) = rustix::fs::syncfs(&directory) {
-            tracing::warn!(data = %data.display(), error = %errno, "could not sync the new database cluster");
-        }
-    });
-    Ok(())
+    tokio::time::sleep(AFTER).await;
+    let synced = tokio::task::spawn_blocking(move || rustix::fs::syncfs(&data)).await;
+    if !matches!(synced, Ok(Ok(()))) {
+        tracing::warn!(?synced, "could not sync the new database cluster");
+    }
 }

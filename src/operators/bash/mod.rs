@@ -181,6 +181,7 @@ impl Operator for Bash {
 
 impl Bash {
     /// Airflow's rules: `env` replaces what is inherited unless `append_env`; the run's own variables always come.
+    #[expect(clippy::disallowed_methods, reason = "the names alone, to keep pinsched's own from the command")]
     fn set_environment(&self, command: &mut Command, context: &TaskContext) {
         if self.env.is_some() && !self.append_env {
             command.env_clear();

@@ -25,6 +25,7 @@ const READY: &str = "broker listens on ";
 /// Not a test of its own: the process that the tests below kill.
 #[test]
 #[ignore = "run by the kill tests, in a process of its own"]
+#[expect(clippy::disallowed_methods, reason = "the test that starts it tells it so")]
 fn serve_until_killed() {
     let (Some(dir), Some(listen)) = (std::env::var_os(DIR), std::env::var_os(LISTEN)) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use pinsched::embedded::running;
 
-use super::scratch::{PROGRAM, Scratch, connect, gone, lease, not_run};
+use super::scratch::{PROGRAM, Scratch, connect, gone, lease, not_run, try_lease};
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -30,6 +30,39 @@ async fn as_root_a_home_that_nobody_else_can_reach_works() {
     gone(&request.home).await;
     connect(&lease(&request).await).await;
     gone(&request.home).await;
+    fs::remove_dir_all(data.parent().unwrap()).unwrap();
+
+    // An empty database beside topics and objects that are not would be worse than none.
+    let error = try_lease(&request).await.unwrap_err().to_string();
+    assert!(error.contains("the data of this home is not where") && error.contains(data.to_str().unwrap()), "{error}");
+}
+
+#[tokio::test]
+async fn as_root_a_copy_of_a_home_does_not_get_the_data_of_the_original() {
+    if !is_root() {
+        not_run("only root can test what root gets");
+        return;
+    }
+    let scratch = Scratch::new();
+    fs::set_permissions(scratch.path(), Permissions::from_mode(0o700)).unwrap();
+    let (original, copy) = (scratch.request("original"), scratch.request("copy"));
+    let held = lease(&original).await;
+    let mut connection = connect(&held).await;
+    let copied = Command::new("cp").arg("-a").args([&original.home, &copy.home]).status().unwrap();
+    assert!(copied.success());
+    let error = try_lease(&copy).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("the data of {}, which", original.home.display())), "{error}");
+    sqlx::query("SELECT 1").execute(&mut connection).await.expect("the original's server was left alone");
+    drop(held);
+    gone(&original.home).await;
+    gone(&copy.home).await;
+
+    // A home that was moved is no copy.
+    let moved = scratch.request("moved");
+    fs::rename(&original.home, &moved.home).unwrap();
+    connect(&lease(&moved).await).await;
+    gone(&moved.home).await;
+    let data = fs::canonicalize(moved.home.join("postgres")).unwrap();
     fs::remove_dir_all(data.parent().unwrap()).unwrap();
 }
 

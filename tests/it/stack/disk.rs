@@ -6,10 +6,10 @@ use std::process::Command;
 use super::scratch::{Scratch, connect, gone, lease, not_run, try_lease};
 
 /// A small file system, for as long as this lives.
-struct Mount<'a>(&'a Path);
+pub struct Mount<'a>(&'a Path);
 
 impl<'a> Mount<'a> {
-    fn new(path: &'a Path, size: &str) -> Option<Self> {
+    pub fn new(path: &'a Path, size: &str) -> Option<Self> {
         std::fs::create_dir_all(path).unwrap();
         let options = format!("size={size},mode=0711");
         let status = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "pinsched-it"]).arg(path).status();

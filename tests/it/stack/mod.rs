@@ -1,8 +1,9 @@
 //! The embedded stack, as the real program serves it: shared, durable, and back after a kill.
 
 mod accounts;
-mod disk;
+pub mod disk;
 mod recovery;
 pub mod scratch;
 mod sharing;
+mod shell;
 mod versions;

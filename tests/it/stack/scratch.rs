@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pinsched::config::{LogFormat, LogSettings};
 use pinsched::connect::s3::S3;
 use pinsched::connect::{S3Credentials, S3Endpoint};
 use pinsched::embedded::{Component, LeaseRequest, StackError, StackLease, attach};
@@ -44,6 +45,7 @@ pub fn request(home: PathBuf) -> LeaseRequest {
         program: PROGRAM.into(),
         postgres_bin: None,
         linger: Duration::from_millis(200),
+        log: LogSettings { filter: None, format: LogFormat::Text, no_color: true },
     }
 }
 
@@ -106,8 +108,9 @@ pub async fn s3(lease: &StackLease) -> S3 {
     .await
 }
 
-fn kafka(lease: &StackLease) -> ClientConfig {
-    let mut config = ClientConfig::new();
+/// What a client of the stack's broker starts from.
+pub fn kafka(lease: &StackLease) -> ClientConfig {
+    let mut config: ClientConfig = lease.urls().kafka_properties.clone().into_iter().collect();
     config.set("bootstrap.servers", lease.urls().kafka_bootstrap_servers.clone().unwrap());
     config
 }

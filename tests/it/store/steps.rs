@@ -20,7 +20,7 @@ async fn an_end_under_an_old_fence_is_stale_and_changes_nothing() {
     end(&house.store, &play, vec![ended(&old, Ending::Lost)]).await;
     let before = format!("{:?}", house.store.task_runs(play.run.key).await.unwrap());
     let whilst_queued = end(&house.store, &play, vec![succeeded(&old)]).await;
-    assert_eq!(whilst_queued.stale, [(old.task_run, 1)]);
+    assert_eq!(whilst_queued.ended_before, [old.task_run]);
     assert_eq!(before, format!("{:?}", house.store.task_runs(play.run.key).await.unwrap()));
     let new = claim(&house.store, &worker, 1).await[0];
     let before = format!("{:?}", house.store.task_runs(play.run.key).await.unwrap());

@@ -58,12 +58,12 @@ pub async fn sunk(product: &Product, user: &str) -> Rows {
 /// What a consumer that reads only what was committed finds in the user's topics, counted by record, not by offset:
 /// aborted records and transaction markers take offsets too.
 pub async fn consumed(product: &Product, user: &str) -> Rows {
-    let servers = product.bootstrap_servers();
+    let kafka = product.kafka();
     let topics = TABLES.map(|table| (table, format!("{user}.{table}")));
     tokio::task::spawn_blocking(move || {
         let mut rows = Rows::new();
         for (table, topic) in topics {
-            for payload in read_committed(&servers, &topic) {
+            for payload in read_committed(&kafka, &topic) {
                 count(&mut rows, table, &serde_json::from_slice(&payload).unwrap());
             }
         }
@@ -73,9 +73,9 @@ pub async fn consumed(product: &Product, user: &str) -> Rows {
     .unwrap()
 }
 
-fn read_committed(servers: &str, topic: &str) -> Vec<Vec<u8>> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", servers)
+fn read_committed(kafka: &ClientConfig, topic: &str) -> Vec<Vec<u8>> {
+    let consumer: BaseConsumer = kafka
+        .clone()
         .set("group.id", "an-independent-reader")
         .set("enable.auto.commit", "false")
         .set("isolation.level", "read_committed")

@@ -177,7 +177,7 @@ async fn up_prints_the_urls_and_keeps_the_stack_until_down() {
     up.stdout.take().unwrap().read_to_string(&mut answer).await.unwrap();
     let urls: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!(urls["database_url"], product.database_url());
-    assert_eq!(urls["kafka_bootstrap_servers"], product.bootstrap_servers());
+    assert_eq!(urls["kafka_bootstrap_servers"].as_str(), product.kafka().get("bootstrap.servers"));
     let again = product.answer(&["down"]).await;
     assert_eq!(again.status.code(), Some(0));
     assert!(again.stdout.starts_with("no stack runs in"), "{}", again.stdout);

@@ -2,6 +2,7 @@
 
 mod account;
 mod commands;
+mod disk;
 mod interrupted;
 mod killed;
 mod product;

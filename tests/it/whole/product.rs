@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use pinsched::connect::s3::S3;
 use pinsched::embedded::StackLease;
+use rdkafka::ClientConfig;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-use crate::stack::scratch::{PROGRAM, Scratch, lease, s3};
+use crate::stack::scratch::{PROGRAM, Scratch, kafka, lease, s3};
 
 /// Longer than any run of a test takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -31,7 +32,11 @@ pub struct Answer {
 impl Product {
     /// Everything embedded.
     pub async fn embedded() -> Self {
-        let scratch = Scratch::new();
+        Self::embedded_in(Scratch::new()).await
+    }
+
+    /// The same, in a folder that was prepared.
+    pub async fn embedded_in(scratch: Scratch) -> Self {
         let lease = lease(&scratch.request("home")).await;
         Self { scratch, lease, kafka: None }
     }
@@ -41,9 +46,12 @@ impl Product {
         Self { kafka: Some(bootstrap_servers), ..Self::embedded().await }
     }
 
-    /// Where a consumer of the test's own reads.
-    pub fn bootstrap_servers(&self) -> String {
-        self.kafka.clone().or_else(|| self.lease.urls().kafka_bootstrap_servers.clone()).unwrap()
+    /// What a Kafka client of the test's own starts from.
+    pub fn kafka(&self) -> ClientConfig {
+        let Some(servers) = &self.kafka else { return kafka(&self.lease) };
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", servers);
+        config
     }
 
     /// The database of pinsched's own state.

@@ -1,12 +1,14 @@
 //! What a request is answered with, and what is known of who asked.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use kafka_protocol::messages::{FetchResponse, ResponseKind};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::produce::Pending;
+use super::sasl::Admission;
 
 /// Who asked, and how.
 #[derive(Debug, Clone)]
@@ -16,6 +18,8 @@ pub(crate) struct Caller {
     pub(crate) host: IpAddr,
     /// Ends when the connection or the broker does: a wait for this caller is then pointless.
     pub(crate) gone: CancellationToken,
+    /// What its connection may do; the same for all of the connection's requests.
+    pub(crate) admission: Arc<Admission>,
 }
 
 /// An answer, or what it still waits for.

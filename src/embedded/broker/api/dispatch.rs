@@ -7,7 +7,7 @@ use kafka_protocol::messages::RequestKind as R;
 use super::answer::{Answer, Caller};
 use super::{
     api_versions, configs, fetch, find_coordinator, group_admin, groups, list_offsets, metadata, offset_commit,
-    offset_fetch, produce, topics, transactions,
+    offset_fetch, produce, sasl, topics, transactions,
 };
 use crate::embedded::broker::state::State;
 
@@ -16,6 +16,8 @@ pub(crate) async fn dispatch(state: Arc<State>, caller: Caller, request: R) -> O
     let state = &state;
     Some(match request {
         R::ApiVersions(request) => api_versions::answer(&request, &caller).into(),
+        R::SaslHandshake(request) => sasl::handshake(&caller, &request).into(),
+        R::SaslAuthenticate(request) => sasl::authenticate(state, &caller, &request).into(),
         R::Metadata(request) => metadata::metadata(state, &caller, request).await.into(),
         R::DescribeCluster(_) => metadata::describe_cluster(state).into(),
         R::Produce(request) => produce::produce(state, request, &caller).await,

@@ -31,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::{Answer, Caller};
 use super::dispatch::dispatch;
+use super::sasl::Admission;
+use crate::embedded::broker::config::BrokerCredentials;
 use crate::embedded::broker::connection::encode;
 use crate::embedded::broker::log::batch::Outcome;
 use crate::embedded::broker::log::batch::tests::one_record;
@@ -55,7 +57,8 @@ fn transaction() -> TransactionalId {
 
 async fn ask(state: &Arc<State>, version: i16, request: RequestKind) -> ResponseKind {
     let (client_id, gone) = ("client".to_owned(), CancellationToken::new());
-    let caller = Caller { version, client_id, host: Ipv4Addr::LOCALHOST.into(), gone };
+    let admission = Arc::new(Admission::new(state.config.credentials.as_ref()));
+    let caller = Caller { version, client_id, host: Ipv4Addr::LOCALHOST.into(), gone, admission };
     match dispatch(Arc::clone(state), caller, request).await.unwrap() {
         Answer::Now(response) => *response,
         Answer::Records(response, _) => (*response).into(),
@@ -234,6 +237,10 @@ async fn request(state: &Arc<State>, key: ApiKey, version: i16) -> RequestKind {
             state.groups.leave(&group, &member, None).unwrap();
             DeleteGroupsRequest::default().with_groups_names(vec![group]).into()
         }
+        ApiKey::SaslHandshake => SaslHandshakeRequest::default().with_mechanism(text("PLAIN")).into(),
+        ApiKey::SaslAuthenticate => {
+            SaslAuthenticateRequest::default().with_auth_bytes(Bytes::from_static(b"\0me\0hush")).into()
+        }
         ApiKey::DescribeCluster => DescribeClusterRequest::default().into(),
         other => panic!("{other:?} is in the table of versions and not here"),
     }
@@ -242,7 +249,8 @@ async fn request(state: &Arc<State>, key: ApiKey, version: i16) -> RequestKind {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fits_every_version_that_is_advertised() {
     let dir = tempfile::tempdir().unwrap();
-    let config = BrokerConfig::new(dir.path().to_owned(), (Ipv4Addr::LOCALHOST, 0).into());
+    let mut config = BrokerConfig::new(dir.path().to_owned(), (Ipv4Addr::LOCALHOST, 0).into());
+    config.credentials = Some(BrokerCredentials { username: "me".to_owned(), password: "hush".into() });
     let broker = Broker::start(config, CancellationToken::new()).await.unwrap();
     let state = Arc::clone(&broker.state);
     state.topics.create("t", 1, Default::default()).await.unwrap();

@@ -14,6 +14,7 @@ pub(crate) mod metadata;
 pub(crate) mod offset_commit;
 pub(crate) mod offset_fetch;
 pub(crate) mod produce;
+pub(crate) mod sasl;
 pub(crate) mod topics;
 pub(crate) mod transactions;
 

@@ -125,6 +125,10 @@ pub(crate) const CREATE_PARTITIONS: &[Field] = &[list(&[TEXT, INT, list(&[INTS])
 
 pub(crate) const DELETE_GROUPS: &[Field] = &[TEXTS];
 
+pub(crate) const SASL_HANDSHAKE: &[Field] = &[TEXT];
+
+pub(crate) const SASL_AUTHENTICATE: &[Field] = &[BLOB];
+
 pub(crate) const DESCRIBE_CLUSTER: &[Field] = &[BYTE, since(1, BYTE)];
 
 #[cfg(test)]

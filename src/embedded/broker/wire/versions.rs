@@ -43,6 +43,8 @@ pub(crate) const APIS: &[Api] = &[
     api(ApiKey::SyncGroup, 0, 5, 4, shapes::SYNC_GROUP),
     api(ApiKey::DescribeGroups, 0, 6, 5, shapes::DESCRIBE_GROUPS),
     api(ApiKey::ListGroups, 0, 5, 3, shapes::LIST_GROUPS),
+    // Version 0 goes on with tokens outside of any request, and has never had tagged fields.
+    api(ApiKey::SaslHandshake, 1, 1, i16::MAX, shapes::SASL_HANDSHAKE),
     api(ApiKey::ApiVersions, 0, 4, 3, shapes::API_VERSIONS),
     api(ApiKey::CreateTopics, 2, 7, 5, shapes::CREATE_TOPICS),
     api(ApiKey::DeleteTopics, 1, 6, 4, shapes::DELETE_TOPICS),
@@ -54,6 +56,7 @@ pub(crate) const APIS: &[Api] = &[
     api(ApiKey::TxnOffsetCommit, 0, 3, 3, shapes::TXN_OFFSET_COMMIT),
     api(ApiKey::DescribeConfigs, 1, 4, 4, shapes::DESCRIBE_CONFIGS),
     api(ApiKey::CreatePartitions, 0, 3, 2, shapes::CREATE_PARTITIONS),
+    api(ApiKey::SaslAuthenticate, 0, 2, 2, shapes::SASL_AUTHENTICATE),
     api(ApiKey::DeleteGroups, 0, 2, 2, shapes::DELETE_GROUPS),
     api(ApiKey::DescribeCluster, 0, 1, 0, shapes::DESCRIBE_CLUSTER),
 ];
