@@ -96,7 +96,10 @@ where
         let graced = grace.unwrap_or_else(Instant::now);
         tokio::select! {
             driven = &mut work => return driven.map_err(anyhow::Error::from),
-            _ = interrupts.recv() => asked += 1,
+            _ = interrupts.recv() => {
+                asked += 1;
+                grace = None; // who is at the keyboard says when
+            }
             _ = terminations.recv() => {
                 asked += 1;
                 grace = (asked == 1).then(|| Instant::now() + TERMINATION_GRACE);

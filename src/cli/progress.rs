@@ -129,15 +129,10 @@ impl Observer for ProgressDisplay {
         self.say(&line);
     }
 
-    fn attempt_refused(&self, _: RunKey, task: TaskIndex) {
+    fn attempt_gone(&self, _: RunKey, task: TaskIndex) {
         if let Some(bar) = self.lock().remove(&task).and_then(|running| running.bar) {
             bar.finish_and_clear();
         }
-        let width = self.width();
-        self.say(&format!(
-            "{:width$}  ended too late: its lease was lost, and its end is not written",
-            self.name(task)
-        ));
     }
 
     fn database_lost(&self, error: &str) {

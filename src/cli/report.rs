@@ -282,15 +282,7 @@ fn preview_cell(value: &Value) -> Cell {
 
 /// The ids of all tasks upstream, direct and indirect.
 fn ids_upstream(dag: &Dag, index: TaskIndex) -> Vec<&str> {
-    let mut found = Vec::new();
-    let mut ahead = dag.upstream(index);
-    while let Some(next) = ahead.pop() {
-        if !found.contains(&next) {
-            found.push(next);
-            ahead.extend(dag.upstream(next));
-        }
-    }
-    found.into_iter().filter_map(|index| dag.task(index)).map(|task| task.id.as_str()).collect()
+    dag.ancestors(index).into_iter().filter_map(|index| dag.task(index)).map(|task| task.id.as_str()).collect()
 }
 
 fn still_running(task: &TaskRun) -> Option<Timestamp> {

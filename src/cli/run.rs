@@ -16,6 +16,7 @@ use crate::cli::session::Session;
 use crate::clock;
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
+use crate::domain::diagnostic::closest;
 use crate::domain::ids::RunId;
 use crate::engine::{self, KILLED_LINGERS};
 use crate::store::{NewRun, Run, Store, WorkerId};
@@ -185,7 +186,7 @@ fn params(dag: &Dag, overrides: &[String]) -> anyhow::Result<Map<String, Value>>
             text.split_once('=').with_context(|| format!("`{text}` is no param: write --param key=value"))?;
         let Some(default) = params.get(key) else {
             let known: Vec<&str> = params.keys().map(String::as_str).collect();
-            let close = known.iter().find(|name| strsim::damerau_levenshtein(name, key) <= 2);
+            let close = closest(key, known.iter().copied());
             let hint = close.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
             anyhow::bail!("DAG `{}` has no param `{key}`{hint} (it has: {})", dag.id(), known.join(", "));
         };

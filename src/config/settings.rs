@@ -16,6 +16,7 @@ use super::keys::{CONNECTIONS, KAFKA_PROPERTIES, Key, key};
 use super::unknown::unknown_variables;
 use super::values::{Entry, Origin, Value, Values};
 use crate::domain::byte_size::parse_byte_size;
+use crate::domain::duration::parse_duration;
 
 /// What the command line sets.
 #[derive(Debug, Clone, Default)]
@@ -316,15 +317,5 @@ fn bytes(text: &str) -> Result<u64, &'static str> {
 
 /// Reads `10s`, `500ms`, `2m`, or a number of seconds; else tells what is expected.
 pub fn duration(text: &str) -> Result<Duration, &'static str> {
-    const EXPECTED: &str = "a duration such as 500ms, 10s, 2m or a number of seconds";
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let factor_ms: u64 = match &text[digits.len()..] {
-        "ms" => 1,
-        "" | "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(EXPECTED),
-    };
-    let number: u64 = digits.parse().map_err(|_| EXPECTED)?;
-    number.checked_mul(factor_ms).map(Duration::from_millis).ok_or(EXPECTED)
+    parse_duration(text).map_err(|_| "a duration such as 500ms, 10s, 2m or a number of seconds")
 }

@@ -54,7 +54,6 @@ pub struct TopicBalance {
     /// The topic.
     pub topic: String,
     /// The sink, where the run has several.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub sink: Option<String>,
     /// Rows that were drawn for the topic; nothing where no produce says so.
     pub drawn: Option<u64>,

@@ -22,7 +22,7 @@ impl RunState {
     /// Every state, in the order of a run's life.
     pub const ALL: [Self; 4] = [Self::Queued, Self::Running, Self::Success, Self::Failed];
 
-    /// Airflow's name for it, as it stands in Postgres, JSON and pages.
+    /// Airflow's name for it, as it stands in Postgres and JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -6,7 +6,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
 use crate::domain::ids::AttemptKey;
-use crate::store::{Store, StoreError};
+use crate::engine::worker::answered;
+use crate::store::Store;
 
 /// A chunk is written when it is this long …
 const CHUNK: usize = 64 * 1024;
@@ -17,11 +18,8 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// How long lines are waited for after the operator returned: a thread of its may still hold the log.
 const AFTERMATH: Duration = Duration::from_secs(2);
 
-/// How long the database may take for one chunk.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-
-/// How often the last chunk is tried, at intervals of [`PATIENCE`]: its attempt waits for it.
-const LAST_TRIES: u32 = 5;
+/// How long the last chunk is tried: its attempt waits for it.
+const LAST_LIMIT: Duration = Duration::from_secs(5);
 
 /// Writes all lines until every sender is gone, or `ended` is cancelled and 2 s have passed.
 ///
@@ -63,12 +61,15 @@ pub(crate) async fn write(
         chunk.flush().await;
         due = (!chunk.body.is_empty()).then(|| Instant::now() + PATIENCE);
     }
-    for _ in 0..LAST_TRIES {
+    let written = async {
         chunk.flush().await;
-        if chunk.body.is_empty() {
-            return;
+        while !chunk.body.is_empty() {
+            tokio::time::sleep(PATIENCE).await;
+            chunk.flush().await;
         }
-        tokio::time::sleep(PATIENCE).await;
+    };
+    if tokio::time::timeout(LAST_LIMIT, written).await.is_ok() {
+        return;
     }
     tracing::error!(bytes = chunk.body.len(), "the end of a task's log is lost: the database did not take it");
 }
@@ -88,9 +89,7 @@ impl Chunk {
         if self.body.is_empty() {
             return;
         }
-        let append = self.store.append_log(self.attempt, self.seq, &self.body);
-        let silent = StoreError::Silent { after: ANSWER_LIMIT };
-        match tokio::time::timeout(ANSWER_LIMIT, append).await.unwrap_or(Err(silent)) {
+        match answered(self.store.append_log(self.attempt, self.seq, &self.body)).await {
             Ok(()) => {
                 self.seq += 1;
                 self.body.clear();

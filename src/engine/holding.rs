@@ -17,7 +17,7 @@ const MARGIN: Duration = Duration::from_secs(2);
 
 /// How long a renewal is trusted, from before it was asked for: an attempt that is told to stop then is gone before
 /// others may take its task.
-const TRUST: Duration = LEASE.saturating_sub(LOST_STOP_LIMIT).saturating_sub(MARGIN);
+pub(super) const TRUST: Duration = LEASE.saturating_sub(LOST_STOP_LIMIT).saturating_sub(MARGIN);
 
 /// A worker's trust in its leases. Attempts watch it for themselves, so that it ends in time whatever the worker waits for.
 pub(super) struct Holding {

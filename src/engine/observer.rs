@@ -19,8 +19,9 @@ pub trait Observer: Send + Sync {
         let _ = (run, step, error);
     }
 
-    /// An attempt ended, but had lost its lease before: its end is not written, and its task goes on elsewhere.
-    fn attempt_refused(&self, run: RunKey, task: TaskIndex) {
+    /// An attempt ended without a move of its task's: it had lost its lease, or its end was written before and the answer
+    /// was lost.
+    fn attempt_gone(&self, run: RunKey, task: TaskIndex) {
         let _ = (run, task);
     }
 

@@ -19,7 +19,7 @@ use crate::domain::task_state::TaskState;
 use crate::engine::EngineError;
 use crate::engine::attempt::{Attempt, Stop, StopHandle, panic_text};
 use crate::engine::drive::{Driven, Engine};
-use crate::engine::holding::Holding;
+use crate::engine::holding::{Holding, TRUST};
 use crate::engine::operator::{Output, Progress, Registration, UpstreamOutput, chain};
 use crate::engine::orphans::Orphanage;
 use crate::engine::running::{KnownOutputs, RunningRun};
@@ -39,7 +39,12 @@ const RENEWAL: Duration = Duration::from_secs(3);
 const CONFIRMATION: Duration = Duration::from_millis(500);
 
 /// How long the database may take to answer before its silence counts as an error.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+const _: () = assert!(RENEWAL.as_secs() + ANSWER_LIMIT.as_secs() < TRUST.as_secs(), "one silence costs no lease");
+
+/// The same for a step, whose statements are several.
+const STEP_LIMIT: Duration = Duration::from_secs(10);
 
 /// The wait after a step that failed for a reason that may pass.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -132,10 +137,23 @@ impl<'a> Worker<'a> {
         let mut renewal = ticker(RENEWAL);
         let mut confirmation = ticker(CONFIRMATION);
         let mut stopping = false;
+        let mut again_at: Option<Instant> = None;
         loop {
-            let stepped = answered(self.step(shutdown.is_draining())).await;
-            self.stepped |= stepped.is_ok();
-            let is_troubled = self.endure(stepped)?;
+            if again_at.is_none_or(|at| at <= Instant::now()) {
+                let silent = StoreError::Silent { after: STEP_LIMIT };
+                let step = tokio::time::timeout(STEP_LIMIT, self.step(shutdown.is_draining()));
+                again_at = match step.await.unwrap_or(Err(silent)) {
+                    Ok(()) => {
+                        self.stepped = true;
+                        self.troubled_since = None;
+                        None
+                    }
+                    Err(error) => {
+                        self.endure(error)?;
+                        Some(Instant::now() + AGAIN)
+                    }
+                };
+            }
             if let Some(state) = self.concluded {
                 return Ok(Driven::Concluded(state));
             }
@@ -147,26 +165,25 @@ impl<'a> Worker<'a> {
                 biased; // what keeps the leases comes first, however many attempts end
                 _ = confirmation.tick() => self.sign.confirm().await?,
                 _ = renewal.tick() => {
-                    let renewed = answered(self.renew()).await;
-                    self.endure(renewed)?;
+                    if let Err(error) = answered(self.renew()).await {
+                        self.endure(error)?;
+                    }
                 }
-                () = tokio::time::sleep(AGAIN), if is_troubled => {}
-                Some(joined) = self.attempts.join_next(), if !is_troubled => self.gather(joined),
+                Some(joined) = self.attempts.join_next() => self.gather(joined),
                 () = shutdown.stopped(), if !stopping => {
                     stopping = true;
                     self.stop_all(Stop::Shutdown);
                 }
                 () = shutdown.drained(), if !shutdown.is_draining() => {}
+                () = sleep_until(again_at.unwrap_or(next_ready)), if again_at.is_some() => {}
                 () = sleep_until(next_ready), if self.next_ready.is_some() => {
                     self.next_ready = None;
                     self.wants_work = true;
                 }
                 _ = poll.tick() => {
-                    let looked = self.look_around().await;
-                    if let Err(EngineError::Store(error)) = looked {
-                        self.endure(Err(error))?;
-                    } else {
-                        looked?;
+                    match self.look_around().await {
+                        Err(EngineError::Store(error)) => self.endure(error)?,
+                        looked => looked?,
                     }
                     if eager_left > 0 && !self.orphanage.is_watching() {
                         eager_left -= 1;
@@ -179,12 +196,8 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Lets an error pass that may pass by itself, for a while. Says whether there was one.
-    fn endure(&mut self, result: Result<(), StoreError>) -> Result<bool, StoreError> {
-        let Err(error) = result else {
-            self.troubled_since = None;
-            return Ok(false);
-        };
+    /// Lets an error pass that may pass by itself, until no step has succeeded for a while.
+    fn endure(&mut self, error: StoreError) -> Result<(), StoreError> {
         let now = Instant::now();
         let since = *self.troubled_since.get_or_insert(now);
         if !error.is_transient() || now.duration_since(since) > TROUBLE_LIMIT {
@@ -192,7 +205,7 @@ impl<'a> Worker<'a> {
         }
         tracing::warn!(error = %chain(&error), "the database refused a step of the engine; trying again");
         self.wants_work = true;
-        Ok(true)
+        Ok(())
     }
 
     /// Notes that an attempt ended, and all others that did by now.
@@ -254,9 +267,10 @@ impl<'a> Worker<'a> {
                     fence,
                     "an attempt ended after it had lost its lease: its end is not written"
                 );
-                if !self.live.contains_key(&task_run) {
-                    self.engine.observer.attempt_refused(task_run.run, task_run.task);
-                }
+                self.forget(task_run);
+            }
+            for task_run in stepped.ended_before {
+                self.forget(task_run);
             }
             for (run, state) in stepped.concluded {
                 self.engine.observer.run_concluded(run, state);
@@ -362,7 +376,7 @@ impl<'a> Worker<'a> {
         }
         for (task_run, fence) in held {
             if self.live.get(&task_run).is_none_or(|live| live.fence != fence) {
-                self.ended.push(handed_back(task_run, fence, Ending::Interrupted));
+                self.hand_back(task_run, fence, Ending::Interrupted);
             }
         }
         Ok(())
@@ -390,13 +404,30 @@ impl<'a> Worker<'a> {
                 live.stop.stop(Stop::LeaseLost); // before the task is taken over, perhaps by this worker
             }
         }
-        for orphan in seen.extract_if(.., |orphan| self.former.contains(&orphan.worker)) {
-            self.ended.push(handed_back(orphan.task_run, orphan.fence, Ending::Interrupted));
+        let own: Vec<_> = seen.extract_if(.., |orphan| self.former.contains(&orphan.worker)).collect();
+        for orphan in own {
+            self.hand_back(orphan.task_run, orphan.fence, Ending::Interrupted);
         }
         for orphan in self.orphanage.look(seen, clock::monotonic()) {
-            self.ended.push(handed_back(orphan.task_run, orphan.fence, Ending::Lost));
+            self.hand_back(orphan.task_run, orphan.fence, Ending::Lost);
         }
         Ok(())
+    }
+
+    /// Ends an attempt that nobody runs, unless its end waits to be written already.
+    fn hand_back(&mut self, task_run: TaskRunKey, fence: i64, ending: Ending) {
+        if self.ended.iter().any(|ended| ended.task == task_run.task && ended.fence == fence) {
+            return;
+        }
+        let error = (ending == Ending::Lost).then(|| "its worker died".to_owned());
+        self.ended.push(EndedAttempt { task: task_run.task, fence, ending, output: None, error });
+    }
+
+    /// An attempt's end was not written by this step: whoever watches need not wait for it.
+    fn forget(&self, task_run: TaskRunKey) {
+        if !self.live.contains_key(&task_run) {
+            self.engine.observer.attempt_gone(task_run.run, task_run.task);
+        }
     }
 
     fn stop_all(&self, reason: Stop) {
@@ -430,11 +461,6 @@ pub(super) async fn answered<T>(call: impl Future<Output = Result<T, StoreError>
 fn failed(task: TaskIndex, fence: i64, words: String, jitter: Option<f64>) -> EndedAttempt {
     let ending = Ending::Failed { retryable: jitter.is_some(), jitter: jitter.unwrap_or_default() };
     EndedAttempt { task, fence, ending, output: None, error: Some(words) }
-}
-
-fn handed_back(task_run: TaskRunKey, fence: i64, ending: Ending) -> EndedAttempt {
-    let error = (ending == Ending::Lost).then(|| "its worker died".to_owned());
-    EndedAttempt { task: task_run.task, fence, ending, output: None, error }
 }
 
 fn as_object(value: serde_json::Value) -> Option<Output> {

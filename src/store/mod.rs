@@ -1,7 +1,7 @@
 //! pinsched's own state in Postgres: the only room with its SQL. One file per noun, one function per query.
 //!
-//! A function's statements are one transaction: when the process dies in the middle of it, nothing of it happened. None
-//! is open while an operator runs.
+//! What a function writes is one transaction: when the process dies in the middle of it, nothing of it happened. None is
+//! open while an operator runs.
 
 mod error;
 mod fence;
@@ -87,7 +87,7 @@ impl Store {
 async fn settle(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "SELECT set_config('idle_in_transaction_session_timeout', '10s', false) AS idle,
-                set_config('lock_timeout', '8s', false) AS lock,
+                set_config('lock_timeout', '4s', false) AS lock,
                 set_config('tcp_user_timeout', '10s', false) AS tcp,
                 set_config('default_transaction_isolation', 'read committed', false) AS isolation"
     )

@@ -87,6 +87,8 @@ pub struct Stepped {
     pub concluded: Vec<(RunKey, RunState)>,
     /// Ends that were not written, because the attempt had lost its task before.
     pub stale: Vec<(TaskRunKey, i64)>,
+    /// Ends of attempts that had ended before: by an earlier step whose answer was lost, or by who took them for dead.
+    pub ended_before: Vec<TaskRunKey>,
 }
 
 impl Store {
@@ -95,7 +97,8 @@ impl Store {
     /// An end whose fence is not the task's any more is left out and reported as stale.
     ///
     /// # Errors
-    /// [`StoreError::Inconsistent`] when the database contradicts the plan; nothing is written then.
+    /// [`StoreError::Inconsistent`] or [`StoreError::Moved`] when the database contradicts the plan; nothing is written
+    /// then.
     pub async fn step(&self, step: &Step<'_>, now: Timestamp) -> Result<Stepped, StoreError> {
         let failed = StoreError::query("write a step of the engine");
         let mut stepped = Stepped::default();
@@ -239,8 +242,14 @@ async fn write_batch(
     let mut neighbourhood = Neighbourhood { tasks: BTreeMap::new(), fences: BTreeMap::new() };
     neighbourhood.load(connection, batch, &wanted, run.cancel_requested).await?;
     let (held, stale): (Vec<_>, Vec<_>) = batch.ended.iter().partition(|ended| neighbourhood.holds(ended));
-    let key = |ended: &EndedAttempt| (TaskRunKey { run: batch.run, task: ended.task }, ended.fence);
-    stepped.stale.extend(stale.into_iter().map(key));
+    for ended in stale {
+        let key = TaskRunKey { run: batch.run, task: ended.task };
+        if neighbourhood.fences.get(&ended.task) == Some(&ended.fence) {
+            stepped.ended_before.push(key);
+        } else {
+            stepped.stale.push((key, ended.fence));
+        }
+    }
     let mut reach = LOOK_AHEAD;
     let endings: Vec<(TaskIndex, Ending)> = held.iter().map(|ended| (ended.task, ended.ending)).collect();
     let plan = loop {
@@ -397,9 +406,8 @@ impl Ends {
         let mut ends = Self::default();
         for ended in held {
             let index = ended.task.0.cast_signed();
-            let Some(outcome) = moves.get(&ended.task).and_then(|step| AttemptOutcome::of(step.event)) else {
-                continue; // the plan moves every attempt that ended, and by an end
-            };
+            let outcome = moves.get(&ended.task).and_then(|step| AttemptOutcome::of(step.event));
+            let outcome = outcome.expect("the plan moves every attempt that ended, and by an end");
             ends.indexes.push(index);
             ends.fences.push(ended.fence);
             ends.outcomes.push(outcome.as_str().to_owned());

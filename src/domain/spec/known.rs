@@ -36,7 +36,7 @@ pub(in crate::domain) fn airflow_dag_key(key: &str) -> Option<Standing> {
         "default_view" | "orientation" => Ignored("it arranges Airflow's own pages"),
         "render_template_as_native_obj" => Ignored("a value that is one `{{ … }}` always keeps its type"),
         "auto_register" => Ignored("every DAG of a file that is given is there"),
-        "dag_display_name" => Ignored("pages show the DAG's id"),
+        "dag_display_name" => Ignored("the DAG's id is shown"),
         "template_searchpath" => Unsupported("paths in a task start at the DAG file's folder"),
         "user_defined_macros" | "user_defined_filters" | "jinja_environment_kwargs" | "template_undefined" => {
             Unsupported("templates have Airflow's names and nothing that runs Python")
@@ -104,7 +104,7 @@ pub(in crate::domain) fn airflow_task_key(key: &str) -> Option<Standing> {
         "owner" => Ignored("the DAG's `owner` is shown"),
         "inlets" | "outlets" => Unsupported("assets are not known here"),
         "do_xcom_push" | "multiple_outputs" => Ignored("what a task leaves is always kept, by key"),
-        "task_display_name" => Ignored("pages show the task's id"),
+        "task_display_name" => Ignored("the task's id is shown"),
         "ignore_first_depends_on_past" => Ignored("a first run never waits for one before it"),
         "wait_for_past_depends_before_skipping" => IgnoredWhenOff("a skip does not wait"),
         "max_active_tis_per_dagrun" => {

@@ -12,7 +12,8 @@ use crate::domain::yaml::{Entry, Key, Node, NodeKind, scalar};
 /// Collections in collections. A DAG file needs about six; what a person can follow ends far below this.
 pub(super) const DEEPEST: usize = 64;
 
-/// What anchors and aliases may add to a file in all: each keeps or brings a copy, in values and in pieces of [`TEXT_PER_VALUE`] bytes: about 100 MB at the most.
+/// What anchors and aliases may add to a file in all, each of which keeps or brings a copy: in values and in pieces of
+/// [`TEXT_PER_VALUE`] bytes, about 100 MB at the most.
 const MOST_ALIASED: usize = 500_000;
 
 /// So much text weighs as one value.

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::partitioner::{FieldPath, Partitioner};
 use super::path_format::PathFormat;
 use super::topics::TopicPattern;
+use crate::domain::duration::parse_duration;
 use crate::domain::operator_kind::ConfigProblem;
 
 /// Writes the records of Kafka topics to S3 objects, each exactly once, named and filled as Confluent's S3 sink does.
@@ -93,21 +94,10 @@ pub(super) enum Span {
 
 impl Span {
     fn milliseconds(&self) -> Option<i64> {
-        let text = match self {
-            Self::Seconds(seconds) => return Some(i64::from(*seconds) * 1000),
-            Self::Text(text) => text.trim(),
-        };
-        let unit = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let number: i64 = text[..unit].parse().ok()?;
-        let factor = match text[unit..].trim() {
-            "ms" => 1,
-            "" | "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return None,
-        };
-        number.checked_mul(factor)
+        match self {
+            Self::Seconds(seconds) => Some(i64::from(*seconds) * 1000),
+            Self::Text(text) => i64::try_from(parse_duration(text).ok()?.as_millis()).ok(),
+        }
     }
 }
 
@@ -432,6 +422,7 @@ mod tests {
         assert_eq!(milliseconds(json!(90)), Some(90_000));
         assert_eq!(milliseconds(json!("500ms")), Some(500));
         assert_eq!(milliseconds(json!("2 h")), Some(7_200_000));
-        assert_eq!(milliseconds(json!("2w")), None);
+        assert_eq!(milliseconds(json!("1h30m")), Some(5_400_000));
+        assert_eq!(milliseconds(json!("2 moons")), None);
     }
 }

@@ -147,7 +147,8 @@ async fn retention_that_passes_what_was_read_is_nobodys_loss() {
     let held = bench.run.hold("sink_cut").await;
     let s3 = bench.s3.clone();
     let (output, ()) = tokio::join!(attempts::run(&attempt.context, "sink", config), async {
-        while s3.list(BUCKET, "topics/").await.unwrap().is_empty() {}
+        let comes = async { while s3.list(BUCKET, "topics/").await.unwrap().is_empty() {} };
+        tokio::time::timeout(DEADLINE, comes).await.expect("an object comes in time");
         expire(&topic, 5).await;
         held.rollback().await.unwrap();
     });

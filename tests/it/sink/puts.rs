@@ -5,7 +5,7 @@ use pinsched::connect::s3::PutOptions;
 use pinsched::engine::operator::Failure;
 use serde_json::json;
 
-use super::{BUCKET, Bench, Record, s3_endpoint, send};
+use super::{BUCKET, Bench, DEADLINE, Record, s3_endpoint, send};
 use crate::attempts;
 
 async fn two_rows() -> (Bench, String) {
@@ -102,9 +102,12 @@ async fn who_is_stopped_in_the_middle_of_an_object_leaves_no_parts_of_it() {
         entries.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("upload")).count()
     };
     let (result, ()) = tokio::join!(attempts::run(&attempt.context, "sink", config), async {
-        while parts() == 0 {
-            tokio::task::yield_now().await;
-        }
+        let begins = async {
+            while parts() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, begins).await.expect("an upload begins in time");
         attempt.context.cancel.cancel();
     });
     assert_eq!(result, Err(Failure::Interrupted));

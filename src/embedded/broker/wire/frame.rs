@@ -30,8 +30,9 @@ pub(crate) async fn read_length<R: AsyncRead + Unpin>(stream: &mut R, max_bytes:
     }
 }
 
-/// Reads a frame's body of exactly `length` bytes, and takes its share of the budget as the bytes arrive: what was merely
-/// announced holds up nobody. Fails when nothing moves for as long as `patience`.
+/// Reads a frame's body of exactly `length` bytes, and takes its share of the budget once the first of them are there: what
+/// was merely announced holds up nobody, and who waits for the rest of its share holds little. Fails when nothing arrives
+/// for as long as `patience`.
 pub(crate) async fn read_body<R: AsyncRead + Unpin>(
     stream: &mut R,
     length: usize,
@@ -40,13 +41,16 @@ pub(crate) async fn read_body<R: AsyncRead + Unpin>(
 ) -> io::Result<(Bytes, OwnedSemaphorePermit)> {
     let first = length.min(FIRST_CHUNK_BYTES);
     let mut share = within(patience, take(budget, first)).await?;
+    let mut rest = length - first;
     let mut body = BytesMut::with_capacity(first);
     let mut limited = stream.take(length as u64);
     while body.len() < length {
         if body.len() == body.capacity() {
-            let more = body.len().min(length - body.len());
-            share.merge(within(patience, take(budget, more)).await?);
-            body.reserve(more);
+            if rest > 0 {
+                share.merge(take(budget, rest).await?);
+                rest = 0;
+            }
+            body.reserve(body.len().min(length - body.len()));
         }
         if within(patience, limited.read_buf(&mut body)).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

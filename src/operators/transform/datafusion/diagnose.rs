@@ -5,10 +5,8 @@ use std::io;
 use datafusion::common::Diagnostic;
 use datafusion::error::DataFusionError;
 
+use crate::domain::diagnostic::closest;
 use crate::operators::transform::engine::{EngineError, Job, Script};
-
-/// Names further apart than this are not what was meant.
-const SIMILAR: f64 = 0.7;
 
 /// Why a script does not make a plan.
 pub(super) fn sql(script: &Script, error: &DataFusionError, tables: &[String]) -> EngineError {
@@ -94,9 +92,7 @@ fn missing_table(message: &str) -> Option<String> {
 }
 
 fn similar<'a>(name: &str, names: &'a [String]) -> Option<&'a str> {
-    let score = |other: &String| strsim::jaro_winkler(name, other);
-    let best = names.iter().max_by(|a, b| score(a).total_cmp(&score(b)))?;
-    (score(best) >= SIMILAR).then_some(best)
+    closest(name, names.iter().map(String::as_str))
 }
 
 fn find_word(text: &str, word: &str) -> Option<(u64, u64)> {
