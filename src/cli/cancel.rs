@@ -15,6 +15,7 @@ use crate::store::{Run, Store};
 const LOOK: Duration = Duration::from_millis(200);
 
 pub(crate) async fn cancel(session: &Session, run: &str) -> anyhow::Result<Exit> {
+    session.must_have_run()?;
     let (resolved, store) = session.connect(4).await?;
     let run = find_run(&store, run).await?;
     if store.request_cancel(run.key, clock::now()).await?.is_none() {

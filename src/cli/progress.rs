@@ -136,7 +136,9 @@ impl Observer for ProgressDisplay {
     }
 
     fn database_lost(&self, error: &str) {
-        self.say(&format!("the database went away, trying to reach it again: {error}"));
+        self.say(&format!(
+            "the database went away, trying to reach it again for 5 minutes (Ctrl-C ends that; nothing is lost): {error}"
+        ));
     }
 }
 

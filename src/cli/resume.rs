@@ -6,6 +6,7 @@ use crate::cli::session::{Session, find_run};
 use crate::engine;
 
 pub(crate) async fn resume(session: &Session, run: &str) -> anyhow::Result<Exit> {
+    session.must_have_run()?;
     let (resolved, store) = session.connect(16).await?;
     let run = find_run(&store, run).await?;
     if run.state.is_final() {

@@ -55,13 +55,13 @@ pub(crate) async fn run(session: &Session, arguments: &RunArguments) -> anyhow::
             drive::drive(session, &resolved, &store, run, dag, sign).await
         }
         Choice::Resume(run) => {
-            session.printer.say(&format!("{}  {}  resuming: it was left {}", run.dag_id, run.run_id, run.state));
             if !arguments.params.is_empty() && run.params != params {
                 anyhow::bail!(
                     "run `{}` is unfinished and has other params; resume it without --param, or start another by --new",
                     run.run_id
                 );
             }
+            session.printer.say(&format!("{}  {}  resuming: it was left {}", run.dag_id, run.run_id, run.state));
             if store.run_source(run.key).await?.source != source {
                 session.printer.say(
                     "the file has changed since the run began: the run goes on with it as it was; --new starts another \

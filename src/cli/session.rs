@@ -25,7 +25,10 @@ impl Session {
     }
 
     /// Connects the store alone, for commands that read: of the embedded stack only Postgres is started.
+    ///
+    /// A home that is not there is not made: nothing can have run in it.
     pub(crate) async fn connect_store(&self) -> anyhow::Result<(Option<StackLease>, Store)> {
+        self.must_have_run()?;
         let (lease, url) = match &self.settings.database_url {
             Some(url) => (None, url.clone()),
             None => {
@@ -38,6 +41,17 @@ impl Session {
         let store = Store::connect(&url, 2).await?;
         store.migrate().await?;
         Ok((lease, store))
+    }
+
+    /// For commands about runs: fails when there can be none, for want of a home.
+    pub(crate) fn must_have_run(&self) -> anyhow::Result<()> {
+        let home = &self.settings.home;
+        anyhow::ensure!(
+            self.settings.database_url.is_some() || home.is_dir(),
+            "nothing has run in {}: there is no such folder (--home or PINSCHED_HOME names another)",
+            home.display()
+        );
+        Ok(())
     }
 
     /// Finds or starts everything that is not configured, telling the person who waits, and connects the store.

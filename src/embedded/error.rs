@@ -27,6 +27,15 @@ pub enum HomeError {
         /// What is wrong.
         source: serde_json::Error,
     },
+    /// The data is there, and its passwords are not.
+    #[error(
+        "there is no {}, which has the passwords of the data beside it: put it back, or remove the folder to start anew",
+        path.display()
+    )]
+    NoCredentials {
+        /// The file that is missing.
+        path: PathBuf,
+    },
     /// No port of the loopback interface is free.
     #[error("could not find a free port on 127.0.0.1")]
     NoPort(#[source] io::Error),

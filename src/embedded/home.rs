@@ -111,6 +111,9 @@ impl Home {
         if let Some(credentials) = read_json(&path)? {
             return Ok(credentials);
         }
+        if self.path.join("postgres").symlink_metadata().is_ok() {
+            return Err(HomeError::NoCredentials { path });
+        }
         let credentials = Credentials {
             postgres: PostgresCredentials { user: "pinsched".into(), password: secret(), port: free_port()? },
             kafka: KafkaCredentials { username: "pinsched".into(), password: secret(), port: free_port()? },
@@ -126,7 +129,11 @@ impl Home {
 
     /// What the process that serves this home wrote down; it may be long gone.
     pub(super) fn stack_file(&self) -> Result<Option<StackFile>, HomeError> {
-        read_json(&self.path.join("stack.json"))
+        match read_json(&self.path.join("stack.json")) {
+            // Whether a process serves the home says its lock alone; a new one writes the file anew.
+            Err(HomeError::Damaged { .. }) => Ok(None),
+            read => read,
+        }
     }
 
     /// Who serves this home, in words: what the process that has the lock wrote down, if it is so far.

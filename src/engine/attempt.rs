@@ -88,7 +88,11 @@ impl Attempt {
             attempt = self.key.try_number
         );
         let work = async {
-            let result = self.supervised(log).await;
+            let result = self.supervised(log.clone()).await;
+            if let Err(Failure::Retry(text) | Failure::Fatal(text)) = &result {
+                log.line(text);
+            }
+            drop(log);
             log_ended.cancel();
             result
         };

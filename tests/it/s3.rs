@@ -213,3 +213,27 @@ async fn a_key_that_is_too_long_for_the_laptop_says_so() {
         s3.delete(BUCKET, &key[..length]).await.unwrap();
     }
 }
+
+/// botocore asks for URL-encoded keys, and decodes them when it is told that they are: `+` would become a blank.
+#[tokio::test]
+async fn listed_keys_are_as_they_were_put_whatever_encoding_a_client_asks_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = server(&folder).await;
+    let key = "topics/u.pin/partition=0/u.pin+0+0000000000.json";
+    client(&server).await.put(BUCKET, key, Bytes::from("{}"), PutOptions::default()).await.unwrap();
+    let credentials = aws_sdk_s3::config::Credentials::new("key", "secret", None, None, "test");
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(aws_sdk_s3::config::BehaviorVersion::latest())
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .endpoint_url(server.endpoint_url())
+        .region(aws_sdk_s3::config::Region::from_static("us-east-1"))
+        .credentials_provider(credentials)
+        .force_path_style(true)
+        .build();
+    let sdk = aws_sdk_s3::Client::from_conf(config);
+    let encoding = aws_sdk_s3::types::EncodingType::Url;
+    let listed = sdk.list_objects_v2().bucket(BUCKET).encoding_type(encoding.clone()).send().await.unwrap();
+    assert_eq!((listed.contents()[0].key(), listed.encoding_type()), (Some(key), None));
+    let listed = sdk.list_objects().bucket(BUCKET).encoding_type(encoding).send().await.unwrap();
+    assert_eq!((listed.contents()[0].key(), listed.encoding_type()), (Some(key), None));
+}

@@ -43,6 +43,10 @@ pub(super) struct TableConfig {
     pub(super) table: String,
     /// The column that tells its rows apart, an integer; rows with the same key belong together.
     pub(super) key: String,
+    /// The columns that it must have, no more and no fewer. Without it any will do; the tables that are drawn from where a
+    /// task names none have those of the original's.
+    #[serde(default)]
+    pub(super) columns: Option<Vec<String>>,
 }
 
 /// Which rows are drawn.
@@ -112,11 +116,25 @@ impl schemars::JsonSchema for Rate {
     }
 }
 
+/// The original's tables: alias, name, and columns, of which the first is the key.
+const PINTEREST_TABLES: [(&str, &str, &str); 3] = [
+    (
+        "pin",
+        "pinterest_data",
+        "index unique_id title description poster_name follower_count tag_list is_image_or_video image_src downloaded \
+         save_location category",
+    ),
+    ("geo", "geolocation_data", "ind timestamp latitude longitude country"),
+    ("user", "user_data", "ind first_name last_name age date_joined"),
+];
+
 fn pinterest_tables() -> IndexMap<String, TableConfig> {
-    [("pin", "pinterest_data", "index"), ("geo", "geolocation_data", "ind"), ("user", "user_data", "ind")]
-        .into_iter()
-        .map(|(alias, table, key)| (alias.to_owned(), TableConfig { table: table.to_owned(), key: key.to_owned() }))
-        .collect()
+    let tables = PINTEREST_TABLES.iter().map(|(alias, table, columns)| {
+        let columns: Vec<String> = columns.split_whitespace().map(str::to_owned).collect();
+        let (table, key) = ((*table).to_owned(), columns[0].clone());
+        ((*alias).to_owned(), TableConfig { table, key, columns: Some(columns) })
+    });
+    tables.collect()
 }
 
 /// What is wrong with a configuration beyond its shape.

@@ -25,6 +25,7 @@ use crate::clock;
 use crate::connect::NoConnection;
 use crate::connect::s3::S3;
 use crate::connect::source::{KeySpace, Rows, Source, SourceError, SourceTable};
+use crate::domain::diagnostic::listed;
 use crate::domain::operator_kind::OperatorKind;
 use crate::domain::outputs::{self, EmulateOutput, StagedRows, StagedTable};
 use crate::engine::operator::{Failure, Operator, Output, Registration, TaskContext, chain};
@@ -65,7 +66,10 @@ enum EmulateError {
     Staged(#[from] StagedError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("{wanted} rows were asked for, and table `{table}` has {there}")]
+    #[error(
+        "{wanted} rows were asked for, and table `{table}` has {there}: ask for fewer, or for `draw: replay`, which may draw \
+         a row again"
+    )]
     TooFew { wanted: u64, table: String, there: u64 },
     #[error("`draw: replay` draws among the first {REPLAY_ROWS} rows, and table `{table}` has {there}")]
     TooFewToReplay { table: String, there: u64 },
@@ -75,6 +79,11 @@ enum EmulateError {
     Apart { table: String, key: String, value: i64, first: String },
     #[error("table `{table}` has fewer different keys than rows: `{key}` does not tell its rows apart")]
     KeysRunOut { table: String, key: String },
+    #[error(
+        "table `{table}` of {address} has other columns than expected: {difference}; say which tables to draw by `tables`, and \
+         what they must have by their `columns`"
+    )]
+    Columns { table: String, address: String, difference: String },
 }
 
 impl From<EmulateError> for Failure {
@@ -88,7 +97,8 @@ impl From<EmulateError> for Failure {
             | EmulateError::TooFew { .. }
             | EmulateError::TooFewToReplay { .. }
             | EmulateError::Apart { .. }
-            | EmulateError::KeysRunOut { .. } => false,
+            | EmulateError::KeysRunOut { .. }
+            | EmulateError::Columns { .. } => false,
         };
         let mut text = chain(&error);
         if let EmulateError::Staged(error) = &error
@@ -98,6 +108,20 @@ impl From<EmulateError> for Failure {
         }
         if transient { Self::Retry(text) } else { Self::Fatal(text) }
     }
+}
+
+/// How the columns that there are differ from those that there should be, whatever their order; `None` when they do not.
+fn difference(expected: &[String], found: &[String]) -> Option<String> {
+    let beyond = |these: &[String], those: &[String]| -> Vec<String> {
+        these.iter().filter(|name| !those.contains(name)).cloned().collect()
+    };
+    let parts = [("no", beyond(expected, found)), ("also", beyond(found, expected))];
+    let said: Vec<String> = parts
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(how, names)| format!("{how} {}", listed(names.iter().map(String::as_str))))
+        .collect();
+    (!said.is_empty()).then(|| said.join(", "))
 }
 
 #[async_trait]
@@ -156,7 +180,16 @@ impl EmulateConfig {
     ) -> Result<(Staged, Manifest), EmulateError> {
         let mut tables: IndexMap<&str, SourceTable> = IndexMap::new();
         for (alias, table) in &self.tables {
-            tables.insert(alias, source.table(&table.table, &table.key).await?);
+            let found = source.table(&table.table, &table.key).await?;
+            if let Some(difference) = table.columns.as_deref().and_then(|expected| difference(expected, &found.columns))
+            {
+                return Err(EmulateError::Columns {
+                    table: found.name,
+                    address: source.address().to_string(),
+                    difference,
+                });
+            }
+            tables.insert(alias, found);
         }
         let Some(first) = tables.values().next().cloned() else { unreachable!("the check wants at least one table") };
         let space = source.key_space(&first).await?;

@@ -21,7 +21,7 @@ async fn each_attempt_has_its_own_log() {
         .play("orders: {tasks: {talk: {operator: script, acts: [fail, succeed], retries: 1, retry_delay: 0.01}}}")
         .await;
     assert_eq!(drive(&house, &play).await, RunState::Success);
-    assert_eq!(log(&house, &play, 1).await, "attempt 1 begins\n");
+    assert_eq!(log(&house, &play, 1).await, "attempt 1 begins\nexit status 1\n", "the reason is its last line");
     assert_eq!(log(&house, &play, 2).await, "attempt 2 begins\ndone\n");
     assert_eq!(log(&house, &play, 3).await, "");
 }

@@ -74,6 +74,10 @@ async fn a_source_with_other_tables_or_columns_fails_the_task_and_names_them() {
     for (tables, words) in [
         ("{pin: {table: no_pins, key: index}}", "there is no table `no_pins`"),
         ("{pin: {table: pinterest_data, key: no_key}}", "no_key"),
+        (
+            "{geo: {table: geolocation_data, key: ind, columns: [ind, timestamp, latitude, longitude, land]}}",
+            "has other columns than expected: no `land`, also `country`",
+        ),
     ] {
         let file = product.write("odd.yaml", &task(tables));
         let answer = product.answer(&["run", &file, "--new"]).await;
