@@ -162,24 +162,27 @@ fn newest_postgres() -> String {
 /// What `pinsched up` and the stack's process hold, Postgres aside.
 fn memory(home: &Path, up: &Up) {
     let file: Value = serde_json::from_slice(&std::fs::read(home.join("stack.json")).unwrap()).unwrap();
-    let stack = resident(file["pid"].as_u64().unwrap());
-    let waiting = resident(u64::from(up.child.id()));
+    let processes = [file["pid"].as_u64().unwrap(), u64::from(up.child.id())];
+    let [stack, waiting] = processes.map(|pid| megabytes(pid, "Pss:"));
+    let resident: f64 = processes.map(|pid| megabytes(pid, "Rss:")).iter().sum();
     println!(
-        "{:<40} {:>9.1} MB {:>12} {:>8}  under 60 MB: {} (the stack {:.1} MB, the waiting `up` {:.1} MB)",
+        "{:<40} {:>9.1} MB {:>12} {:>8}  under 60 MB: {} (the stack {:.1} MB, the waiting `up` {:.1} MB; {:.1} MB where the \
+         program's pages that both share count twice)",
         "idle `pinsched up`, Postgres aside",
         stack + waiting,
         "-",
         "-",
         verdict(stack + waiting < 60.0),
         stack,
-        waiting
+        waiting,
+        resident
     );
 }
 
-/// A process's resident memory, in megabytes.
-fn resident(pid: u64) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+/// A process's memory in megabytes: `Rss:` is all that it holds, `Pss:` its share of what others hold as well.
+fn megabytes(pid: u64, figure: &str) -> f64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix(figure)).unwrap();
     line.trim().trim_end_matches(" kB").trim().parse::<f64>().unwrap() * 1024.0 / 1e6
 }
 

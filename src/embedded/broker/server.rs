@@ -62,8 +62,7 @@ impl Broker {
         let sweep = config.transaction_sweep;
         let Opened { topics, groups, transactions, lock } = opened;
         let fetch_budget = Arc::new(Semaphore::new(config.max_queued_bytes.div_ceil(BUDGET_UNIT_BYTES)));
-        let state =
-            State { config, address, topics, groups, transactions, fetch_budget, shutdown, tracker, _lock: lock };
+        let state = State { config, address, topics, groups, transactions, fetch_budget, shutdown, tracker, lock };
         let state = Arc::new(state);
         let token = || state.shutdown.clone();
         state.tracker.spawn(Arc::clone(&state.groups).run(token()));
@@ -96,6 +95,10 @@ impl Broker {
         });
         if closed.await.is_err() {
             tracing::error!("closing the partitions panicked");
+        }
+        // Not by the handle's end: a child process that is being started may hold a copy for a moment.
+        if let Err(error) = rustix::fs::flock(&self.state.lock, rustix::fs::FlockOperation::Unlock) {
+            tracing::warn!(%error, "could not give the data directory's lock back");
         }
     }
 }

@@ -36,7 +36,7 @@ pub(crate) struct State {
     /// Every task and blocking job is one of its.
     pub(crate) tracker: TaskTracker,
     /// The lock on the data directory, for as long as anything here can write to it.
-    pub(crate) _lock: File,
+    pub(crate) lock: File,
 }
 
 impl State {
