@@ -85,13 +85,14 @@ impl Store {
 /// beyond its leases, whoever waits for a lock learns so, and a step that reads what others wrote meanwhile counts on
 /// the usual isolation, whatever the server's default is.
 async fn settle(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "SELECT set_config('idle_in_transaction_session_timeout', '10s', false) AS idle,
-                set_config('lock_timeout', '4s', false) AS lock,
-                set_config('tcp_user_timeout', '10s', false) AS tcp,
-                set_config('default_transaction_isolation', 'read committed', false) AS isolation"
+    // As plain text: a prepared statement may stand already behind a pooler, which is to be told as what it is later on.
+    sqlx::raw_sql(
+        "SET idle_in_transaction_session_timeout = '10s';
+         SET lock_timeout = '4s';
+         SET tcp_user_timeout = '10s';
+         SET default_transaction_isolation = 'read committed'",
     )
-    .fetch_one(connection)
+    .execute(connection)
     .await?;
     Ok(())
 }
