@@ -1,6 +1,7 @@
 //! The first figures, each beside a floor that was measured in the same run: `./scripts/bench`.
 //!
-//! Starts a home of its own in a temporary folder; needs what `pinsched run` needs, and nothing else.
+//! Starts a home of its own in a temporary folder; needs what `pinsched run` needs, and nothing else. Names of sections
+//! (`stack`, `memory`, `engine`, `pipeline`) as arguments choose what is measured; all of it by default.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's answer is what it prints")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on says so by panicking")]
@@ -20,7 +21,7 @@ use pinsched::domain::source::SourceFile;
 use pinsched::engine::observer::Nobody;
 use pinsched::engine::running::RunningRun;
 use pinsched::engine::shutdown::Shutdown;
-use pinsched::engine::{Driven, Engine};
+use pinsched::engine::{self, Driven, Engine};
 use pinsched::operators;
 use pinsched::store::{NewRun, Store};
 use secrecy::SecretString;
@@ -39,13 +40,23 @@ fn main() {
     let folder = tempfile::Builder::new().prefix("pinsched-bench-").tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
     println!("{:<40} {:>12} {:>12} {:>8}  goal", "figure", "median", "floor", "ratio");
-    stack(folder.path());
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wants = |section: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == section);
+    if wants("stack") {
+        stack(folder.path());
+    }
     let home = folder.path().join("home");
     let up = Up::start(&home);
-    memory(&home, &up);
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(engine(&up.urls));
-    pipeline(&home);
+    if wants("memory") {
+        memory(&home, &up);
+    }
+    if wants("engine") {
+        let url = up.urls["database_url"].as_str().unwrap();
+        tokio::runtime::Runtime::new().unwrap().block_on(engine_figures(url));
+    }
+    if wants("pipeline") {
+        pipeline(&home);
+    }
 }
 
 /// One line of the table.
@@ -187,12 +198,13 @@ fn megabytes(pid: u64, figure: &str) -> f64 {
 }
 
 /// The engine on the embedded Postgres, in this process.
-async fn engine(urls: &Value) {
-    let url = urls["database_url"].as_str().unwrap();
+async fn engine_figures(url: &str) {
     let store = Store::connect(&SecretString::from(url), 16).await.unwrap();
     store.migrate().await.unwrap();
     let (chain, fan) = (chain(40), fan(1000));
-    drive(&store, &chain).await; // statements are prepared, pages are warm
+    for _ in 0..ROUNDS {
+        drive(&store, &chain).await; // until statements are prepared and pages warm, on whichever connection
+    }
     let (mut chains, mut commits, mut fans, mut singles) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         commits.push(durable_commits(url, 40).await);
@@ -224,10 +236,12 @@ fn fan(width: usize) -> String {
     file
 }
 
-/// From a run's first claim to its end; the run is created before.
+/// From a run's first claim to its end; the run is created before, by a process that has registered, as `pinsched run`
+/// does it.
 async fn drive(store: &Store, source: &str) -> Duration {
     let checked = check::check(&SourceFile::new("bench.yaml", source), &operators::catalog());
     let dag = checked.dags.into_iter().next().expect("the benchmark's DAG is valid");
+    let sign = engine::register(store).await.unwrap();
     let now = clock::now();
     let new = NewRun {
         dag: &dag,
@@ -239,7 +253,7 @@ async fn drive(store: &Store, source: &str) -> Duration {
         data_interval_start: now,
         data_interval_end: now,
         params: serde_json::Map::new(),
-        owner: None,
+        owner: Some(sign.worker),
     };
     let engine = Engine {
         store: store.clone(),
@@ -251,7 +265,7 @@ async fn drive(store: &Store, source: &str) -> Duration {
     };
     let run = store.create_run(&new, now).await.unwrap();
     let begun = clock::monotonic();
-    let driven = engine.drive(RunningRun::new(&run, dag), &Shutdown::default()).await.unwrap();
+    let driven = engine.drive_as(sign, RunningRun::new(&run, dag), &Shutdown::default()).await.unwrap();
     assert_eq!(driven, Driven::Concluded(RunState::Success));
     begun.elapsed()
 }

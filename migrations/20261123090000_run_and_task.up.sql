@@ -1,5 +1,24 @@
 -- Runs, their tasks, attempts, outputs, logs and history: the scheduler's whole state.
 -- Hot rows (task_run) are apart from history (attempt, transition, attempt_log), which is only appended to.
+--
+-- The words for states are domains and not checks of their tables: a table's checks are read and prepared anew for each
+-- statement that writes to it, a domain's once a session. And what a step of the engine writes of a run whose row it
+-- holds (attempt, task_output, transition) refers to the run without a foreign key, which would look it up for each row;
+-- when a run is deleted a trigger deletes these.
+
+CREATE DOMAIN run_state AS text
+    CONSTRAINT run_state_check CHECK (VALUE IN ('queued', 'running', 'success', 'failed'));
+CREATE DOMAIN run_type AS text
+    CONSTRAINT run_type_check CHECK (VALUE IN ('manual', 'scheduled', 'backfill'));
+CREATE DOMAIN task_state AS text
+    CONSTRAINT task_state_check CHECK (VALUE IN
+        ('none', 'queued', 'running', 'up_for_retry', 'success', 'failed', 'upstream_failed', 'skipped'));
+CREATE DOMAIN task_event AS text
+    CONSTRAINT task_event_check CHECK (VALUE IN
+        ('released', 'claimed', 'succeeded', 'failed_for_now', 'failed_for_good', 'interrupted', 'lost',
+         'lost_for_good', 'skipped', 'upstream_failed', 'cancelled'));
+CREATE DOMAIN attempt_outcome AS text
+    CONSTRAINT attempt_outcome_check CHECK (VALUE IN ('success', 'failed', 'interrupted', 'lost', 'cancelled'));
 
 CREATE TABLE dag_version (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -26,13 +45,14 @@ CREATE TABLE run (
     dag_id              text        NOT NULL,
     run_id              text        NOT NULL,
     dag_version_id      bigint      NOT NULL REFERENCES dag_version (id),
-    run_type            text        NOT NULL CONSTRAINT run_run_type_check CHECK (run_type IN ('manual', 'scheduled', 'backfill')),
+    run_type            run_type    NOT NULL,
     logical_date        timestamptz NOT NULL,
     rerun               integer     NOT NULL DEFAULT 0, -- 0 for the first run of a logical date, then 1, 2, …
     data_interval_start timestamptz NOT NULL,
     data_interval_end   timestamptz NOT NULL,
     params              jsonb       NOT NULL,
-    state               text        NOT NULL CONSTRAINT run_state_check CHECK (state IN ('queued', 'running', 'success', 'failed')),
+    state               run_state   NOT NULL,
+    version             bigint      NOT NULL DEFAULT 0, -- rises with each step and each request about the run
     tasks_unfinished    integer     NOT NULL CONSTRAINT run_tasks_unfinished_check CHECK (tasks_unfinished >= 0),
     leaves_failed       integer     NOT NULL DEFAULT 0,
     queued_at           timestamptz NOT NULL,
@@ -51,14 +71,13 @@ CREATE TABLE task_run (
     run_key                    bigint      NOT NULL REFERENCES run (id) ON DELETE CASCADE,
     task_index                 integer     NOT NULL,
     task_id                    text        NOT NULL,
-    state                      text        NOT NULL CONSTRAINT task_run_state_check CHECK (state IN
-        ('none', 'queued', 'running', 'up_for_retry', 'success', 'failed', 'upstream_failed', 'skipped')),
+    state                      task_state  NOT NULL,
     try_number                 integer     NOT NULL DEFAULT 1 CONSTRAINT task_run_try_number_check CHECK (try_number >= 1),
     fence                      bigint      NOT NULL DEFAULT 0, -- rises on each claim, never reused
     lost                       integer     NOT NULL DEFAULT 0, -- how many workers died under it
     priority                   integer     NOT NULL DEFAULT 1,
     ready_at                   timestamptz,                    -- not before this instant; set while queued or up_for_retry
-    worker_id                  bigint      REFERENCES worker (id),
+    worker_id                  bigint,                         -- no reference, as in attempt
     lease_until                timestamptz,                    -- written and compared with clock_timestamp() alone
     upstream_unfinished        integer     NOT NULL CONSTRAINT task_run_upstream_unfinished_check CHECK (upstream_unfinished >= 0),
     upstream_success           integer     NOT NULL DEFAULT 0,
@@ -71,7 +90,6 @@ CREATE TABLE task_run (
     finished_at                timestamptz,
     error                      text,
     PRIMARY KEY (run_key, task_index),
-    CONSTRAINT task_run_run_key_task_id_key UNIQUE (run_key, task_id),
     CONSTRAINT task_run_lease_check CHECK ((state = 'running') = (lease_until IS NOT NULL AND worker_id IS NOT NULL)),
     CONSTRAINT task_run_ready_at_check CHECK ((state IN ('queued', 'up_for_retry')) = (ready_at IS NOT NULL)),
     CONSTRAINT task_run_finished_at_check
@@ -84,22 +102,21 @@ CREATE INDEX task_run_ready_idx ON task_run (priority DESC, ready_at, run_key, t
 CREATE INDEX task_run_running_idx ON task_run (worker_id) WHERE state = 'running';
 
 CREATE TABLE attempt (
-    run_key     bigint      NOT NULL REFERENCES run (id) ON DELETE CASCADE,
+    run_key     bigint      NOT NULL,
     task_index  integer     NOT NULL,
     fence       bigint      NOT NULL,
     try_number  integer     NOT NULL,
     worker_id   bigint      NOT NULL,
     started_at  timestamptz NOT NULL,
     finished_at timestamptz,
-    outcome     text CONSTRAINT attempt_outcome_check CHECK (outcome IN
-        ('success', 'failed', 'interrupted', 'lost', 'cancelled')),
+    outcome     attempt_outcome,
     error       text,
     PRIMARY KEY (run_key, task_index, fence),
     CONSTRAINT attempt_finished_at_check CHECK ((finished_at IS NULL) = (outcome IS NULL))
 );
 
 CREATE TABLE task_output (
-    run_key    bigint NOT NULL REFERENCES run (id) ON DELETE CASCADE,
+    run_key    bigint NOT NULL,
     task_index integer NOT NULL,
     output     jsonb  NOT NULL,
     PRIMARY KEY (run_key, task_index)
@@ -107,19 +124,16 @@ CREATE TABLE task_output (
 
 -- Append-only: what happened to each task, in order.
 CREATE TABLE transition (
-    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id         bigint      GENERATED ALWAYS AS IDENTITY,
     run_key    bigint      NOT NULL,
     task_index integer     NOT NULL,
     fence      bigint      NOT NULL,
-    event      text        NOT NULL CONSTRAINT transition_event_check CHECK (event IN
-        ('released', 'claimed', 'succeeded', 'failed_for_now', 'failed_for_good', 'interrupted', 'lost',
-         'lost_for_good', 'skipped', 'upstream_failed', 'cancelled')),
-    from_state text        NOT NULL,
-    to_state   text        NOT NULL,
-    at         timestamptz NOT NULL
+    event      task_event  NOT NULL,
+    from_state task_state  NOT NULL,
+    to_state   task_state  NOT NULL,
+    at         timestamptz NOT NULL,
+    PRIMARY KEY (run_key, task_index, id)
 );
-
-CREATE INDEX transition_run_key_idx ON transition (run_key, task_index, id);
 
 -- An attempt's log in chunks of many lines, in order of seq.
 CREATE TABLE attempt_log (
@@ -130,3 +144,22 @@ CREATE TABLE attempt_log (
     body       text    NOT NULL,
     PRIMARY KEY (run_key, task_index, fence, seq)
 );
+
+-- Undoes a step whose plan does not fit: a task is not in the state that it was seen in.
+CREATE FUNCTION refuse_step() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'a task is not in the state that its plan moves it from' USING ERRCODE = 'serialization_failure';
+END
+$$;
+
+CREATE FUNCTION delete_what_runs_left() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM attempt WHERE run_key IN (SELECT id FROM deleted);
+    DELETE FROM task_output WHERE run_key IN (SELECT id FROM deleted);
+    DELETE FROM transition WHERE run_key IN (SELECT id FROM deleted);
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER run_deleted AFTER DELETE ON run REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION delete_what_runs_left();

@@ -3,7 +3,8 @@
 //! Planning looks at the neighbourhood only: a completion costs its out-degree, not the size of the DAG. Where a skip
 //! or a failure runs on through the graph, [`plan`] asks for the tasks that it has not been shown yet.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::domain::Timestamp;
@@ -16,7 +17,7 @@ use crate::domain::trigger_rule::{Role, UpstreamCounts, Verdict};
 /// How often a worker may die under one task before the task is failed: so that a task that kills its worker ends.
 pub const LOST_LIMIT: i32 = 5;
 
-/// A task run as the transaction sees it, locked by its run's row.
+/// A task run as it was seen at the run's version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TaskSnapshot {
     /// Where it stands.
@@ -29,7 +30,7 @@ pub struct TaskSnapshot {
     pub lost: i32,
 }
 
-/// A run as the transaction sees it: the run's own row, and the tasks of the neighbourhood.
+/// A run as it was seen at one version of it: the run's own row, and the tasks of the neighbourhood, at least.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// Whether somebody asked for its cancellation.
@@ -151,7 +152,8 @@ struct Planner<'a> {
     dag: &'a Dag,
     snapshot: &'a Snapshot,
     now: Timestamp,
-    tasks: BTreeMap<TaskIndex, TaskSnapshot>,
+    /// The tasks that changed; the others are in the snapshot.
+    changed: BTreeMap<TaskIndex, TaskSnapshot>,
     needs: BTreeSet<TaskIndex>,
     ended: VecDeque<(TaskIndex, TaskState)>,
     plan: Plan,
@@ -163,15 +165,26 @@ impl<'a> Planner<'a> {
             dag,
             snapshot,
             now,
-            tasks: snapshot.tasks.clone(),
+            changed: BTreeMap::new(),
             needs: BTreeSet::new(),
             ended: VecDeque::new(),
             plan: Plan::default(),
         }
     }
 
+    fn task(&self, index: TaskIndex) -> Option<TaskSnapshot> {
+        self.changed.get(&index).or_else(|| self.snapshot.tasks.get(&index)).copied()
+    }
+
+    fn task_mut(&mut self, index: TaskIndex) -> Option<&mut TaskSnapshot> {
+        match self.changed.entry(index) {
+            Entry::Occupied(changed) => Some(changed.into_mut()),
+            Entry::Vacant(vacant) => Some(vacant.insert(*self.snapshot.tasks.get(&index)?)),
+        }
+    }
+
     fn end_attempt(&mut self, index: TaskIndex, ending: Ending) -> Result<(), PlanError> {
-        let Some(task) = self.tasks.get(&index).copied() else {
+        let Some(task) = self.task(index) else {
             self.needs.insert(index);
             return Ok(());
         };
@@ -194,18 +207,15 @@ impl<'a> Planner<'a> {
     }
 
     fn cancel_idle(&mut self) -> Result<(), PlanError> {
-        let idle: Vec<TaskIndex> = self
-            .tasks
-            .iter()
-            .filter(|(_, task)| !task.state.is_final() && task.state != TaskState::Running)
-            .map(|(&index, _)| index)
-            .collect();
+        let is_idle = |task: TaskSnapshot| !task.state.is_final() && task.state != TaskState::Running;
+        let seen = self.snapshot.tasks.keys().copied();
+        let idle: Vec<TaskIndex> = seen.filter(|&index| self.task(index).is_some_and(is_idle)).collect();
         idle.into_iter().try_for_each(|index| self.step(index, TaskEvent::Cancelled, None))
     }
 
     /// Moves one task on and notes what its end means to others.
     fn step(&mut self, index: TaskIndex, event: TaskEvent, ready_at: Option<Timestamp>) -> Result<(), PlanError> {
-        let Some(task) = self.tasks.get_mut(&index) else {
+        let Some(task) = self.task_mut(index) else {
             self.needs.insert(index);
             return Ok(());
         };
@@ -253,16 +263,16 @@ impl<'a> Planner<'a> {
     }
 
     fn tell(&mut self, downstream: TaskIndex, state: TaskState, role: Role) -> Result<(), PlanError> {
-        let Some(task) = self.tasks.get_mut(&downstream) else {
+        let Some(task) = self.task_mut(downstream) else {
             self.needs.insert(downstream);
             return Ok(());
         };
         task.upstream.count(state, role);
-        self.plan.counts.insert(downstream, task.upstream);
-        if task.state != TaskState::None {
+        let (stands, counts) = (task.state, task.upstream);
+        self.plan.counts.insert(downstream, counts);
+        if stands != TaskState::None {
             return Ok(()); // it did not wait for this one, or was cancelled
         }
-        let counts = task.upstream;
         let rule = self.dag.task(downstream).ok_or(PlanError::UnknownTask(downstream))?.trigger_rule;
         match rule.verdict(counts) {
             Verdict::Wait => Ok(()),

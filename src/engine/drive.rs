@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinSet;
+
 use crate::clock;
 use crate::connect::Endpoints;
 use crate::domain::run_state::RunState;
@@ -76,6 +78,22 @@ impl Engine {
     /// As [`Self::drive`].
     pub async fn drive_as(
         &self,
+        sign: SignOfLife,
+        run: RunningRun,
+        shutdown: &Shutdown,
+    ) -> Result<Driven, EngineError> {
+        // As a task of the runtime's: a run that is driven from the main thread wakes another for each of its attempts.
+        let (engine, shutdown) = (self.clone(), shutdown.clone());
+        let mut driving = JoinSet::new();
+        driving.spawn(async move { engine.drive_to_its_end(sign, run, &shutdown).await });
+        match driving.join_next().await.expect("one is spawned") {
+            Ok(driven) => driven,
+            Err(failed) => std::panic::resume_unwind(failed.into_panic()), // nobody aborts it who waits for it
+        }
+    }
+
+    async fn drive_to_its_end(
+        &self,
         mut sign: SignOfLife,
         mut run: RunningRun,
         shutdown: &Shutdown,
@@ -83,9 +101,10 @@ impl Engine {
         let mut former = Vec::new();
         let mut unwritten = Unwritten::default();
         let mut gone_since = None;
+        let mut has_past = run.owner != Some(sign.worker);
         self.take_over(&mut run, &sign, &former).await?;
         loop {
-            let mut worker = Worker::new(self, sign, run.clone(), former.clone(), unwritten);
+            let mut worker = Worker::new(self, sign, run.clone(), has_past, former.clone(), unwritten);
             let error = match worker.work(shutdown).await {
                 Ok(driven) => {
                     worker.end().await;
@@ -102,6 +121,7 @@ impl Engine {
             };
             self.observer.database_lost(&chain(&lost));
             former.push(was);
+            has_past = true;
             gone_since = gone_since.filter(|_| is_idle).or_else(|| Some(clock::monotonic()));
             let since = gone_since.unwrap_or_else(clock::monotonic);
             let back = self.come_back(&mut run, lost, &former, since);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use crate::clock;
 use crate::domain::ids::{AttemptKey, TaskId, TaskIndex, TaskRunKey};
@@ -24,7 +24,7 @@ use crate::engine::operator::{Output, Progress, Registration, UpstreamOutput, ch
 use crate::engine::orphans::Orphanage;
 use crate::engine::running::{KnownOutputs, RunningRun};
 use crate::engine::shutdown::Shutdown;
-use crate::store::{Claim, Claimed, EndedAttempt, RunBatch, SignOfLife, Step, StoreError, WorkerId};
+use crate::store::{Claim, Claimed, EndedAttempt, RunBatch, SignOfLife, Step, Stepper, StoreError, WorkerId};
 
 /// The safety net: how often the worker looks for work, cancel requests and orphans that nothing told it of.
 const POLL: Duration = Duration::from_secs(1);
@@ -68,9 +68,12 @@ struct Live {
 pub(super) struct Worker<'a> {
     engine: &'a Engine,
     sign: SignOfLife,
+    stepper: Stepper,
     /// Who this process was before it lost the database: what stands under these was stopped, and is its own.
     former: Vec<WorkerId>,
     run: RunningRun,
+    /// Whether somebody drove the run before this worker, and may have left something.
+    has_past: bool,
     holding: Holding,
     outputs: KnownOutputs,
     attempts: JoinSet<(TaskRunKey, i64, Option<EndedAttempt>)>,
@@ -90,14 +93,17 @@ impl<'a> Worker<'a> {
         engine: &'a Engine,
         sign: SignOfLife,
         run: RunningRun,
+        has_past: bool,
         former: Vec<WorkerId>,
         unwritten: Unwritten,
     ) -> Self {
         Self {
             engine,
             sign,
+            stepper: engine.store.stepper(),
             former,
             run,
+            has_past,
             holding: Holding::new(clock::monotonic()),
             outputs: KnownOutputs::default(),
             attempts: JoinSet::new(),
@@ -132,10 +138,10 @@ impl<'a> Worker<'a> {
     /// Works until the run concludes or `shutdown` says to stop. A step that fails for a reason that may pass is tried
     /// again, while the attempts go on; only a lost sign of life, or trouble that lasts, ends the worker.
     pub(super) async fn work(&mut self, shutdown: &Shutdown) -> Result<Driven, EngineError> {
-        let mut poll = ticker(EAGER_POLL);
-        let mut eager_left = 8_u32; // two seconds: long enough to find what a killed process left
-        let mut renewal = ticker(RENEWAL);
-        let mut confirmation = ticker(CONFIRMATION);
+        let mut eager_left = if self.has_past { 8_u32 } else { 0 }; // two seconds, to find what a killed process left
+        let mut poll = if self.has_past { ticker(Duration::ZERO, EAGER_POLL) } else { ticker(POLL, POLL) };
+        let mut renewal = ticker(RENEWAL, RENEWAL);
+        let mut confirmation = ticker(CONFIRMATION, CONFIRMATION);
         let mut stopping = false;
         let mut again_at: Option<Instant> = None;
         loop {
@@ -188,7 +194,7 @@ impl<'a> Worker<'a> {
                     if eager_left > 0 && !self.orphanage.is_watching() {
                         eager_left -= 1;
                         if eager_left == 0 {
-                            poll = ticker(POLL);
+                            poll = ticker(POLL, POLL);
                         }
                     }
                 }
@@ -246,7 +252,7 @@ impl<'a> Worker<'a> {
             let dag = Arc::clone(&self.run.dag);
             let batches = if has_batch { vec![RunBatch { run: self.run.key, dag: &dag, ended }] } else { Vec::new() };
             let now = clock::now();
-            let stepped = self.engine.store.step(&Step { batches, claim }, now).await?;
+            let stepped = self.stepper.step(&Step { batches, claim }, now).await?;
             self.ended.drain(..written);
             self.sweep = false;
             for (run, step) in &stepped.moves {
@@ -470,8 +476,8 @@ fn as_object(value: serde_json::Value) -> Option<Output> {
     }
 }
 
-fn ticker(period: Duration) -> tokio::time::Interval {
-    let mut ticker = interval(period);
+fn ticker(first: Duration, period: Duration) -> tokio::time::Interval {
+    let mut ticker = interval_at(Instant::now() + first, period);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticker
 }

@@ -75,15 +75,11 @@ pub enum StoreError {
         #[source]
         source: PlanError,
     },
-    /// Tasks of a run were not where the plan had seen them, though their rows were locked; nothing was written.
-    #[error("of run {} {changed} tasks were changed instead of {expected}", .run.0)]
+    /// Tasks of a run were not where they had just been seen, and that again and again; nothing was written.
+    #[error("tasks of run {} are not in the states that were just read", .run.0)]
     Moved {
-        /// The run.
+        /// The run, or one of those that were written together.
         run: RunKey,
-        /// How many tasks the plan moves.
-        expected: usize,
-        /// How many were still in the state that it moves them from.
-        changed: i64,
     },
     /// A row that no version of pinsched writes.
     #[error("the database holds {what} `{value}`, which is none")]

@@ -26,7 +26,7 @@ pub use error::StoreError;
 pub use history::Transition;
 pub use runs::{NewRun, Run, RunSource};
 pub use sinking::SinkClaimError;
-pub use steps::{Claim, Claimed, EndedAttempt, RunBatch, Step, Stepped};
+pub use steps::{Claim, Claimed, EndedAttempt, RunBatch, Step, Stepped, Stepper};
 pub use tasks::{AttemptRecord, TaskRun};
 pub use workers::{LEASE, Orphan, SignOfLife, WorkerId};
 
@@ -84,13 +84,19 @@ impl Store {
 /// Sets what a session of pinsched's needs. A process that hangs in the middle of a transaction must not hold its locks
 /// beyond its leases, whoever waits for a lock learns so, and a step that reads what others wrote meanwhile counts on
 /// the usual isolation, whatever the server's default is.
+///
+/// The statements are few, always the same, and have an index each: they are planned once a session, and by index, even
+/// while a table is too young for statistics to say that it will not stay small.
 async fn settle(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     // As plain text: a prepared statement may stand already behind a pooler, which is to be told as what it is later on.
     sqlx::raw_sql(
         "SET idle_in_transaction_session_timeout = '10s';
          SET lock_timeout = '4s';
          SET tcp_user_timeout = '10s';
-         SET default_transaction_isolation = 'read committed'",
+         SET default_transaction_isolation = 'read committed';
+         SET plan_cache_mode = 'force_generic_plan';
+         SET enable_seqscan = off;
+         SET jit = off",
     )
     .execute(connection)
     .await?;

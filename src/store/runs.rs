@@ -314,7 +314,7 @@ impl Store {
     pub async fn request_cancel(&self, key: RunKey, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         let failed = StoreError::query("ask for a run's cancellation");
         let at = sqlx::query_scalar!(
-            "UPDATE run SET cancel_requested_at = COALESCE(cancel_requested_at, $2)
+            "UPDATE run SET cancel_requested_at = COALESCE(cancel_requested_at, $2), version = version + 1
              WHERE id = $1 AND state IN ('queued', 'running')
              RETURNING cancel_requested_at",
             key.0,

@@ -110,7 +110,7 @@ async fn a_failed_task_is_claimed_again_when_its_wait_is_over_and_not_before() {
     assert_eq!((task.state, task.ready_at, task.try_number), (TaskState::UpForRetry, Some(ready_at), 2));
     let claim_at = async |now| {
         let claim = Some(Claim { worker: worker.worker, slots: 9, runs: None });
-        house.store.step(&Step { batches: Vec::new(), claim }, now).await.unwrap().claimed
+        house.store.stepper().step(&Step { batches: Vec::new(), claim }, now).await.unwrap().claimed
     };
     assert!(claim_at(ready_at - chrono::TimeDelta::microseconds(1)).await.is_empty());
     let again = claim_at(ready_at).await;
@@ -128,7 +128,7 @@ async fn a_claim_keeps_to_the_runs_that_it_names_and_to_those_that_are_not_cance
     let worker = worker(&house).await;
     let only = Claim { worker: worker.worker, slots: 9, runs: Some(vec![other.run.key]) };
     let step = Step { batches: Vec::new(), claim: Some(only) };
-    let claimed = house.store.step(&step, clock::now()).await.unwrap().claimed;
+    let claimed = house.store.stepper().step(&step, clock::now()).await.unwrap().claimed;
     assert!(claimed.len() == 2 && claimed.iter().all(|claimed| claimed.task_run.run == other.run.key));
     house.store.request_cancel(play.run.key, clock::now()).await.unwrap();
     assert!(claim(&house.store, &worker, 9).await.is_empty());
@@ -145,7 +145,7 @@ async fn what_a_step_releases_it_also_claims() {
     let done = EndedAttempt { ..succeeded(&first[0]) };
     let batches = vec![RunBatch { run: play.run.key, dag: &play.dag, ended: vec![done] }];
     let claim = Some(Claim { worker: worker.worker, slots: 1, runs: Some(vec![play.run.key]) });
-    let stepped = house.store.step(&Step { batches, claim }, clock::now()).await.unwrap();
+    let stepped = house.store.stepper().step(&Step { batches, claim }, clock::now()).await.unwrap();
     assert_eq!(stepped.claimed.len(), 1);
     assert_eq!(states(&house.store, play.run.key).await, [TaskState::Success, TaskState::Running]);
 }

@@ -1,6 +1,7 @@
 //! The store on a real Postgres: what is written whole, what is guarded, and what the schema itself refuses.
 
 mod claims;
+mod knowledge;
 mod records;
 mod runs;
 mod schema;
@@ -24,13 +25,13 @@ async fn worker(house: &House) -> SignOfLife {
 /// Claims up to `slots` ready tasks of any run.
 async fn claim(store: &Store, worker: &SignOfLife, slots: u32) -> Vec<Claimed> {
     let claim = Some(Claim { worker: worker.worker, slots, runs: None });
-    store.step(&Step { batches: Vec::new(), claim }, clock::now()).await.unwrap().claimed
+    store.stepper().step(&Step { batches: Vec::new(), claim }, clock::now()).await.unwrap().claimed
 }
 
 /// Ends attempts of one run in one step.
 async fn end(store: &Store, play: &Play, ended: Vec<EndedAttempt>) -> Stepped {
     let batches = vec![RunBatch { run: play.run.key, dag: &play.dag, ended }];
-    store.step(&Step { batches, claim: None }, clock::now()).await.unwrap()
+    store.stepper().step(&Step { batches, claim: None }, clock::now()).await.unwrap()
 }
 
 fn succeeded(claimed: &Claimed) -> EndedAttempt {

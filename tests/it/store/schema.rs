@@ -36,10 +36,10 @@ async fn the_checks_know_the_states_and_events_of_the_domain_and_no_others() {
     let mut house = House::open().await;
     let known = |texts: Vec<&'static str>| texts;
     for (constraint, texts) in [
-        ("task_run_state_check", known(TaskState::ALL.iter().map(|state| state.as_str()).collect())),
+        ("task_state_check", known(TaskState::ALL.iter().map(|state| state.as_str()).collect())),
         ("run_state_check", known(RunState::ALL.iter().map(|state| state.as_str()).collect())),
         ("attempt_outcome_check", known(AttemptOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect())),
-        ("transition_event_check", known(TaskEvent::ALL.iter().map(|event| event.as_str()).collect())),
+        ("task_event_check", known(TaskEvent::ALL.iter().map(|event| event.as_str()).collect())),
     ] {
         let query =
             format!("SELECT pg_get_constraintdef(oid) AS line FROM pg_constraint WHERE conname = '{constraint}'");
@@ -54,7 +54,7 @@ async fn the_checks_know_the_states_and_events_of_the_domain_and_no_others() {
 
 /// Statements that no correct version of pinsched sends, and the constraint that stops each.
 const IMPOSSIBLE: [(&str, &str); 12] = [
-    ("UPDATE task_run SET state = 'restarting', ready_at = NULL", "task_run_state_check"),
+    ("UPDATE task_run SET state = 'restarting', ready_at = NULL", "task_state_check"),
     ("UPDATE task_run SET state = 'running', ready_at = NULL", "task_run_lease_check"),
     (
         "UPDATE task_run SET lease_until = clock_timestamp(), worker_id = (SELECT id FROM worker)",

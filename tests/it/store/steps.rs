@@ -5,6 +5,7 @@ use pinsched::domain::ids::TaskIndex;
 use pinsched::domain::plan::{Ending, LOST_LIMIT};
 use pinsched::domain::run_state::RunState;
 use pinsched::domain::task_state::TaskState;
+use sqlx::{AssertSqlSafe, Executor, Row};
 
 use super::{assert_history_is_legal, claim, end, ended, failed, states, succeeded, worker};
 use crate::dags::House;
@@ -217,4 +218,8 @@ async fn a_step_about_a_run_that_is_gone_does_nothing() {
     house.execute("DELETE FROM run").await;
     let stepped = end(&house.store, &play, vec![succeeded(&claimed[0])]).await;
     assert!(stepped.moves.is_empty() && stepped.concluded.is_empty());
+    for table in ["task_run", "attempt", "transition", "task_output"] {
+        let left = house.sql.fetch_one(AssertSqlSafe(format!("SELECT count(*) FROM {table}"))).await.unwrap();
+        assert_eq!(left.get::<i64, _>(0), 0, "rows of a deleted run are left in {table}");
+    }
 }

@@ -1,0 +1,140 @@
+-- Writes the plans of several runs and claims ready tasks, in one statement. A plan holds for the version of its run that
+-- it was made at; a run that moved on meanwhile is left as it is. The runs' rows are locked first, by id: whatever is
+-- written here of a run is written under its lock.
+WITH planned AS MATERIALIZED (
+    SELECT r.id, p.finished, p.leaves_failed, p.conclusion
+    FROM unnest($1::bigint[], $2::bigint[], $3::int[], $4::int[], $5::text[])
+        AS p (run_key, version, finished, leaves_failed, conclusion)
+    JOIN run AS r ON r.id = p.run_key AND r.version = p.version
+    WHERE r.id = ANY ($1)
+    ORDER BY r.id
+    FOR NO KEY UPDATE OF r -- rows that refer to the run may be inserted meanwhile
+), change AS MATERIALIZED (
+    SELECT c.*
+    FROM unnest($6::bigint[], $7::int[], $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::int[],
+                $13::int[], $14::int[], $15::int[], $16::int[], $17::int[], $18::int[], $19::int[], $20::int[],
+                $21::text[], $22::bool[])
+        AS c (run_key, task_index, event, from_state, to_state, ready_at, try_number, lost, unfinished, success, failed,
+              upstream_failed, skipped, setups_succeeded, setups_skipped, error, taken)
+    JOIN planned ON planned.id = c.run_key
+), changed AS (
+    -- Without an event only the counts change. What is ready at once and taken goes on to running in the same breath.
+    UPDATE task_run AS t
+    SET state                     = CASE WHEN c.event IS NULL THEN t.state WHEN c.taken THEN 'running' ELSE c.to_state END,
+        fence                     = t.fence + c.taken::int,
+        ready_at                  = CASE WHEN c.event IS NULL THEN t.ready_at WHEN NOT c.taken THEN c.ready_at END,
+        worker_id                 = CASE WHEN c.event IS NULL THEN t.worker_id WHEN c.taken THEN $23::bigint END,
+        lease_until               = CASE WHEN c.event IS NULL THEN t.lease_until
+                                         WHEN c.taken THEN clock_timestamp() + make_interval(secs => $24) END,
+        error                     = CASE WHEN c.event IS NULL THEN t.error WHEN NOT c.taken THEN c.error END,
+        started_at                = CASE WHEN c.taken THEN $25 ELSE t.started_at END,
+        finished_at               = CASE WHEN c.event IS NULL THEN t.finished_at
+                                         WHEN c.to_state IN ('success', 'failed', 'upstream_failed', 'skipped')
+                                         THEN $25::timestamptz END,
+        try_number                = c.try_number,
+        lost                      = c.lost,
+        upstream_unfinished       = c.unfinished,
+        upstream_success          = c.success,
+        upstream_failed           = c.failed,
+        upstream_upstream_failed  = c.upstream_failed,
+        upstream_skipped          = c.skipped,
+        upstream_setups_succeeded = c.setups_succeeded,
+        upstream_setups_skipped   = c.setups_skipped
+    FROM change AS c
+    WHERE t.run_key = c.run_key AND t.task_index = c.task_index AND (c.event IS NULL OR t.state = c.from_state)
+    RETURNING t.run_key, t.task_index, t.fence, t.try_number, t.lost, t.upstream_unfinished, t.upstream_success,
+              t.upstream_failed, t.upstream_upstream_failed, t.upstream_skipped, t.upstream_setups_succeeded,
+              t.upstream_setups_skipped, c.event, c.from_state, c.to_state, c.taken
+), ended AS (
+    UPDATE attempt AS a
+    SET finished_at = $25, outcome = e.outcome, error = e.error
+    FROM unnest($26::bigint[], $27::int[], $28::bigint[], $29::text[], $30::text[])
+        AS e (run_key, task_index, fence, outcome, error)
+    JOIN planned ON planned.id = e.run_key
+    WHERE a.run_key = e.run_key AND a.task_index = e.task_index AND a.fence = e.fence
+), outputs AS (
+    INSERT INTO task_output (run_key, task_index, output)
+    SELECT o.run_key, o.task_index, o.output
+    FROM unnest($31::bigint[], $32::int[], $33::jsonb[]) AS o (run_key, task_index, output)
+    JOIN planned ON planned.id = o.run_key
+    ON CONFLICT (run_key, task_index) DO UPDATE SET output = EXCLUDED.output
+), moved AS (
+    UPDATE run
+    SET version          = run.version + 1,
+        tasks_unfinished = run.tasks_unfinished - planned.finished,
+        leaves_failed    = run.leaves_failed + planned.leaves_failed,
+        state            = COALESCE(planned.conclusion, 'running'),
+        started_at       = COALESCE(run.started_at, $25),
+        finished_at      = CASE WHEN planned.conclusion IS NOT NULL THEN $25::timestamptz END
+    FROM planned
+    WHERE run.id = planned.id
+), ready AS MATERIALIZED (
+    -- MATERIALIZED: else Postgres may lock and update more rows than the limit.
+    SELECT t.run_key, t.task_index, t.state
+    FROM task_run AS t
+    JOIN run AS r ON r.id = t.run_key
+    WHERE t.state IN ('queued', 'up_for_retry')
+      AND t.ready_at <= $25
+      AND ($34::bigint[] IS NULL OR t.run_key = ANY ($34))
+      AND r.cancel_requested_at IS NULL
+    ORDER BY t.priority DESC, t.ready_at, t.run_key, t.task_index -- the key last: equal times must not flap
+    LIMIT $35
+    FOR UPDATE OF t SKIP LOCKED
+), claimed AS (
+    UPDATE task_run AS t
+    SET state       = 'running',
+        fence       = t.fence + 1,
+        worker_id   = $23,
+        lease_until = clock_timestamp() + make_interval(secs => $24),
+        ready_at    = NULL,
+        started_at  = $25,
+        error       = NULL
+    FROM ready
+    WHERE t.run_key = ready.run_key AND t.task_index = ready.task_index
+    RETURNING t.run_key, t.task_index, t.fence, t.try_number, t.lost, t.upstream_unfinished, t.upstream_success,
+              t.upstream_failed, t.upstream_upstream_failed, t.upstream_skipped, t.upstream_setups_succeeded,
+              t.upstream_setups_skipped, ready.state AS from_state
+), taken AS (
+    SELECT run_key, task_index, fence, try_number, lost, upstream_unfinished, upstream_success, upstream_failed,
+           upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded, upstream_setups_skipped,
+           to_state AS from_state, false AS from_queue
+    FROM changed
+    WHERE taken
+    UNION ALL
+    SELECT run_key, task_index, fence, try_number, lost, upstream_unfinished, upstream_success, upstream_failed,
+           upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded, upstream_setups_skipped,
+           from_state, true
+    FROM claimed
+), history AS (
+    INSERT INTO transition (run_key, task_index, fence, event, from_state, to_state, at)
+    SELECT run_key, task_index, fence - taken::int, event, from_state, to_state, $25
+    FROM changed
+    WHERE event IS NOT NULL
+    UNION ALL -- a task's claim comes after its release
+    SELECT run_key, task_index, fence, 'claimed', from_state, 'running', $25
+    FROM taken
+), attempts AS (
+    INSERT INTO attempt (run_key, task_index, fence, try_number, worker_id, started_at)
+    SELECT run_key, task_index, fence, try_number, $23, $25
+    FROM taken
+), begun AS (
+    -- SKIP LOCKED: a claim waits for nothing; a run that is locked now is moved on by who locks it.
+    UPDATE run
+    SET state = 'running', started_at = $25
+    WHERE id IN (
+        SELECT r.id
+        FROM run AS r
+        WHERE r.id IN (SELECT run_key FROM claimed) AND r.id <> ALL ($1) AND r.state = 'queued'
+        ORDER BY r.id
+        FOR UPDATE SKIP LOCKED)
+)
+-- One row for each run that was written, then one for each claim.
+SELECT id AS "run_key!", NULL::int AS "task_index?", 0::bigint AS "fence!", 0 AS "try_number!", 0 AS "lost!",
+       0 AS "upstream_unfinished!", 0 AS "upstream_success!", 0 AS "upstream_failed!", 0 AS "upstream_upstream_failed!",
+       0 AS "upstream_skipped!", 0 AS "upstream_setups_succeeded!", 0 AS "upstream_setups_skipped!", false AS "from_queue!"
+FROM planned
+WHERE CASE WHEN (SELECT count(*) FROM changed) = (SELECT count(*) FROM change) THEN true ELSE refuse_step() END
+UNION ALL
+SELECT run_key, task_index, fence, try_number, lost, upstream_unfinished, upstream_success, upstream_failed,
+       upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded, upstream_setups_skipped, from_queue
+FROM taken

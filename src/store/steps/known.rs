@@ -1,0 +1,156 @@
+//! What a stepper knows of a run: its own row, and the tasks that it came across, at one version of the run.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use sqlx::PgConnection;
+
+use crate::domain::dag::Dag;
+use crate::domain::ids::{RunKey, TaskIndex};
+use crate::domain::plan::{Plan, Snapshot, TaskSnapshot};
+use crate::domain::task_state::TaskState;
+use crate::domain::trigger_rule::UpstreamCounts;
+use crate::store::steps::EndedAttempt;
+use crate::store::{StoreError, rows};
+
+/// A run at a version. Each step and each cancel request raises the version, so that what was read at one holds as long
+/// as it stands; a claim does not: whether a queued task is still queued the database alone knows.
+#[derive(Debug)]
+pub(super) struct KnownRun {
+    pub(super) version: i64,
+    pub(super) snapshot: Snapshot,
+    pub(super) fences: BTreeMap<TaskIndex, i64>,
+}
+
+impl KnownRun {
+    /// Reads the run, these tasks of it, and, where its cancellation was asked for, all that are not final; `None` when
+    /// the run is gone.
+    pub(super) async fn read(
+        connection: &mut PgConnection,
+        run: RunKey,
+        dag: &Dag,
+        tasks: &BTreeSet<TaskIndex>,
+    ) -> Result<Option<Self>, StoreError> {
+        let row = sqlx::query!(
+            r#"SELECT version, cancel_requested_at IS NOT NULL AS "cancel_requested!", tasks_unfinished, leaves_failed
+               FROM run
+               WHERE id = $1"#,
+            run.0
+        )
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(StoreError::query("read a run"))?;
+        let Some(row) = row else { return Ok(None) };
+        let mut known = Self {
+            version: row.version,
+            snapshot: Snapshot {
+                cancel_requested: row.cancel_requested,
+                tasks_unfinished: rows::count(row.tasks_unfinished)?,
+                leaves_failed: rows::count(row.leaves_failed)?,
+                tasks: BTreeMap::new(),
+            },
+            fences: BTreeMap::new(),
+        };
+        let mut tasks = tasks.clone();
+        if known.snapshot.cancel_requested {
+            tasks.extend(unfinished(connection, run).await?);
+        }
+        known.look_up(connection, run, dag, &tasks).await?;
+        Ok(Some(known))
+    }
+
+    /// Reads these tasks too. They may be newer than the rest, whose version is then refused when it is written.
+    pub(super) async fn look_up(
+        &mut self,
+        connection: &mut PgConnection,
+        run: RunKey,
+        dag: &Dag,
+        tasks: &BTreeSet<TaskIndex>,
+    ) -> Result<(), StoreError> {
+        let wanted: Vec<i32> = tasks.iter().map(|index| index.0.cast_signed()).collect();
+        let rows = sqlx::query!(
+            "SELECT task_index, state, fence, try_number, lost, upstream_unfinished, upstream_success, upstream_failed,
+                    upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded, upstream_setups_skipped
+             FROM task_run
+             WHERE run_key = $1 AND task_index = ANY ($2)",
+            run.0,
+            &wanted,
+        )
+        .fetch_all(connection)
+        .await
+        .map_err(StoreError::query("read a run's tasks"))?;
+        for row in rows {
+            let index = TaskIndex(row.task_index.cast_unsigned());
+            let upstream = UpstreamCounts {
+                unfinished: rows::count(row.upstream_unfinished)?,
+                success: rows::count(row.upstream_success)?,
+                failed: rows::count(row.upstream_failed)?,
+                upstream_failed: rows::count(row.upstream_upstream_failed)?,
+                skipped: rows::count(row.upstream_skipped)?,
+                setups: dag.setups_upstream(index),
+                setups_succeeded: rows::count(row.upstream_setups_succeeded)?,
+                setups_skipped: rows::count(row.upstream_setups_skipped)?,
+            };
+            let state = rows::task_state(&row.state)?;
+            self.fences.insert(index, row.fence);
+            let task = TaskSnapshot { state, upstream, try_number: row.try_number, lost: row.lost };
+            self.snapshot.tasks.insert(index, task);
+        }
+        Ok(())
+    }
+
+    /// What is `wanted`, and up to `reach` of the tasks after it that are not known yet.
+    pub(super) fn ahead(&self, dag: &Dag, wanted: &BTreeSet<TaskIndex>, reach: usize) -> BTreeSet<TaskIndex> {
+        let mut found = wanted.clone();
+        let mut next: VecDeque<TaskIndex> = wanted.iter().copied().collect();
+        while let Some(index) = next.pop_front().filter(|_| found.len() < wanted.len() + reach) {
+            let unseen = |index: &TaskIndex| !self.knows(*index) && found.insert(*index);
+            next.extend(dag.downstream(index).into_iter().filter(unseen));
+        }
+        found
+    }
+
+    pub(super) fn knows(&self, index: TaskIndex) -> bool {
+        self.snapshot.tasks.contains_key(&index)
+    }
+
+    /// Whether the attempt holds its task.
+    pub(super) fn holds(&self, ended: &EndedAttempt) -> bool {
+        self.fences.get(&ended.task) == Some(&ended.fence)
+            && self.snapshot.tasks.get(&ended.task).is_some_and(|task| task.state == TaskState::Running)
+    }
+
+    /// Follows a plan that was written.
+    pub(super) fn follow(&mut self, plan: &Plan) {
+        self.version += 1;
+        self.snapshot.tasks_unfinished = self.snapshot.tasks_unfinished.saturating_sub(plan.finished);
+        self.snapshot.leaves_failed += plan.leaves_failed;
+        for (index, counts) in &plan.counts {
+            if let Some(task) = self.snapshot.tasks.get_mut(index) {
+                task.upstream = *counts;
+            }
+        }
+        for step in &plan.moves {
+            if let Some(task) = self.snapshot.tasks.get_mut(&step.task) {
+                (task.state, task.try_number, task.lost) = (step.to, step.try_number, step.lost);
+            }
+        }
+    }
+
+    /// Notes a task as its claim left it.
+    pub(super) fn claimed(&mut self, index: TaskIndex, fence: i64, task: TaskSnapshot) {
+        self.fences.insert(index, fence);
+        self.snapshot.tasks.insert(index, task);
+    }
+}
+
+async fn unfinished(connection: &mut PgConnection, run: RunKey) -> Result<Vec<TaskIndex>, StoreError> {
+    let rows = sqlx::query_scalar!(
+        "SELECT task_index FROM task_run
+         WHERE run_key = $1 AND state IN ('none', 'queued', 'running', 'up_for_retry')",
+        run.0
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(StoreError::query("read a run's unfinished tasks"))?;
+    Ok(rows.into_iter().map(|index| TaskIndex(index.cast_unsigned())).collect())
+}

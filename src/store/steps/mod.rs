@@ -1,0 +1,366 @@
+//! The step of the engine, in one statement: completions are written, successors released, runs concluded, and ready
+//! tasks claimed. What the plan says is decided in `domain::plan`; here it is applied.
+//!
+//! A plan is made of what the stepper knows, without a lock, and holds for one version of its run: where somebody else
+//! moved the run on meanwhile nothing is written of it, and it is planned anew. So a step of a run that is known costs one
+//! round trip and one commit.
+//!
+//! Locks are taken in this order by everybody: runs by id, then task runs by index, then claims, which wait for
+//! nothing. Killed at any point the whole step is undone.
+
+mod known;
+mod writing;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use sqlx::pool::PoolConnection;
+use sqlx::{PgConnection, Postgres};
+
+use crate::domain::Timestamp;
+use crate::domain::dag::Dag;
+use crate::domain::ids::{RunKey, TaskIndex, TaskRunKey};
+use crate::domain::plan::{self, Ending, Move, Plan, PlanError};
+use crate::domain::run_state::RunState;
+use crate::store::steps::known::KnownRun;
+use crate::store::steps::writing::{Writing, WrittenClaim};
+use crate::store::{Store, StoreError, WorkerId};
+
+/// How far beyond the tasks that are asked for is looked at once, for the steps to come; twice as far with each further
+/// question of a plan, so that a skip that runs through the whole DAG asks some eight times.
+const LOOK_AHEAD: usize = 64;
+
+/// How often a plan may not fit what it was just made of: a claim may come between, and not much more.
+const REFUSALS: usize = 3;
+
+/// An attempt that ended.
+#[derive(Debug, Clone)]
+pub struct EndedAttempt {
+    /// The task.
+    pub task: TaskIndex,
+    /// The attempt's fence: without it the end is not written.
+    pub fence: i64,
+    /// How it ended.
+    pub ending: Ending,
+    /// What it leaves, on success.
+    pub output: Option<serde_json::Value>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// What happened in one run. With no ended attempt it still sweeps a run whose cancellation was asked for.
+pub struct RunBatch<'a> {
+    /// The run.
+    pub run: RunKey,
+    /// Its DAG.
+    pub dag: &'a Dag,
+    /// The attempts that ended.
+    pub ended: Vec<EndedAttempt>,
+}
+
+/// A wish for work.
+pub struct Claim {
+    /// Who claims.
+    pub worker: WorkerId,
+    /// At most so many.
+    pub slots: u32,
+    /// Of these runs only; `None` for any.
+    pub runs: Option<Vec<RunKey>>,
+}
+
+/// A step: what happened, and what is wished for.
+#[derive(Default)]
+pub struct Step<'a> {
+    /// What happened, by run, a run at most once.
+    pub batches: Vec<RunBatch<'a>>,
+    /// What is wished for.
+    pub claim: Option<Claim>,
+}
+
+/// A task that the worker now holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claimed {
+    /// The task run.
+    pub task_run: TaskRunKey,
+    /// The new fence.
+    pub fence: i64,
+    /// The try.
+    pub try_number: i32,
+}
+
+/// What a step did.
+#[derive(Debug, Default)]
+pub struct Stepped {
+    /// Attempts to start.
+    pub claimed: Vec<Claimed>,
+    /// Every step of a task, claims aside.
+    pub moves: Vec<(RunKey, Move)>,
+    /// Runs that ended.
+    pub concluded: Vec<(RunKey, RunState)>,
+    /// Ends that were not written, because the attempt had lost its task before.
+    pub stale: Vec<(TaskRunKey, i64)>,
+    /// Ends of attempts that had ended before: by an earlier step whose answer was lost, or by who took them for dead.
+    pub ended_before: Vec<TaskRunKey>,
+}
+
+/// Takes steps for one worker: on a connection of its own, whose statements stay prepared, with what it knows of its runs.
+#[derive(Debug)]
+pub struct Stepper {
+    store: Store,
+    connection: Option<PoolConnection<Postgres>>,
+    known: BTreeMap<RunKey, KnownRun>,
+    /// Whether ready tasks may wait in the queue: then what a step releases queues behind them.
+    queue_waits: bool,
+}
+
+/// A batch's plan, and what it was made of.
+struct Planned<'a> {
+    batch: &'a RunBatch<'a>,
+    known: KnownRun,
+    plan: Plan,
+    held: Vec<&'a EndedAttempt>,
+    not_held: NotHeld,
+}
+
+/// Ends that are not to be written, as in [`Stepped`].
+#[derive(Default)]
+struct NotHeld {
+    stale: Vec<(TaskRunKey, i64)>,
+    ended_before: Vec<TaskRunKey>,
+}
+
+impl Store {
+    /// A stepper that knows nothing yet. From its first step on it holds a connection of the pool.
+    #[must_use]
+    pub fn stepper(&self) -> Stepper {
+        Stepper { store: self.clone(), connection: None, known: BTreeMap::new(), queue_waits: true }
+    }
+}
+
+impl Stepper {
+    /// Does a step: when it returns what is reported is durable. A run's batch is written whole or not at all; what the
+    /// step releases it also claims, while slots are left.
+    ///
+    /// An end whose fence is not the task's any more is left out and reported as stale.
+    ///
+    /// # Errors
+    /// [`StoreError::Inconsistent`] or [`StoreError::Moved`] when the database contradicts the plan. Of what is not
+    /// reported all, some or nothing may be written: a step that is done again finds out.
+    pub async fn step(&mut self, step: &Step<'_>, now: Timestamp) -> Result<Stepped, StoreError> {
+        // A step that fails, or is dropped on the way, takes connection and knowledge along: the next one looks anew.
+        let store = self.store.clone();
+        let mut stepper = std::mem::replace(self, store.stepper());
+        let mut connection = match stepper.connection.take() {
+            Some(connection) => connection,
+            None => store.pool.acquire().await.map_err(StoreError::query("write a step of the engine"))?,
+        };
+        let stepped = stepper.step_on(&mut connection, step, now).await?;
+        *self = Self { connection: Some(connection), ..stepper };
+        Ok(stepped)
+    }
+
+    async fn step_on(
+        &mut self,
+        connection: &mut PgConnection,
+        step: &Step<'_>,
+        now: Timestamp,
+    ) -> Result<Stepped, StoreError> {
+        let mut stepped = Stepped::default();
+        let mut batches: Vec<&RunBatch<'_>> = step.batches.iter().collect();
+        let mut claims = step.claim.is_some();
+        let mut refusals = 0;
+        while claims || !batches.is_empty() {
+            let planned = match self.plan_all(connection, &batches, now, &mut stepped).await {
+                Err(StoreError::Inconsistent { .. }) if refusals < REFUSALS => {
+                    refusals += 1; // it may have been planned of two versions
+                    continue;
+                }
+                planned => planned?,
+            };
+            if planned.is_empty() && !claims {
+                break;
+            }
+            let claim = step.claim.as_ref().filter(|_| claims).map(|claim| claim.but(stepped.claimed.len()));
+            let taken = claim.as_ref().map(|claim| self.take(claim, &planned, now)).unwrap_or_default();
+            let Some(written) = Writing::of(&planned, &taken, claim.as_ref(), now).write(connection).await? else {
+                refusals += 1; // a claim came between
+                match planned.first() {
+                    Some(planned) if refusals > REFUSALS => return Err(StoreError::Moved { run: planned.batch.run }),
+                    _ => continue,
+                }
+            };
+            let (done, moved_on): (Vec<_>, Vec<_>) =
+                planned.into_iter().partition(|planned| written.runs.contains(&planned.batch.run));
+            batches = moved_on.into_iter().map(|planned| planned.batch).collect();
+            let queues = done.iter().any(|planned| planned.ready(now).any(|task| !taken.contains(&task)));
+            for planned in done {
+                self.follow(planned, &mut stepped);
+            }
+            claims = claim.is_some_and(|claim| {
+                let is_full = self.note_claims(&claim, written.claims, step, &mut stepped);
+                self.queue_waits = is_full || queues;
+                !is_full && (queues || !batches.is_empty())
+            });
+        }
+        stepped.claimed.sort_by_key(|claimed| claimed.task_run);
+        Ok(stepped)
+    }
+
+    /// Plans what is to be written; what is not is noted at once.
+    async fn plan_all<'a>(
+        &mut self,
+        connection: &mut PgConnection,
+        batches: &[&'a RunBatch<'a>],
+        now: Timestamp,
+        stepped: &mut Stepped,
+    ) -> Result<Vec<Planned<'a>>, StoreError> {
+        let mut all = Vec::new();
+        for batch in batches {
+            let Some(planned) = self.plan(connection, batch, now).await? else {
+                continue; // the run was deleted under us: nothing is left to write
+            };
+            if planned.plan.moves.is_empty() {
+                stepped.note(planned.not_held);
+                self.known.insert(batch.run, planned.known);
+            } else {
+                all.push(planned);
+            }
+        }
+        Ok(all)
+    }
+
+    async fn plan<'a>(
+        &mut self,
+        connection: &mut PgConnection,
+        batch: &'a RunBatch<'a>,
+        now: Timestamp,
+    ) -> Result<Option<Planned<'a>>, StoreError> {
+        let Some(mut known) = self.know(connection, batch).await? else { return Ok(None) };
+        let (held, others): (Vec<_>, Vec<_>) = batch.ended.iter().partition(|ended| known.holds(ended));
+        let mut not_held = NotHeld::default();
+        for ended in others {
+            let key = TaskRunKey { run: batch.run, task: ended.task };
+            if known.fences.get(&ended.task) == Some(&ended.fence) {
+                not_held.ended_before.push(key);
+            } else {
+                not_held.stale.push((key, ended.fence));
+            }
+        }
+        let endings: Vec<(TaskIndex, Ending)> = held.iter().map(|ended| (ended.task, ended.ending)).collect();
+        let mut reach = LOOK_AHEAD;
+        let plan = loop {
+            match plan::plan(batch.dag, &known.snapshot, &endings, now) {
+                Ok(plan) => break plan,
+                Err(PlanError::Needs(more)) if !more.iter().all(|&index| known.knows(index)) => {
+                    let before = known.snapshot.tasks.len();
+                    let ahead = known.ahead(batch.dag, &more, reach);
+                    known.look_up(connection, batch.run, batch.dag, &ahead).await?;
+                    reach *= 2;
+                    if known.snapshot.tasks.len() == before {
+                        return Err(StoreError::Inconsistent { run: batch.run, source: PlanError::Needs(more) });
+                    }
+                }
+                Err(source) => return Err(StoreError::Inconsistent { run: batch.run, source }),
+            }
+        };
+        Ok(Some(Planned { batch, known, plan, held, not_held }))
+    }
+
+    /// What is known of a batch's run, if it has all that the batch is about; else what is read of it now.
+    async fn know(
+        &mut self,
+        connection: &mut PgConnection,
+        batch: &RunBatch<'_>,
+    ) -> Result<Option<KnownRun>, StoreError> {
+        let mut wanted: BTreeSet<TaskIndex> = BTreeSet::new();
+        for ended in &batch.ended {
+            wanted.insert(ended.task);
+            wanted.extend(batch.dag.downstream(ended.task));
+        }
+        // A batch without an end is there to find a cancel request, which is not known yet. After one all is swept.
+        let known = self.known.remove(&batch.run);
+        if let Some(mut known) = known.filter(|known| !known.snapshot.cancel_requested && !batch.ended.is_empty()) {
+            let missing: BTreeSet<TaskIndex> = wanted.iter().copied().filter(|&index| !known.knows(index)).collect();
+            if !missing.is_empty() {
+                let ahead = known.ahead(batch.dag, &missing, LOOK_AHEAD);
+                known.look_up(connection, batch.run, batch.dag, &ahead).await?;
+            }
+            if batch.ended.iter().all(|ended| known.holds(ended)) {
+                return Ok(Some(known));
+            }
+        }
+        KnownRun::read(connection, batch.run, batch.dag, &wanted).await
+    }
+
+    /// What the plans release that is claimed in the same statement, past the queue: nothing while others wait there.
+    fn take(&self, claim: &Claim, planned: &[Planned<'_>], now: Timestamp) -> BTreeSet<TaskRunKey> {
+        if self.queue_waits {
+            return BTreeSet::new();
+        }
+        let of_claim = |run: RunKey| claim.runs.as_ref().is_none_or(|runs| runs.contains(&run));
+        let mut ready: Vec<(Reverse<i32>, TaskRunKey)> = Vec::new();
+        for planned in planned.iter().filter(|planned| of_claim(planned.batch.run)) {
+            let priority = |task| planned.batch.dag.task(task).map_or(0, |task| task.priority_weight);
+            ready.extend(planned.ready(now).map(|task_run| (Reverse(priority(task_run.task)), task_run)));
+        }
+        ready.sort_unstable();
+        let slots = usize::try_from(claim.slots).unwrap_or(usize::MAX);
+        ready.into_iter().take(slots).map(|(_, task_run)| task_run).collect()
+    }
+
+    /// Follows a plan that was written.
+    fn follow(&mut self, planned: Planned<'_>, stepped: &mut Stepped) {
+        let Planned { batch, mut known, plan, not_held, .. } = planned;
+        stepped.note(not_held);
+        stepped.moves.extend(plan.moves.iter().map(|step| (batch.run, *step)));
+        if let Some(state) = plan.concluded {
+            stepped.concluded.push((batch.run, state));
+            return;
+        }
+        known.follow(&plan);
+        self.known.insert(batch.run, known);
+    }
+
+    /// Notes what was claimed; says whether all slots are taken, so that more may wait.
+    fn note_claims(
+        &mut self,
+        claim: &Claim,
+        claims: Vec<WrittenClaim>,
+        step: &Step<'_>,
+        stepped: &mut Stepped,
+    ) -> bool {
+        let is_full = usize::try_from(claim.slots).is_ok_and(|slots| claims.len() >= slots);
+        for WrittenClaim { claimed, task } in claims {
+            let TaskRunKey { run, task: index } = claimed.task_run;
+            let batch = step.batches.iter().find(|batch| batch.run == run);
+            if let (Some(known), Some(batch)) = (self.known.get_mut(&run), batch) {
+                known.claimed(index, claimed.fence, task.snapshot(batch.dag, index));
+            }
+            stepped.claimed.push(claimed);
+        }
+        is_full
+    }
+}
+
+impl Planned<'_> {
+    /// The tasks that may be claimed at once by this plan.
+    fn ready(&self, now: Timestamp) -> impl Iterator<Item = TaskRunKey> {
+        let ready = self.plan.moves.iter().filter(move |step| step.ready_at.is_some_and(|at| at <= now));
+        ready.map(|step| TaskRunKey { run: self.batch.run, task: step.task })
+    }
+}
+
+impl Claim {
+    /// The same with so many slots less.
+    fn but(&self, claimed: usize) -> Self {
+        let claimed = u32::try_from(claimed).unwrap_or(u32::MAX);
+        Self { worker: self.worker, slots: self.slots.saturating_sub(claimed), runs: self.runs.clone() }
+    }
+}
+
+impl Stepped {
+    fn note(&mut self, not_held: NotHeld) {
+        self.stale.extend(not_held.stale);
+        self.ended_before.extend(not_held.ended_before);
+    }
+}

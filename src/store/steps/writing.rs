@@ -1,0 +1,278 @@
+//! Plans and a claim as the statement takes them: a column each.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sqlx::PgConnection;
+
+use crate::domain::Timestamp;
+use crate::domain::dag::Dag;
+use crate::domain::ids::{RunKey, TaskIndex, TaskRunKey};
+use crate::domain::plan::{Move, TaskSnapshot};
+use crate::domain::run_state::RunState;
+use crate::domain::task_state::{AttemptOutcome, TaskState};
+use crate::domain::trigger_rule::UpstreamCounts;
+use crate::store::steps::{Claim, Claimed, EndedAttempt, Planned};
+use crate::store::{LEASE, StoreError, rows};
+
+/// What one statement is to write.
+pub(super) struct Writing<'a> {
+    claim: Option<&'a Claim>,
+    slots: i64,
+    now: Timestamp,
+    runs: Runs,
+    changes: Changes,
+    ends: Ends,
+}
+
+/// What it wrote.
+pub(super) struct Written {
+    /// The runs that had not moved on.
+    pub(super) runs: BTreeSet<RunKey>,
+    /// What was claimed, from the plans and from the queue.
+    pub(super) claims: Vec<WrittenClaim>,
+}
+
+/// A task that was claimed, and how it stands after.
+pub(super) struct WrittenClaim {
+    pub(super) claimed: Claimed,
+    pub(super) task: ClaimedTask,
+}
+
+/// A claimed task's row; how many setups it has upstream its DAG tells.
+pub(super) struct ClaimedTask {
+    try_number: i32,
+    lost: i32,
+    upstream: UpstreamCounts,
+}
+
+impl ClaimedTask {
+    pub(super) fn snapshot(&self, dag: &Dag, index: TaskIndex) -> TaskSnapshot {
+        let upstream = UpstreamCounts { setups: dag.setups_upstream(index), ..self.upstream };
+        TaskSnapshot { state: TaskState::Running, upstream, try_number: self.try_number, lost: self.lost }
+    }
+}
+
+impl<'a> Writing<'a> {
+    /// Of plans and a claim; what is `taken` is claimed as it is released, the claim's other slots are for the queue.
+    pub(super) fn of(
+        planned: &[Planned<'_>],
+        taken: &BTreeSet<TaskRunKey>,
+        claim: Option<&'a Claim>,
+        now: Timestamp,
+    ) -> Self {
+        let slots = claim.map_or(0, |claim| usize::try_from(claim.slots).unwrap_or(usize::MAX));
+        let slots = i64::try_from(slots.saturating_sub(taken.len())).unwrap_or(i64::MAX);
+        let (runs, changes, ends) = (Runs::default(), Changes::default(), Ends::default());
+        let mut writing = Self { claim, slots, now, runs, changes, ends };
+        for planned in planned {
+            writing.push(planned, taken);
+        }
+        writing
+    }
+
+    fn push(&mut self, planned: &Planned<'_>, taken: &BTreeSet<TaskRunKey>) {
+        let (run, plan) = (planned.batch.run, &planned.plan);
+        self.runs.push(run, planned);
+        let errors: BTreeMap<TaskIndex, &str> =
+            planned.held.iter().filter_map(|ended| Some((ended.task, ended.error.as_deref()?))).collect();
+        let moves: BTreeMap<TaskIndex, &Move> = plan.moves.iter().map(|step| (step.task, step)).collect();
+        let touched: BTreeSet<TaskIndex> = moves.keys().chain(plan.counts.keys()).copied().collect();
+        for index in touched {
+            let before = planned.known.snapshot.tasks[&index];
+            let after = Change {
+                task: TaskRunKey { run, task: index },
+                counts: plan.counts.get(&index).copied().unwrap_or(before.upstream),
+                step: moves.get(&index).copied(),
+                error: errors.get(&index).copied(),
+                is_taken: taken.contains(&TaskRunKey { run, task: index }),
+            };
+            self.changes.push(before, &after);
+        }
+        for ended in &planned.held {
+            let outcome = moves.get(&ended.task).and_then(|step| AttemptOutcome::of(step.event));
+            self.ends.push(run, ended, outcome.expect("the plan moves every attempt that ended, and by an end"));
+        }
+    }
+
+    /// Writes it; `None` when a task was not where its plan had seen it: then nothing was written.
+    pub(super) async fn write(&self, connection: &mut PgConnection) -> Result<Option<Written>, StoreError> {
+        let (runs, changes, ends) = (&self.runs, &self.changes, &self.ends);
+        let of: Option<Vec<i64>> =
+            self.claim.and_then(|claim| claim.runs.as_ref()).map(|runs| runs.iter().map(|run| run.0).collect());
+        let rows = sqlx::query_file!(
+            "src/store/sql/step.sql",
+            &runs.keys,
+            &runs.versions,
+            &runs.finished,
+            &runs.leaves_failed,
+            &runs.conclusions as &[Option<String>],
+            &changes.runs,
+            &changes.indexes,
+            &changes.events as &[Option<String>],
+            &changes.from,
+            &changes.to,
+            &changes.ready_at as &[Option<Timestamp>],
+            &changes.try_numbers,
+            &changes.lost,
+            &changes.unfinished,
+            &changes.success,
+            &changes.failed,
+            &changes.upstream_failed,
+            &changes.skipped,
+            &changes.setups_succeeded,
+            &changes.setups_skipped,
+            &changes.errors as &[Option<String>],
+            &changes.taken,
+            self.claim.map(|claim| claim.worker.0),
+            LEASE.as_secs_f64(),
+            self.now,
+            &ends.runs,
+            &ends.indexes,
+            &ends.fences,
+            &ends.outcomes,
+            &ends.errors as &[Option<String>],
+            &ends.output_runs,
+            &ends.output_indexes,
+            &ends.outputs,
+            of.as_deref() as Option<&[i64]>,
+            self.slots,
+        )
+        .fetch_all(connection)
+        .await;
+        let rows = match rows {
+            Err(error) if is_refused(&error) => return Ok(None),
+            rows => rows.map_err(StoreError::query("write a step of the engine"))?,
+        };
+        let mut written = Written { runs: BTreeSet::new(), claims: Vec::new() };
+        for row in rows {
+            let run = RunKey(row.run_key);
+            let Some(index) = row.task_index else {
+                written.runs.insert(run);
+                continue;
+            };
+            let upstream = UpstreamCounts {
+                unfinished: rows::count(row.upstream_unfinished)?,
+                success: rows::count(row.upstream_success)?,
+                failed: rows::count(row.upstream_failed)?,
+                upstream_failed: rows::count(row.upstream_upstream_failed)?,
+                skipped: rows::count(row.upstream_skipped)?,
+                setups: 0,
+                setups_succeeded: rows::count(row.upstream_setups_succeeded)?,
+                setups_skipped: rows::count(row.upstream_setups_skipped)?,
+            };
+            let task_run = TaskRunKey { run, task: TaskIndex(index.cast_unsigned()) };
+            let claimed = Claimed { task_run, fence: row.fence, try_number: row.try_number };
+            let task = ClaimedTask { try_number: row.try_number, lost: row.lost, upstream };
+            written.claims.push(WrittenClaim { claimed, task });
+        }
+        Ok(Some(written))
+    }
+}
+
+/// Whether `refuse_step` of the schema undid the statement.
+fn is_refused(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "40001")
+}
+
+/// The runs that are moved on.
+#[derive(Default)]
+struct Runs {
+    keys: Vec<i64>,
+    versions: Vec<i64>,
+    finished: Vec<i32>,
+    leaves_failed: Vec<i32>,
+    conclusions: Vec<Option<String>>,
+}
+
+impl Runs {
+    fn push(&mut self, run: RunKey, planned: &Planned<'_>) {
+        self.keys.push(run.0);
+        self.versions.push(planned.known.version);
+        self.finished.push(rows::stored(planned.plan.finished));
+        self.leaves_failed.push(rows::stored(planned.plan.leaves_failed));
+        self.conclusions.push(planned.plan.concluded.map(RunState::as_str).map(str::to_owned));
+    }
+}
+
+/// What changes about a task.
+struct Change<'a> {
+    task: TaskRunKey,
+    counts: UpstreamCounts,
+    step: Option<&'a Move>,
+    error: Option<&'a str>,
+    is_taken: bool,
+}
+
+/// The changed task runs.
+#[derive(Default)]
+struct Changes {
+    runs: Vec<i64>,
+    indexes: Vec<i32>,
+    events: Vec<Option<String>>,
+    from: Vec<String>,
+    to: Vec<String>,
+    ready_at: Vec<Option<Timestamp>>,
+    try_numbers: Vec<i32>,
+    lost: Vec<i32>,
+    unfinished: Vec<i32>,
+    success: Vec<i32>,
+    failed: Vec<i32>,
+    upstream_failed: Vec<i32>,
+    skipped: Vec<i32>,
+    setups_succeeded: Vec<i32>,
+    setups_skipped: Vec<i32>,
+    errors: Vec<Option<String>>,
+    taken: Vec<bool>,
+}
+
+impl Changes {
+    fn push(&mut self, before: TaskSnapshot, change: &Change<'_>) {
+        let Change { task, counts, step, error, is_taken } = change;
+        self.runs.push(task.run.0);
+        self.indexes.push(task.task.0.cast_signed());
+        self.events.push(step.map(|step| step.event.as_str().to_owned()));
+        self.from.push(before.state.as_str().to_owned());
+        self.to.push(step.map_or(before.state, |step| step.to).as_str().to_owned());
+        self.ready_at.push(step.and_then(|step| step.ready_at));
+        self.try_numbers.push(step.map_or(before.try_number, |step| step.try_number));
+        self.lost.push(step.map_or(before.lost, |step| step.lost));
+        self.unfinished.push(rows::stored(counts.unfinished));
+        self.success.push(rows::stored(counts.success));
+        self.failed.push(rows::stored(counts.failed));
+        self.upstream_failed.push(rows::stored(counts.upstream_failed));
+        self.skipped.push(rows::stored(counts.skipped));
+        self.setups_succeeded.push(rows::stored(counts.setups_succeeded));
+        self.setups_skipped.push(rows::stored(counts.setups_skipped));
+        self.errors.push(error.map(rows::text));
+        self.taken.push(*is_taken);
+    }
+}
+
+/// The ended attempts.
+#[derive(Default)]
+struct Ends {
+    runs: Vec<i64>,
+    indexes: Vec<i32>,
+    fences: Vec<i64>,
+    outcomes: Vec<String>,
+    errors: Vec<Option<String>>,
+    output_runs: Vec<i64>,
+    output_indexes: Vec<i32>,
+    outputs: Vec<serde_json::Value>,
+}
+
+impl Ends {
+    fn push(&mut self, run: RunKey, ended: &EndedAttempt, outcome: AttemptOutcome) {
+        let index = ended.task.0.cast_signed();
+        self.runs.push(run.0);
+        self.indexes.push(index);
+        self.fences.push(ended.fence);
+        self.outcomes.push(outcome.as_str().to_owned());
+        self.errors.push(ended.error.as_deref().map(rows::text));
+        if let Some(output) = &ended.output {
+            self.output_runs.push(run.0);
+            self.output_indexes.push(index);
+            self.outputs.push(rows::json(output));
+        }
+    }
+}
