@@ -1,12 +1,13 @@
 //! Starts and stops the parts themselves. Each start takes a port that was chosen before; where a stranger has it by
-//! now another is chosen, and told.
+//! now another is chosen, and told, unless somebody waits for the part where it was.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use futures::future::OptionFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::broker::{Broker, BrokerConfig, BrokerCredentials};
-use super::component::Component;
+use super::component::{Component, Ports};
 use super::error::{HomeError, told};
 use super::home::{Credentials, Home, S3Urls, StackUrls, free_port, is_free};
 use super::postgres::{self, Cluster, Postgres, PostgresError, SOURCE_DATABASE, STATE_DATABASE, Search};
@@ -28,12 +29,21 @@ pub(super) struct Started {
     pub(super) outcome: Result<(Service, Option<u16>), String>,
 }
 
+/// What a part is started with.
+pub(super) struct Start {
+    pub(super) home: Home,
+    pub(super) credentials: Credentials,
+    pub(super) search: Search,
+    pub(super) ports: Ports,
+}
+
 /// Starts one part. Postgres dies with the thread that polls this: the process's main thread.
-pub(super) async fn start(component: Component, home: Home, credentials: Credentials, search: Search) -> Started {
+pub(super) async fn start(component: Component, with: Start) -> Started {
+    let Start { home, credentials, search, ports } = with;
     let outcome = match component {
-        Component::Postgres => start_postgres(&home, credentials, &search).await.map_err(|error| told(&error)),
-        Component::Kafka => start_kafka(&home, &credentials).await,
-        Component::S3 => start_s3(&home, &credentials).await,
+        Component::Postgres => start_postgres(&home, credentials, &search, ports).await.map_err(|error| told(&error)),
+        Component::Kafka => start_kafka(&home, &credentials, ports).await,
+        Component::S3 => start_s3(&home, &credentials, ports).await,
         Component::Source => start_source(&credentials).await,
     };
     Started { component, outcome }
@@ -43,6 +53,7 @@ async fn start_postgres(
     home: &Home,
     mut credentials: Credentials,
     search: &Search,
+    ports: Ports,
 ) -> Result<(Service, Option<u16>), PostgresError> {
     /// Each time a stranger must be quicker than the server.
     const TRIES: usize = 3;
@@ -51,7 +62,7 @@ async fn start_postgres(
     let mut tries = 0;
     loop {
         tries += 1;
-        credentials.postgres.port = free_or_other(Component::Postgres, credentials.postgres.port)?;
+        credentials.postgres.port = free_or_other(Component::Postgres, credentials.postgres.port, ports)?;
         match cluster.start(home, &credentials.postgres).await {
             Err(PostgresError::PortTaken { port }) if tries < TRIES => {
                 tracing::warn!(port, "the port of the embedded PostgreSQL was taken in the last instant");
@@ -61,9 +72,9 @@ async fn start_postgres(
     }
 }
 
-async fn start_kafka(home: &Home, credentials: &Credentials) -> Result<(Service, Option<u16>), String> {
+async fn start_kafka(home: &Home, credentials: &Credentials, ports: Ports) -> Result<(Service, Option<u16>), String> {
     let data = home.folder("kafka").map_err(|error| told(&error))?;
-    let port = free_or_other(Component::Kafka, credentials.kafka.port).map_err(|error| told(&error))?;
+    let port = free_or_other(Component::Kafka, credentials.kafka.port, ports).map_err(|error| told(&error))?;
     let mut config = BrokerConfig::new(data, loopback(port));
     config.credentials = Some(BrokerCredentials {
         username: credentials.kafka.username.clone(),
@@ -74,9 +85,9 @@ async fn start_kafka(home: &Home, credentials: &Credentials) -> Result<(Service,
     Ok((Service::Kafka(kafka), Some(port)))
 }
 
-async fn start_s3(home: &Home, credentials: &Credentials) -> Result<(Service, Option<u16>), String> {
+async fn start_s3(home: &Home, credentials: &Credentials, ports: Ports) -> Result<(Service, Option<u16>), String> {
     let root = home.folder("s3").map_err(|error| told(&error))?;
-    let port = free_or_other(Component::S3, credentials.s3.port).map_err(|error| told(&error))?;
+    let port = free_or_other(Component::S3, credentials.s3.port, ports).map_err(|error| told(&error))?;
     let config = S3ServerConfig {
         root,
         listen: loopback(port),
@@ -98,10 +109,13 @@ fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-/// The port of the last time, unless a stranger has it now.
-fn free_or_other(component: Component, port: u16) -> Result<u16, HomeError> {
+/// The port of the last time; where a stranger has it now, another, if that is as good.
+fn free_or_other(component: Component, port: u16, ports: Ports) -> Result<u16, HomeError> {
     if is_free(port) {
         return Ok(port);
+    }
+    if ports == Ports::Kept {
+        return Err(HomeError::PortTaken { component, port });
     }
     let other = free_port()?;
     tracing::warn!(%component, port, other, "another program has the port of last time; taking another");
@@ -166,15 +180,29 @@ impl Services {
         }
     }
 
-    /// Returns when Postgres has ended by itself; never, while it is not started.
-    pub(super) async fn postgres_ended(&mut self) {
-        match &mut self.postgres {
-            Some(postgres) => {
-                let status = postgres.ended().await;
-                tracing::error!(?status, "the embedded PostgreSQL ended by itself");
-            }
-            None => std::future::pending().await,
+    /// Returns when a part has ended by itself: which, and how. Never, while all that was started goes on.
+    pub(super) async fn ended(&mut self) -> (Component, String) {
+        let postgres = OptionFuture::from(self.postgres.as_mut().map(|postgres| postgres.ended()));
+        let kafka = OptionFuture::from(self.kafka.as_mut().map(Broker::ended));
+        let s3 = OptionFuture::from(self.s3.as_mut().map(S3Server::ended));
+        tokio::select! {
+            Some(status) = postgres => (Component::Postgres, status.map_or_else(|error| error.to_string(), |status| status.to_string())),
+            Some(()) = kafka => (Component::Kafka, IN_PROCESS.to_owned()),
+            Some(()) = s3 => (Component::S3, IN_PROCESS.to_owned()),
+            else => std::future::pending().await,
         }
+    }
+
+    /// Takes out what is left of a part that has ended, to be stopped.
+    pub(super) fn take(&mut self, component: Component) -> Self {
+        let mut taken = Self::default();
+        match component {
+            Component::Postgres => taken.postgres = self.postgres.take(),
+            Component::Kafka => taken.kafka = self.kafka.take(),
+            Component::S3 => taken.s3 = self.s3.take(),
+            Component::Source => {}
+        }
+        taken
     }
 
     /// Stops the clients of the data first, and Postgres, which holds what decides, last.
@@ -190,3 +218,6 @@ impl Services {
         }
     }
 }
+
+/// What is known of a server's end inside of this process.
+const IN_PROCESS: &str = "see the lines above";
