@@ -186,7 +186,11 @@ impl Services {
         let kafka = OptionFuture::from(self.kafka.as_mut().map(Broker::ended));
         let s3 = OptionFuture::from(self.s3.as_mut().map(S3Server::ended));
         tokio::select! {
-            Some(status) = postgres => (Component::Postgres, status.map_or_else(|error| error.to_string(), |status| status.to_string())),
+            biased;
+            Some(status) = postgres => {
+                let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+                (Component::Postgres, how)
+            }
             Some(()) = kafka => (Component::Kafka, IN_PROCESS.to_owned()),
             Some(()) = s3 => (Component::S3, IN_PROCESS.to_owned()),
             else => std::future::pending().await,
@@ -221,3 +225,55 @@ impl Services {
 
 /// What is known of a server's end inside of this process.
 const IN_PROCESS: &str = "see the lines above";
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn with(home: &Home) -> Start {
+        let credentials = home.credentials().unwrap();
+        Start { home: home.clone(), credentials, search: Search::default(), ports: Ports::Kept }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ends_within_the_process_is_noticed_and_started_again_on_its_port() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::open(&folder.path().join("home")).unwrap();
+        let Start { credentials, .. } = with(&home);
+        let mut services = Services::default();
+        let token = CancellationToken::new();
+        let config = BrokerConfig::new(home.folder("kafka").unwrap(), loopback(credentials.kafka.port));
+        services.add(Service::Kafka(Broker::start(config, token.clone()).await.unwrap()));
+        let config = S3ServerConfig {
+            root: home.folder("s3").unwrap(),
+            listen: loopback(credentials.s3.port),
+            access_key_id: credentials.s3.access_key_id.clone(),
+            secret_access_key: credentials.s3.secret_access_key.clone().into(),
+        };
+        services.add(Service::S3(S3Server::start(config, token.clone()).await.unwrap()));
+        assert!(futures::poll!(std::pin::pin!(services.ended())).is_pending());
+        token.cancel();
+        for (component, port) in [(Component::Kafka, credentials.kafka.port), (Component::S3, credentials.s3.port)] {
+            assert_eq!(services.ended().await.0, component);
+            services.take(component).stop().await;
+            let started = start(component, with(&home)).await;
+            let (service, again) = started.outcome.unwrap();
+            assert_eq!(again, Some(port));
+            services.add(service);
+        }
+        services.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_port_that_others_wait_at_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::open(&folder.path().join("home")).unwrap();
+        let port = with(&home).credentials.s3.port;
+        let _stranger = TcpListener::bind(loopback(port)).unwrap();
+        let Err(message) = start(Component::S3, with(&home)).await.outcome else { panic!("it took another") };
+        let told = format!("port {port}, where the embedded s3 was reached so far, is taken by another program");
+        assert_eq!(message, told);
+    }
+}

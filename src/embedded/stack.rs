@@ -1,10 +1,10 @@
 //! The process that serves a home: starts what is needed, for as long as somebody needs it.
 //!
 //! It is started by `lease`, apart from whoever started it, and says on its standard output in one line whether it
-//! serves. One loop, on the main thread, decides everything; it ends some seconds after the last lease, when told to, by
-//! a signal, when its home is gone, or when a part fails again and again: one that ends by itself is started anew where
-//! it was. A kill takes the broker and the S3 server along; Postgres is asked to stop by the system; who goes on using
-//! the stack starts it again (`keep`).
+//! serves. One loop, on the main thread, decides everything. It ends some seconds after the last lease, when told to, by
+//! a signal, when its home is gone, or when a part fails again and again; a part that ends by itself is started anew
+//! where it was. A kill takes the broker and the S3 server along, and Postgres is asked to stop by the system; whoever
+//! goes on using the stack starts it again (`keep`).
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};

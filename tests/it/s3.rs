@@ -183,7 +183,7 @@ async fn what_the_system_refuses_is_told_with_the_folder() {
     let root = folder.path().join("s3");
     let told = format!("could not put s3://{BUCKET}/a/b: status 500, InternalError: ");
     assert!(error.is_transient() && error.to_string().starts_with(&told), "{error}");
-    assert!(error.to_string().ends_with(&format!("(os error 20) (in {})", root.display())), "{error}");
+    assert!(error.to_string().ends_with(&format!("(os error 17) (in {})", root.display())), "{error}");
 }
 
 #[tokio::test]

@@ -124,15 +124,20 @@ async fn a_stack_that_was_stopped_is_not_started_again() {
     assert!(stopped.unwrap() && running(&request.home).await.unwrap().is_none());
 }
 
+/// Kills the stack, and takes its broker's port as a stranger might.
+async fn port_of_a_killed_broker(home: &Path, held: &mut StackLease) -> (TcpListener, SocketAddr) {
+    let address: SocketAddr = held.urls().kafka_bootstrap_servers.as_ref().unwrap().parse().unwrap();
+    kill(pid(home));
+    assert_eq!(held.ended().await, None, "a kill leaves no word");
+    (TcpListener::bind(address).unwrap(), address)
+}
+
 #[tokio::test]
 async fn a_port_that_a_stranger_took_meanwhile_is_told_and_waited_for() {
     let scratch = Scratch::new();
     let request = scratch.request("home");
     let mut held = lease(&request).await;
-    let address: SocketAddr = held.urls().kafka_bootstrap_servers.as_ref().unwrap().parse().unwrap();
-    kill(pid(&request.home));
-    assert_eq!(held.ended().await, None);
-    let stranger = TcpListener::bind(address).unwrap();
+    let (stranger, address) = port_of_a_killed_broker(&request.home, &mut held).await;
     kept(&mut held, async |mut told| {
         assert_eq!(told.next().await, KILLED);
         let failing = told.next().await;
@@ -154,10 +159,7 @@ async fn one_who_knows_its_ports_is_told_when_a_stack_is_elsewhere() {
     let scratch = Scratch::new();
     let request = scratch.request("home");
     let mut held = lease(&request).await;
-    let address: SocketAddr = held.urls().kafka_bootstrap_servers.as_ref().unwrap().parse().unwrap();
-    kill(pid(&request.home));
-    assert_eq!(held.ended().await, None);
-    let _stranger = TcpListener::bind(address).unwrap();
+    let _stranger = port_of_a_killed_broker(&request.home, &mut held).await;
     let _other = lease(&request).await;
     let error = held.keep(&mut |_| {}).await.to_string();
     assert!(error.ends_with("is back on other ports than this process knows"), "{error}");

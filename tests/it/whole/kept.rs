@@ -19,8 +19,8 @@ use crate::whole::product::{PATIENCE, Product, dag_file};
 /// Enough that every phase takes a while, few enough that a seed takes seconds.
 const ROWS: &str = "3000";
 
-/// Longer than an undisturbed run takes: some kills come too late, most do not.
-const LATEST_KILL: Duration = Duration::from_millis(2_500);
+/// As long as an undisturbed run takes: some kills come too late, most do not.
+const LATEST_KILL: Duration = Duration::from_millis(1_500);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
