@@ -221,6 +221,14 @@ impl Services {
             postgres.stop().await;
         }
     }
+
+    /// Leaves everything as it is, for when the home is not where it was: nothing of these may write into another. The
+    /// broker and the S3 server end with the process.
+    pub(super) async fn abandon(self) {
+        if let Some(postgres) = self.postgres {
+            postgres.abandon().await;
+        }
+    }
 }
 
 /// What is known of a server's end inside of this process.

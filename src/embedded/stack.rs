@@ -37,8 +37,8 @@ use super::services::{self, Services, Start, Started};
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// How long what is left of a part that ended may take to stop before it is started anew.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// How often it is looked whether the home is still there.
-const HOME_LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked whether the home is still there: sooner than a new one in its place has data.
+const HOME_LOOK: Duration = Duration::from_millis(250);
 
 /// What the process is started with.
 #[derive(Debug, Clone)]
@@ -147,10 +147,15 @@ async fn open_and_run(options: &StackOptions) -> Result<(), StackError> {
     stack.report.send_modify(|report| report.end = Some(end));
     control.closing.store(true, Ordering::SeqCst);
     control.shutdown.cancel();
-    stack.services.stop().await;
-    let _ = timeout(DRAIN_LIMIT, tracker.wait()).await;
     // What lies in the place of a home that is gone is another stack's.
-    if stack.lock.is_in_place() {
+    let has_home = stack.lock.is_in_place();
+    if has_home {
+        stack.services.stop().await;
+    } else {
+        stack.services.abandon().await;
+    }
+    let _ = timeout(DRAIN_LIMIT, tracker.wait()).await;
+    if has_home {
         stack.home.remove_stack_file()?;
     }
     tracing::info!("stopped");

@@ -3,6 +3,7 @@
 //!
 //! Each seed decides what is killed, how often and when; a failing one is named, and `PINSCHED_TEST_SEED` replays it.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::services;
-use crate::stack::scratch::{pid, postmaster};
 use crate::whole::account::{TABLES, consumed, drawn, sunk};
+use crate::whole::interrupted::{lines, waiting};
 use crate::whole::product::{PATIENCE, Product, dag_file};
 
 /// Enough that every phase takes a while, few enough that a seed takes seconds.
@@ -37,6 +38,26 @@ async fn a_run_goes_on_when_its_stack_is_killed_and_every_row_is_there_exactly_o
         kills += killed_under(&mut product, seed).await;
     }
     assert!(kills > 0, "no kill came before its run's end: nothing was tried");
+}
+
+#[tokio::test]
+async fn a_run_whose_stack_was_stopped_waits_until_ctrl_c_and_can_be_resumed() {
+    let product = Product::embedded().await;
+    let flag = product.folder().join("flag");
+    let file = product.write("waiting.yaml", &waiting(&flag));
+    let mut run = product.start(&["run", &file]);
+    let mut stderr = BufReader::new(run.stderr.take().unwrap()).lines();
+    lines(&flag.with_extension("log"), 1).await;
+    assert!(product.answer(&["down"]).await.status.success());
+    let mut said = String::new();
+    while !(said.contains("was stopped: by `pinsched down`") && said.contains("the database went away")) {
+        said.push_str(&stderr.next_line().await.unwrap().expect("it says why it waits"));
+    }
+    kill_process(Pid::from_raw(run.id().unwrap().cast_signed()).unwrap(), Signal::INT).unwrap();
+    let status = tokio::time::timeout(PATIENCE, run.wait()).await.expect("Ctrl-C ends it").unwrap();
+    assert_eq!(status.code(), Some(2), "its end cannot be read");
+    fs::write(&flag, "").unwrap();
+    assert_eq!(product.json(&["run", &file]).await["state"], "success");
 }
 
 /// Returns how many kills came before the run's end.
@@ -82,16 +103,29 @@ async fn killed_under(product: &mut Product, seed: u64) -> usize {
 
 /// Kills what is there, or will be in a moment: it may be on its way back from the last kill.
 async fn kill(home: &Path, victim: Victim) {
-    let files: &[(&str, fn(&Path) -> i32)] = match victim {
-        Victim::Stack => &[("stack.json", pid)],
-        Victim::Postgres => &[("postgres/postmaster.pid", postmaster)],
-        Victim::Both => &[("stack.json", pid), ("postgres/postmaster.pid", postmaster)],
-    };
-    for (file, pid) in files {
-        while std::fs::read(home.join(file)).unwrap_or_default().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        // It may be gone by itself by now.
-        let _ = kill_process(Pid::from_raw(pid(home)).unwrap(), Signal::KILL);
+    if victim != Victim::Postgres {
+        kill_when_there(|| {
+            let file: serde_json::Value = serde_json::from_slice(&fs::read(home.join("stack.json")).ok()?).ok()?;
+            file["pid"].as_i64()?.try_into().ok()
+        })
+        .await;
     }
+    if victim != Victim::Stack {
+        kill_when_there(|| {
+            let file = fs::read_to_string(home.join("postgres/postmaster.pid")).ok()?;
+            file.lines().next()?.parse().ok()
+        })
+        .await;
+    }
+}
+
+async fn kill_when_there(pid: impl Fn() -> Option<i32>) {
+    let pid = loop {
+        match pid().and_then(Pid::from_raw) {
+            Some(pid) => break pid,
+            None => tokio::task::yield_now().await,
+        }
+    };
+    // It may be gone by itself by now.
+    let _ = kill_process(pid, Signal::KILL);
 }
