@@ -27,7 +27,7 @@ pub(crate) async fn cancel(session: &Session, run: &str) -> anyhow::Result<Exit>
         Some(ended) => report::answer_stored(session, &store, &ended).await?,
         None => {
             let sign = engine::register(&store).await?;
-            drive::drive_stored(session, &resolved, &store, run, sign).await?; // its report says how it ended
+            drive::drive_stored(session, resolved, &store, run, sign).await?; // its report says how it ended
         }
     }
     Ok(Exit::Done)

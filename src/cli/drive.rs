@@ -1,5 +1,6 @@
 //! Drives one run to its end in this process, with progress and Ctrl-C; what `run`, `resume` and `cancel` share.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use crate::cli::report;
 use crate::cli::session::Session;
 use crate::domain::dag::Dag;
 use crate::domain::run_state::RunState;
-use crate::embedded::Resolved;
+use crate::embedded::{Resolved, StackLease};
+use crate::engine::operator::chain;
 use crate::engine::running::RunningRun;
 use crate::engine::shutdown::{Shutdown, ShutdownStep};
 use crate::engine::{Driven, Engine};
@@ -30,7 +32,7 @@ const REFRESH: Duration = Duration::from_millis(100);
 /// Drives `run` until it ends or the person stops it, then answers with its report.
 pub(crate) async fn drive(
     session: &Session,
-    resolved: &Resolved,
+    mut resolved: Resolved,
     store: &Store,
     run: Run,
     dag: Dag,
@@ -41,14 +43,17 @@ pub(crate) async fn drive(
     let engine = Engine {
         store: store.clone(),
         registrations: operators::registry(),
-        endpoints: Arc::new(resolved.endpoints.clone()),
+        endpoints: Arc::new(resolved.endpoints),
         observer: Arc::clone(&display) as _,
         slots: session.settings.parallelism.get(),
         memory_limit: session.settings.memory_limit,
     };
     let dag = Arc::clone(&running.dag);
     let shutdown = Shutdown::default();
-    let driven = watch(engine.drive_as(sign, running, &shutdown), &display, &shutdown).await?;
+    let driven = tokio::select! {
+        driven = watch(engine.drive_as(sign, running, &shutdown), &display, &shutdown) => driven?,
+        never = keep(resolved.stack.as_mut(), &display) => match never {},
+    };
     let run = store.run(run.key).await?.context("the run was deleted while it ran")?;
     report::answer(session, store, &run, Some(&dag)).await?;
     Ok(match driven {
@@ -67,7 +72,7 @@ pub(crate) async fn drive(
 /// The same for a run whose DAG is read from the store.
 pub(crate) async fn drive_stored(
     session: &Session,
-    resolved: &Resolved,
+    resolved: Resolved,
     store: &Store,
     run: Run,
     sign: SignOfLife,
@@ -76,6 +81,16 @@ pub(crate) async fn drive_stored(
     let dag = dag_file::reread(&source.file, source.source, &run.dag_id)
         .with_context(|| format!("run `{}` cannot go on; `pinsched run FILE --new` starts another", run.run_id))?;
     drive(session, resolved, store, run, dag, sign).await
+}
+
+/// Keeps the embedded stack, where there is one, and says what becomes of it. When it is gone for good the run still has
+/// its own patience.
+async fn keep(stack: Option<&mut StackLease>, display: &ProgressDisplay) -> Infallible {
+    if let Some(stack) = stack {
+        let error = stack.keep(&mut |news| display.say(&news.to_string())).await;
+        display.say(&chain(&error));
+    }
+    std::future::pending().await
 }
 
 async fn watch<E>(

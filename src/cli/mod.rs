@@ -35,6 +35,7 @@ use crate::cli::exit::Exit;
 use crate::cli::output::Printer;
 use crate::cli::session::Session;
 use crate::config::Environment;
+use crate::embedded::StackNews;
 use crate::operators;
 
 /// Runs the command that the arguments name (the program's own name first) and says how it ended: 0 done, 1 the answer
@@ -124,10 +125,11 @@ async fn keep_up(session: &Session) -> anyhow::Result<Exit> {
     printer.answer(&report, || report.to_string())?;
     let Some(up) = up else { return Ok(Exit::Done) };
     printer.say("the stack stays up until Ctrl-C");
-    Ok(match up.wait().await.context("could not listen for Ctrl-C")? {
+    let mut tell = |news: StackNews| printer.say(&news.to_string());
+    Ok(match up.wait(&mut tell).await.context("could not listen for Ctrl-C")? {
         up::Ended::Interrupted => Exit::Done,
-        up::Ended::StackGone => {
-            printer.error("the stack is gone: somebody stopped or killed it");
+        up::Ended::StackGone(error) => {
+            printer.error(&crate::engine::operator::chain(&error));
             Exit::No
         }
     })

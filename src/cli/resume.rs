@@ -21,5 +21,5 @@ pub(crate) async fn resume(session: &Session, run: &str) -> anyhow::Result<Exit>
     }
     session.printer.say(&format!("{}  {}  resuming: it was left {}", run.dag_id, run.run_id, run.state));
     let sign = engine::register(&store).await?;
-    drive::drive_stored(session, &resolved, &store, run, sign).await
+    drive::drive_stored(session, resolved, &store, run, sign).await
 }

@@ -52,7 +52,7 @@ pub(crate) async fn run(session: &Session, arguments: &RunArguments) -> anyhow::
             let when = When { logical_date, rerun };
             let run = create(&store, &arguments.file, &source, &dag, params, when, sign.worker).await?;
             session.printer.say(&format!("{}  {}", run.dag_id, run.run_id));
-            drive::drive(session, &resolved, &store, run, dag, sign).await
+            drive::drive(session, resolved, &store, run, dag, sign).await
         }
         Choice::Resume(run) => {
             if !arguments.params.is_empty() && run.params != params {
@@ -68,7 +68,7 @@ pub(crate) async fn run(session: &Session, arguments: &RunArguments) -> anyhow::
                      with the new text",
                 );
             }
-            drive::drive_stored(session, &resolved, &store, *run, sign).await
+            drive::drive_stored(session, resolved, &store, *run, sign).await
         }
         Choice::Finished(run) => {
             session.printer.error(&format!(

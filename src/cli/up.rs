@@ -1,4 +1,5 @@
-//! `pinsched up`: starts the embedded stack of a home, tells where its parts are, and keeps it until it is interrupted.
+//! `pinsched up`: starts the embedded stack of a home, tells where its parts are, and keeps it until it is interrupted:
+//! one that is killed is started again.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,7 +8,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Settings;
-use crate::embedded::{LeaseRequest, Progress, StackError, StackLease, StackUrls, attach, lacking};
+use crate::embedded::{LeaseRequest, Progress, StackError, StackLease, StackNews, StackUrls, attach, lacking};
 
 /// What the command answers, passwords included: it is for the user's own clients.
 #[derive(Debug, Serialize)]
@@ -26,12 +27,12 @@ pub struct Up {
 }
 
 /// Why `up` ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Ended {
     /// By Ctrl-C or SIGTERM; the stack goes some seconds later, unless others use it.
     Interrupted,
-    /// Somebody stopped or killed the stack.
-    StackGone,
+    /// Somebody stopped the stack, or it cannot be brought back.
+    StackGone(StackError),
 }
 
 /// Starts the parts that are not configured elsewhere: all of them, when nothing is; none, and no stack, when all are.
@@ -49,14 +50,14 @@ pub async fn up(
 }
 
 impl Up {
-    /// Holds the stack until there is a reason not to.
-    pub async fn wait(mut self) -> std::io::Result<Ended> {
+    /// Holds the stack until there is a reason not to, and tells what becomes of it.
+    pub async fn wait(mut self, tell: &mut (dyn FnMut(StackNews) + Send)) -> std::io::Result<Ended> {
         let mut terminated = signal(SignalKind::terminate())?;
         let mut interrupted = signal(SignalKind::interrupt())?;
         Ok(tokio::select! {
             _ = terminated.recv() => Ended::Interrupted,
             _ = interrupted.recv() => Ended::Interrupted,
-            () = self.lease.ended() => Ended::StackGone,
+            error = self.lease.keep(tell) => Ended::StackGone(error),
         })
     }
 }

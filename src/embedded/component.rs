@@ -71,5 +71,14 @@ pub enum Phase {
     },
 }
 
+/// Where a part may listen that is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ports {
+    /// Where it did the last time: somebody who knows that place waits for it.
+    Kept,
+    /// There as well, or elsewhere where a stranger has that port by now.
+    Any,
+}
+
 /// The phase of each part that somebody needed.
 pub(super) type Phases = BTreeMap<Component, Phase>;

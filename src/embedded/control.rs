@@ -1,5 +1,6 @@
 //! The stack's control endpoint, on loopback with a bearer token: `GET /lease/postgres,kafka` answers with events
-//! until what is needed is ready, and then stays open for as long as the client wants the stack to live; `POST /stop`
+//! until what is needed is ready, and then stays open for as long as the client wants the stack to live; a last event
+//! says why it ends, which a kill does not. `?ports=kept` is for clients that know where the parts were. `POST /stop`
 //! ends it; `GET /health` tells the pid.
 
 use std::collections::BTreeSet;
@@ -9,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequestParts, Path, State};
-use axum::http::StatusCode;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::component::{Component, Phase, Phases};
+use super::component::{Component, Phase, Phases, Ports};
 use super::home::StackUrls;
 
 /// What the stack is doing, as the process's main loop tells it.
@@ -27,12 +28,24 @@ use super::home::StackUrls;
 pub(super) struct Report {
     pub(super) phases: Phases,
     pub(super) urls: StackUrls,
+    /// Set before the shutdown begins.
+    pub(super) end: Option<End>,
+}
+
+/// Why a stack ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// Somebody wanted it.
+    Stopped(String),
+    /// A part of it cannot go on.
+    Broken(String),
 }
 
 /// What the endpoint asks of the main loop.
 pub(super) enum Command {
     /// Start these, unless they are; acknowledged when their phases say so.
-    Need { components: BTreeSet<Component>, noted: oneshot::Sender<()> },
+    Need { components: BTreeSet<Component>, ports: Ports, noted: oneshot::Sender<()> },
     /// End.
     Stop,
 }
@@ -49,7 +62,12 @@ pub(super) enum LeaseEvent {
     },
     /// Everything needed answers; the lease holds until the connection closes.
     Granted { urls: StackUrls },
+    /// The stack ends.
+    Ending { end: End },
 }
+
+/// What a client adds that waits for the parts where they were.
+pub(super) const PORTS_KEPT: &str = "ports=kept";
 
 /// What the endpoint's handlers share with the main loop.
 pub(super) struct Control {
@@ -94,7 +112,7 @@ async fn stop(_: Authorized, State(control): State<Arc<Control>>) -> StatusCode 
     StatusCode::ACCEPTED
 }
 
-async fn lease(_: Authorized, State(control): State<Arc<Control>>, Path(names): Path<String>) -> Response {
+async fn lease(_: Authorized, State(control): State<Arc<Control>>, Path(names): Path<String>, uri: Uri) -> Response {
     let needs: Result<BTreeSet<Component>, _> =
         names.split(',').filter(|name| !name.is_empty()).map(str::parse).collect();
     let mut needs = match needs {
@@ -108,15 +126,16 @@ async fn lease(_: Authorized, State(control): State<Arc<Control>>, Path(names): 
     if control.closing.load(Ordering::SeqCst) {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
+    let ports = if uri.query() == Some(PORTS_KEPT) { Ports::Kept } else { Ports::Any };
     let (noted, acknowledged) = oneshot::channel();
-    let command = Command::Need { components: needs.clone(), noted };
+    let command = Command::Need { components: needs.clone(), ports, noted };
     if control.commands.send(command).await.is_err() || acknowledged.await.is_err() {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     let lease = Lease {
         needs,
         told: Phases::new(),
-        granted: false,
+        stage: Stage::Waiting,
         report: control.report.clone(),
         shutdown: control.shutdown.clone(),
         _held: held,
@@ -140,12 +159,19 @@ impl Drop for Held {
     }
 }
 
+/// How far a lease is.
+enum Stage {
+    Waiting,
+    Granted,
+    Over,
+}
+
 /// The body of a lease's answer.
 struct Lease {
     needs: BTreeSet<Component>,
     /// What the client was told.
     told: Phases,
-    granted: bool,
+    stage: Stage,
     report: watch::Receiver<Report>,
     shutdown: CancellationToken,
     _held: Held,
@@ -154,14 +180,24 @@ struct Lease {
 impl Lease {
     /// The next line; the body ends when a part failed or the stack stops.
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+        let event = match self.stage {
+            Stage::Waiting => self.progress().await?,
+            Stage::Granted => self.end().await?,
+            Stage::Over => return None,
+        };
+        let mut line = serde_json::to_vec(&event).ok()?;
+        line.push(b'\n');
+        Some((Ok(line.into()), self))
+    }
+
+    /// What happens until the lease is granted.
+    async fn progress(&mut self) -> Option<LeaseEvent> {
         if self.told.values().any(|phase| matches!(phase, Phase::Failed { .. })) {
             return None;
         }
-        while !self.granted {
+        loop {
             if let Some(event) = self.news() {
-                let mut line = serde_json::to_vec(&event).ok()?;
-                line.push(b'\n');
-                return Some((Ok(line.into()), self));
+                return Some(event);
             }
             tokio::select! {
                 biased;
@@ -169,8 +205,14 @@ impl Lease {
                 changed = self.report.changed() => changed.ok()?,
             }
         }
+    }
+
+    /// Why the stack ends, once it does.
+    async fn end(&mut self) -> Option<LeaseEvent> {
         self.shutdown.cancelled().await;
-        None
+        self.stage = Stage::Over;
+        let end = self.report.borrow().end.clone();
+        end.map(|end| LeaseEvent::Ending { end })
     }
 
     /// What the client does not know yet.
@@ -185,7 +227,9 @@ impl Lease {
             return Some(LeaseEvent::Progress { component, phase });
         }
         let is_ready = |component| report.phases.get(component) == Some(&Phase::Ready);
-        self.granted = self.needs.iter().all(is_ready);
-        self.granted.then(|| LeaseEvent::Granted { urls: report.urls.clone() })
+        self.needs.iter().all(is_ready).then(|| {
+            self.stage = Stage::Granted;
+            LeaseEvent::Granted { urls: report.urls.clone() }
+        })
     }
 }

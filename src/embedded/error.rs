@@ -36,6 +36,14 @@ pub enum HomeError {
         /// The file that is missing.
         path: PathBuf,
     },
+    /// A stranger has the port at which others wait for this part.
+    #[error("port {port}, where the embedded {component} was reached so far, is taken by another program")]
+    PortTaken {
+        /// The part.
+        component: Component,
+        /// Its port.
+        port: u16,
+    },
     /// No port of the loopback interface is free.
     #[error("could not find a free port on 127.0.0.1")]
     NoPort(#[source] io::Error),
@@ -120,6 +128,20 @@ pub enum StackError {
         home: PathBuf,
         /// Why not.
         source: reqwest::Error,
+    },
+    /// Somebody wanted its end.
+    #[error("the stack of {} was stopped: {reason}", home.display())]
+    Stopped {
+        /// The home.
+        home: PathBuf,
+        /// Who or what.
+        reason: String,
+    },
+    /// It was started again by somebody to whom other ports were as good.
+    #[error("the stack of {} is back on other ports than this process knows", home.display())]
+    Moved {
+        /// The home.
+        home: PathBuf,
     },
     /// The process's runtime or its endpoint.
     #[error("could not {action} for the stack")]

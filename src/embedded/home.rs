@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::component::Component;
 use super::error::HomeError;
 
 /// A folder that is there and may be written.
@@ -25,7 +26,20 @@ pub struct Home {
 /// The right to serve a home; the system takes it back when the process ends, however it ends.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Whether the home is still where it was. One that was removed or moved, or made anew in its place, is no longer
+    /// the one that this lock is for.
+    pub(super) fn is_in_place(&self) -> bool {
+        match (self.file.metadata(), fs::metadata(&self.path)) {
+            (Ok(own), Ok(there)) => (own.dev(), own.ino()) == (there.dev(), there.ino()),
+            (_, Err(error)) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+            (Err(_), Ok(_)) => true,
+        }
+    }
 }
 
 impl Home {
@@ -82,7 +96,7 @@ impl Home {
             .open(&path)
             .map_err(HomeError::io("open", &path))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Lock { _file: file })),
+            Ok(()) => Ok(Some(Lock { file, path })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(source)) => Err(HomeError::Io { action: "lock", path, source }),
         }
@@ -226,6 +240,21 @@ pub struct S3Urls {
     pub access_key_id: String,
     /// That key's secret.
     pub secret_access_key: String,
+}
+
+impl StackUrls {
+    /// Whether both name the same place for this part.
+    pub(super) fn agree(&self, other: &Self, component: Component) -> bool {
+        match component {
+            Component::Postgres => self.database_url == other.database_url,
+            Component::Kafka => {
+                self.kafka_bootstrap_servers == other.kafka_bootstrap_servers
+                    && self.kafka_properties == other.kafka_properties
+            }
+            Component::S3 => self.s3 == other.s3,
+            Component::Source => self.source_url == other.source_url,
+        }
+    }
 }
 
 impl std::fmt::Debug for StackUrls {

@@ -13,8 +13,8 @@ use reqwest::StatusCode;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::component::{Component, Phase};
-use super::control::LeaseEvent;
+use super::component::{Component, Phase, Ports};
+use super::control::{End, LeaseEvent, PORTS_KEPT};
 use super::error::StackError;
 use super::home::{Home, StackFile, StackUrls};
 use super::stack::{LINE_BUSY, LINE_SERVING};
@@ -56,12 +56,13 @@ pub enum Progress {
     Component(Component, Phase),
 }
 
-/// The stack lives for as long as this does, unless somebody stops it.
+/// The stack lives for as long as this does, unless somebody stops or kills it.
 #[derive(Debug)]
 pub struct StackLease {
+    pub(super) request: LeaseRequest,
     home: Home,
     urls: StackUrls,
-    response: reqwest::Response,
+    events: Events,
 }
 
 impl StackLease {
@@ -77,15 +78,49 @@ impl StackLease {
         &self.home
     }
 
-    /// Returns when the stack has gone, which happens only when somebody stopped or killed it.
-    pub async fn ended(&mut self) {
-        while let Ok(Some(_)) = self.response.chunk().await {}
+    /// Returns when the stack goes, and what it said of that: nothing, when it was killed.
+    pub async fn ended(&mut self) -> Option<End> {
+        loop {
+            if let LeaseEvent::Ending { end } = self.events.next().await? {
+                return Some(end);
+            }
+        }
+    }
+}
+
+/// What the stack says, line by line.
+#[derive(Debug)]
+struct Events {
+    response: reqwest::Response,
+    unread: Vec<u8>,
+}
+
+impl Events {
+    /// The next line; none when nothing more comes, or nothing that this version understands.
+    async fn next(&mut self) -> Option<LeaseEvent> {
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.unread.drain(..=end).collect();
+                return serde_json::from_slice(&line).ok();
+            }
+            let chunk = self.response.chunk().await.ok()??;
+            self.unread.extend_from_slice(&chunk);
+        }
     }
 }
 
 /// Takes a lease on the home's stack, which is started where it does not run.
 pub async fn attach(
     request: &LeaseRequest,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<StackLease, StackError> {
+    attach_at(request, Ports::Any, progress).await
+}
+
+/// The same, for one who may know where the parts are.
+pub(super) async fn attach_at(
+    request: &LeaseRequest,
+    ports: Ports,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<StackLease, StackError> {
     let home = Home::open(&request.home)?;
@@ -105,14 +140,14 @@ pub async fn attach(
             }
         } else {
             let answer = match home.stack_file()? {
-                Some(file) => ask(&file, &request.components).await,
+                Some(file) => ask(&file, &request.components, ports).await,
                 None => Answer::Nobody,
             };
             match answer {
                 Answer::Lease(response) => {
                     let granted = timeout_at(deadline, granted(&home, response, progress)).await;
-                    if let Some(lease) = granted.map_err(|_| late())?? {
-                        return Ok(lease);
+                    if let Some((urls, events)) = granted.map_err(|_| late())?? {
+                        return Ok(StackLease { request: request.clone(), home, urls, events });
                     }
                 }
                 Answer::Refused(said) => {
@@ -199,9 +234,13 @@ enum Answer {
     Refused(String),
 }
 
-async fn ask(file: &StackFile, components: &[Component]) -> Answer {
+async fn ask(file: &StackFile, components: &[Component], ports: Ports) -> Answer {
     let needs: Vec<String> = components.iter().map(Component::to_string).collect();
-    let url = format!("{}/lease/{}", file.control, needs.join(","));
+    let kept = match ports {
+        Ports::Kept => format!("?{PORTS_KEPT}"),
+        Ports::Any => String::new(),
+    };
+    let url = format!("{}/lease/{}{kept}", file.control, needs.join(","));
     let answer = async { client().ok()?.get(url).bearer_auth(&file.token).send().await.ok() };
     let Ok(Some(answer)) = timeout(ANSWER_LIMIT, answer).await else { return Answer::Nobody };
     match answer.status() {
@@ -219,24 +258,18 @@ async fn ask(file: &StackFile, components: &[Component]) -> Answer {
 /// Reads a lease's events until it is granted. None means that the stack went before it was.
 async fn granted(
     home: &Home,
-    mut response: reqwest::Response,
+    response: reqwest::Response,
     progress: &mut (dyn FnMut(Progress) + Send),
-) -> Result<Option<StackLease>, StackError> {
-    let mut unread = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
-        unread.extend_from_slice(&chunk);
-        while let Some(end) = unread.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = unread.drain(..=end).collect();
-            match serde_json::from_slice(&line) {
-                Ok(LeaseEvent::Granted { urls }) => {
-                    return Ok(Some(StackLease { home: home.clone(), urls, response }));
-                }
-                Ok(LeaseEvent::Progress { component, phase: Phase::Failed { message } }) => {
-                    return Err(StackError::Component { component, home: home.path().to_owned(), message });
-                }
-                Ok(LeaseEvent::Progress { component, phase }) => progress(Progress::Component(component, phase)),
-                Err(_) => return Ok(None),
+) -> Result<Option<(StackUrls, Events)>, StackError> {
+    let mut events = Events { response, unread: Vec::new() };
+    while let Some(event) = events.next().await {
+        match event {
+            LeaseEvent::Granted { urls } => return Ok(Some((urls, events))),
+            LeaseEvent::Progress { component, phase: Phase::Failed { message } } => {
+                return Err(StackError::Component { component, home: home.path().to_owned(), message });
             }
+            LeaseEvent::Progress { component, phase } => progress(Progress::Component(component, phase)),
+            LeaseEvent::Ending { .. } => break,
         }
     }
     Ok(None)

@@ -1,9 +1,10 @@
 //! The process that serves a home: starts what is needed, for as long as somebody needs it.
 //!
 //! It is started by `lease`, apart from whoever started it, and says on its standard output in one line whether it
-//! serves. One loop, on the main thread, decides everything; it ends some seconds after the last lease, when told to, by
-//! a signal, or when its Postgres ends. A kill takes the broker and the S3 server along; Postgres is asked to stop by
-//! the system.
+//! serves. One loop, on the main thread, decides everything. It ends some seconds after the last lease, when told to, by
+//! a signal, when its home is gone, or when a part fails again and again; a part that ends by itself is started anew
+//! where it was. A kill takes the broker and the S3 server along, and Postgres is asked to stop by the system; whoever
+//! goes on using the stack starts it again (`keep`).
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -20,18 +21,24 @@ use futures::stream::FuturesUnordered;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::component::{Component, Phase};
-use super::control::{self, Command, Control, Report};
+use super::component::{Component, Phase, Ports};
+use super::control::{self, Command, Control, End, Report};
 use super::error::{StackError, told};
 use super::home::{Credentials, Home, Lock, StackFile, host, secret};
 use super::postgres::Search;
-use super::services::{self, Services, Started};
+use super::restarts::{LIMIT, Restarts};
+use super::services::{self, Services, Start, Started};
 
 /// How long open requests of the control endpoint may go on after the stack stopped.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// How long what is left of a part that ended may take to stop before it is started anew.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How often it is looked whether the home is still there: sooner than a new one in its place has data.
+const HOME_LOOK: Duration = Duration::from_millis(250);
 
 /// What the process is started with.
 #[derive(Debug, Clone)]
@@ -112,12 +119,13 @@ async fn open_and_run(options: &StackOptions) -> Result<(), StackError> {
     let search = Search { configured: options.postgres_bin.clone(), path: options.search_path.clone() };
     let mut stack = Stack {
         home,
-        _lock: lock,
+        lock,
         credentials,
         search,
         file,
         report,
         services: Services::default(),
+        restarts: Restarts::default(),
         starting: FuturesUnordered::new(),
     };
 
@@ -130,13 +138,26 @@ async fn open_and_run(options: &StackOptions) -> Result<(), StackError> {
     say(LINE_SERVING);
     tracing::info!(home = %stack.home.path().display(), "serving");
 
-    let reason = stack.run(&control, received, options.linger).await;
-    tracing::info!("stopping: {}", reason.map_or_else(|source| source.to_string(), str::to_owned));
+    let end = stack.run(&control, received, options.linger).await;
+    let end = end.unwrap_or_else(|source| End::Broken(source.to_string()));
+    match &end {
+        End::Stopped(reason) => tracing::info!("stopping: {reason}"),
+        End::Broken(reason) => tracing::error!("stopping: {reason}"),
+    }
+    stack.report.send_modify(|report| report.end = Some(end));
     control.closing.store(true, Ordering::SeqCst);
     control.shutdown.cancel();
-    stack.services.stop().await;
-    let _ = tokio::time::timeout(DRAIN_LIMIT, tracker.wait()).await;
-    stack.home.remove_stack_file()?;
+    // What lies in the place of a home that is gone is another stack's.
+    let has_home = stack.lock.is_in_place();
+    if has_home {
+        stack.services.stop().await;
+    } else {
+        stack.services.abandon().await;
+    }
+    let _ = timeout(DRAIN_LIMIT, tracker.wait()).await;
+    if has_home {
+        stack.home.remove_stack_file()?;
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -144,12 +165,13 @@ async fn open_and_run(options: &StackOptions) -> Result<(), StackError> {
 /// Everything that the loop decides on.
 struct Stack {
     home: Home,
-    _lock: Lock,
+    lock: Lock,
     credentials: Credentials,
     search: Search,
     file: StackFile,
     report: watch::Sender<Report>,
     services: Services,
+    restarts: Restarts,
     starting: FuturesUnordered<LocalBoxFuture<'static, Started>>,
 }
 
@@ -160,32 +182,44 @@ impl Stack {
         control: &Control,
         mut commands: mpsc::Receiver<Command>,
         linger: Duration,
-    ) -> io::Result<&'static str> {
+    ) -> io::Result<End> {
         let mut terminated = signal(SignalKind::terminate())?;
         let mut interrupted = signal(SignalKind::interrupt())?;
         let mut idle = pin!(unused(control, linger));
+        let mut look = interval(HOME_LOOK);
+        let stopped = |reason: &str| Ok(End::Stopped(reason.to_owned()));
         loop {
-            tokio::select! {
+            let end = tokio::select! {
                 biased;
-                _ = terminated.recv() => return Ok("terminated"),
-                _ = interrupted.recv() => return Ok("interrupted"),
+                _ = terminated.recv() => return stopped("by SIGTERM"),
+                _ = interrupted.recv() => return stopped("by SIGINT"),
                 command = commands.recv() => match command {
-                    Some(Command::Need { components, noted }) => {
-                        self.need(&components);
+                    Some(Command::Need { components, ports, noted }) => {
+                        self.need(&components, ports);
                         // A client that is gone already does not wait for it.
                         let _ = noted.send(());
+                        None
                     }
-                    Some(Command::Stop) | None => return Ok("asked to"),
+                    Some(Command::Stop) | None => return stopped("by `pinsched down`"),
                 },
                 Some(started) = self.starting.next(), if !self.starting.is_empty() => self.note(started),
-                () = self.services.postgres_ended() => return Ok("PostgreSQL ended"),
-                () = &mut idle => return Ok("nobody needs it"),
+                (component, how) = self.services.ended() => self.restart(component, &format!("it ended ({how})")),
+                _ = look.tick() => {
+                    if !self.lock.is_in_place() {
+                        return stopped("its home is not there any more");
+                    }
+                    None
+                }
+                () = &mut idle => return stopped("nobody needs it"),
+            };
+            if let Some(end) = end {
+                return Ok(end);
             }
         }
     }
 
     /// Starts what is needed and neither ready nor on its way.
-    fn need(&mut self, components: &BTreeSet<Component>) {
+    fn need(&mut self, components: &BTreeSet<Component>, ports: Ports) {
         let phases = self.report.borrow().phases.clone();
         for component in components {
             if matches!(phases.get(component), Some(Phase::Starting | Phase::Ready)) {
@@ -193,18 +227,44 @@ impl Stack {
             }
             self.set_phase(*component, Phase::Starting);
             if *component != Component::Source || phases.get(&Component::Postgres) == Some(&Phase::Ready) {
-                self.start(*component);
+                self.start(*component, ports);
             }
         }
     }
 
-    fn start(&mut self, component: Component) {
-        let start = services::start(component, self.home.clone(), self.credentials.clone(), self.search.clone());
+    fn start(&mut self, component: Component, ports: Ports) {
+        let start = services::start(component, self.start_with(ports));
         self.starting.push(Box::pin(start));
     }
 
+    fn start_with(&self, ports: Ports) -> Start {
+        let (home, credentials, search) = (self.home.clone(), self.credentials.clone(), self.search.clone());
+        Start { home, credentials, search, ports }
+    }
+
+    /// Starts a part anew that failed, where its users know it to be; or gives up.
+    fn restart(&mut self, component: Component, why: &str) -> Option<End> {
+        tracing::error!(%component, "{why}");
+        let Some(pause) = self.restarts.failed(component, Instant::now()) else {
+            let log = self.home.log();
+            let reason =
+                format!("the embedded {component} failed {LIMIT} restarts in a row: {why} (see {})", log.display());
+            return Some(End::Broken(reason));
+        };
+        self.set_phase(component, Phase::Starting);
+        let rest = self.services.take(component);
+        let start = services::start(component, self.start_with(Ports::Kept));
+        self.starting.push(Box::pin(async move {
+            // Where it hangs the start fails, which is counted.
+            let _ = timeout(STOP_LIMIT, rest.stop()).await;
+            sleep(pause).await;
+            start.await
+        }));
+        None
+    }
+
     /// Notes what a start came to; the source tables follow Postgres.
-    fn note(&mut self, started: Started) {
+    fn note(&mut self, started: Started) -> Option<End> {
         let component = started.component;
         if started.note_port(&mut self.credentials)
             && let Err(error) = self.home.keep(&self.credentials)
@@ -214,6 +274,7 @@ impl Stack {
         let phase = match started.outcome {
             Ok((service, _)) => {
                 tracing::info!(%component, "ready");
+                self.restarts.ready(component, Instant::now());
                 self.services.add(service);
                 services::add_url(&mut self.file.urls, component, &self.credentials);
                 if let Err(error) = self.home.write_stack_file(&self.file) {
@@ -221,6 +282,7 @@ impl Stack {
                 }
                 Phase::Ready
             }
+            Err(message) if self.restarts.is_restart(component) => return self.restart(component, &message),
             Err(message) => {
                 tracing::error!(%component, "not started: {message}");
                 Phase::Failed { message }
@@ -231,10 +293,11 @@ impl Stack {
         self.set_phase(component, phase.clone());
         if component == Component::Postgres && source_waits {
             match phase {
-                Phase::Ready => self.start(Component::Source),
+                Phase::Ready => self.start(Component::Source, Ports::Any),
                 failed => self.set_phase(Component::Source, failed),
             }
         }
+        None
     }
 
     fn set_phase(&self, component: Component, phase: Phase) {
@@ -251,7 +314,7 @@ async fn unused(control: &Control, linger: Duration) {
     loop {
         // The sender lives in `control`.
         let _ = leases.wait_for(|count| *count == 0).await;
-        let taken = tokio::time::timeout(linger, leases.wait_for(|count| *count > 0)).await.is_ok();
+        let taken = timeout(linger, leases.wait_for(|count| *count > 0)).await.is_ok();
         if taken {
             continue;
         }

@@ -127,7 +127,7 @@ impl Engine {
             let back = self.come_back(&mut run, lost, &former, since);
             sign = tokio::select! {
                 back = back => back?,
-                () = shutdown.stopped() => return Ok(Driven::Stopped),
+                () = shutdown.drained() => return Ok(Driven::Stopped), // nothing runs that could be let end
             };
         }
     }

@@ -146,6 +146,7 @@ impl<'a> Worker<'a> {
         let mut again_at: Option<Instant> = None;
         loop {
             if again_at.is_none_or(|at| at <= Instant::now()) {
+                self.confirm_before_failures().await?;
                 let silent = StoreError::Silent { after: STEP_LIMIT };
                 let step = tokio::time::timeout(STEP_LIMIT, self.step(shutdown.is_draining()));
                 again_at = match step.await.unwrap_or(Err(silent)) {
@@ -199,6 +200,15 @@ impl<'a> Worker<'a> {
                     }
                 }
             }
+        }
+    }
+
+    /// Whatever took the database away may have taken what an attempt needed as well: a failure counts only while the
+    /// sign of life stands.
+    async fn confirm_before_failures(&mut self) -> Result<(), StoreError> {
+        match self.ended.iter().any(may_pass) {
+            true => self.sign.confirm().await,
+            false => Ok(()),
         }
     }
 
@@ -442,8 +452,8 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Stops everything without writing anything: somebody else may hold the tasks by now. Returns what ended well
-    /// before that, for the fences to judge once the database is back.
+    /// Stops everything without writing anything: somebody else may hold the tasks by now. Returns what ended before
+    /// that, for the fences to judge once the database is back; failures that may pass as handed back, uncounted.
     pub(super) async fn abandon(&mut self) -> Unwritten {
         self.stop_all(Stop::LeaseLost);
         let all_ended = async {
@@ -453,6 +463,10 @@ impl<'a> Worker<'a> {
         };
         if tokio::time::timeout(ABANDON_LIMIT, all_ended).await.is_err() {
             self.attempts.abort_all();
+        }
+        for failure in self.ended.iter_mut().filter(|ended| may_pass(ended)) {
+            failure.ending = Ending::Interrupted;
+            failure.error = None;
         }
         std::mem::take(&mut self.ended)
     }
@@ -467,6 +481,11 @@ pub(super) async fn answered<T>(call: impl Future<Output = Result<T, StoreError>
 fn failed(task: TaskIndex, fence: i64, words: String, jitter: Option<f64>) -> EndedAttempt {
     let ending = Ending::Failed { retryable: jitter.is_some(), jitter: jitter.unwrap_or_default() };
     EndedAttempt { task, fence, ending, output: None, error: Some(words) }
+}
+
+/// Whether another try may end otherwise.
+fn may_pass(ended: &EndedAttempt) -> bool {
+    matches!(ended.ending, Ending::Failed { retryable: true, .. })
 }
 
 fn as_object(value: serde_json::Value) -> Option<Output> {

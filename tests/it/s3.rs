@@ -174,6 +174,19 @@ async fn what_goes_wrong_has_a_name_and_a_class() {
 }
 
 #[tokio::test]
+async fn what_the_system_refuses_is_told_with_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = server(&folder).await;
+    let s3 = client(&server).await;
+    std::fs::write(folder.path().join("s3").join(BUCKET).join("a"), "where a folder should be").unwrap();
+    let error = s3.put(BUCKET, "a/b", Bytes::from_static(b"x"), PutOptions::default()).await.unwrap_err();
+    let root = folder.path().join("s3");
+    let told = format!("could not put s3://{BUCKET}/a/b: status 500, InternalError: ");
+    assert!(error.is_transient() && error.to_string().starts_with(&told), "{error}");
+    assert!(error.to_string().ends_with(&format!("(os error 17) (in {})", root.display())), "{error}");
+}
+
+#[tokio::test]
 async fn objects_outlive_the_server() {
     let folder = tempfile::tempdir().unwrap();
     let first = server(&folder).await;

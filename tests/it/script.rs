@@ -56,6 +56,8 @@ enum Act {
     Ignore,
     /// Ends well when the test opens its gate.
     Gate,
+    /// Fails when the test opens its gate; another attempt may help.
+    FailAtGate,
     /// Logs a line every few milliseconds until the test opens its gate.
     Chat,
     /// Fails with words that Postgres's text cannot hold.
@@ -193,6 +195,10 @@ impl Operator for Script {
             Act::Ignore => std::future::pending().await,
             Act::Gate => tokio::select! {
                 () = stage.opened(task) => {}
+                () = context.cancel.cancelled() => return Err(Failure::Interrupted),
+            },
+            Act::FailAtGate => tokio::select! {
+                () = stage.opened(task) => return Err(Failure::Retry("the source went away".to_owned())),
                 () = context.cancel.cancelled() => return Err(Failure::Interrupted),
             },
             Act::Chat => chat(context, &stage, task).await?,

@@ -54,3 +54,12 @@ pub fn postgres_18() -> Option<std::path::PathBuf> {
 pub fn seed() -> Option<u64> {
     std::env::var("PINSCHED_TEST_SEED").ok().map(|seed| seed.parse().expect("PINSCHED_TEST_SEED is a number"))
 }
+
+/// Those of a test's seeds that are to be tried: all, unless one is to be replayed.
+pub fn seeds(all: std::ops::Range<u64>) -> Vec<u64> {
+    match seed() {
+        Some(seed) if all.contains(&seed) => vec![seed],
+        Some(_) => Vec::new(),
+        None => all.collect(),
+    }
+}

@@ -6,8 +6,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use futures::future::select_all;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +30,8 @@ use super::wire::frame::BUDGET_UNIT_BYTES;
 /// Dropping it without [`Broker::stop`] leaves its tasks running until the token passed to [`Broker::start`] is cancelled.
 pub struct Broker {
     pub(super) state: Arc<State>,
+    /// What must go on for as long as it serves.
+    pub(super) lasting: Vec<JoinHandle<()>>,
 }
 
 impl std::fmt::Debug for Broker {
@@ -65,16 +69,24 @@ impl Broker {
         let state = State { config, address, topics, groups, transactions, fetch_budget, shutdown, tracker, lock };
         let state = Arc::new(state);
         let token = || state.shutdown.clone();
-        state.tracker.spawn(Arc::clone(&state.groups).run(token()));
-        state.tracker.spawn(Arc::clone(&state.transactions).run(sweep, token()));
-        state.tracker.spawn(accept(Arc::clone(&state), listener));
+        let lasting = vec![
+            state.tracker.spawn(Arc::clone(&state.groups).run(token())),
+            state.tracker.spawn(Arc::clone(&state.transactions).run(sweep, token())),
+            state.tracker.spawn(accept(Arc::clone(&state), listener)),
+        ];
         tracing::info!(%address, data_dir = %state.config.data_dir.display(), "the embedded broker, for laptops and tests, listens");
-        Ok(Self { state })
+        Ok(Self { state, lasting })
     }
 
     /// Where clients connect, with the real port.
     pub fn address(&self) -> SocketAddr {
         self.state.address
+    }
+
+    /// Returns when it has ceased to serve, which it should not by itself.
+    pub async fn ended(&mut self) {
+        // How, its log says: a panic, most likely.
+        let _ = select_all(&mut self.lasting).await;
     }
 
     /// Stops taking requests, answers those whose records are being synced, waits for every task, and saves what makes
@@ -209,5 +221,23 @@ async fn accept(state: Arc<State>, listener: TcpListener) {
             serve(state, stream, peer, budget).await;
             drop(place);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_of_it_that_ends_is_its_end_and_it_can_be_stopped_and_started_again() {
+        let data = tempfile::tempdir().unwrap();
+        for lost in 0..3 {
+            let config = BrokerConfig::new(data.path().to_owned(), ([127, 0, 0, 1], 0).into());
+            let mut broker = Broker::start(config, CancellationToken::new()).await.unwrap();
+            assert!(futures::poll!(std::pin::pin!(broker.ended())).is_pending());
+            broker.lasting[lost].abort(); // as a panic would
+            broker.ended().await;
+            broker.stop().await;
+        }
     }
 }

@@ -40,6 +40,8 @@ const READY_LIMIT: Duration = Duration::from_secs(120);
 const ASK: Duration = Duration::from_millis(10);
 /// How long the last checkpoint may take.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// How long the server may take to leave everything as it is.
+const ABANDON_LIMIT: Duration = Duration::from_secs(5);
 /// Creating a database copies some megabytes.
 const CREATE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -142,8 +144,18 @@ impl Postgres {
     }
 
     /// Disconnects everyone and stops, with a checkpoint so that the next start is quick.
-    pub(super) async fn stop(mut self) {
-        for (signal, patience) in [(Signal::INT, STOP_LIMIT), (Signal::QUIT, STOP_LIMIT)] {
+    pub(super) async fn stop(self) {
+        self.end_by([(Signal::INT, STOP_LIMIT), (Signal::QUIT, STOP_LIMIT)]).await;
+    }
+
+    /// Ends at once, as by a kill, for when its directory is not where it was. It writes its control file by its whole
+    /// path: a checkpoint would go into the data of whoever is there now.
+    pub(super) async fn abandon(self) {
+        self.end_by([(Signal::QUIT, ABANDON_LIMIT), (Signal::KILL, ABANDON_LIMIT)]).await;
+    }
+
+    async fn end_by(mut self, signals: [(Signal, Duration); 2]) {
+        for (signal, patience) in signals {
             let pid = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
             let Some(pid) = pid else { return };
             // A child that ended in this instant is reaped by the wait below.

@@ -179,6 +179,25 @@ async fn a_run_outlives_its_connections_and_each_task_succeeds_once() {
     }
 }
 
+/// As of one that read from the server that went away, and noticed it first.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_failed_as_the_database_went_away_costs_no_try() {
+    let mut house = House::open().await;
+    let play = house.play("orders: {tasks: {slow: {operator: script, acts: [fail_at_gate, succeed]}}}").await;
+    let engine = house.engine().await;
+    let (running, shutdown) = (house.running(&play).await, Shutdown::default());
+    let cutter = async {
+        play.stage.wait_for("`slow`", |scene| scene.is_running("slow", 1)).await;
+        cut_connections(&mut house).await;
+        play.stage.open("slow");
+    };
+    let (driven, ()) = tokio::join!(engine.drive(running, &shutdown), cutter);
+    assert_eq!(driven.unwrap(), Driven::Concluded(RunState::Success));
+    let outcomes: Vec<_> = house.store.attempts(play.run.key, play.task("slow")).await.unwrap();
+    let outcomes: Vec<_> = outcomes.iter().map(|at| (at.try_number, at.outcome.map(AttemptOutcome::as_str))).collect();
+    assert_eq!(outcomes, [(1, Some("interrupted")), (1, Some("success"))]);
+}
+
 /// The first steps that end a task are refused for a reason that passes, as a deadlock is; for longer than leases go
 /// without a renewal.
 #[tokio::test]

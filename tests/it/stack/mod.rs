@@ -2,6 +2,7 @@
 
 mod accounts;
 pub mod disk;
+mod kept;
 mod recovery;
 pub mod scratch;
 mod sharing;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sqlx::Row;
 
-use super::scratch::{Scratch, connect, first_record, gone, kill, lease, pid, publish, s3, stack_file};
+use super::scratch::{Scratch, connect, first_record, gone, kill, lease, pid, postmaster, publish, s3, stack_file};
 
 #[tokio::test]
 async fn what_was_written_outlives_a_kill() {
@@ -48,32 +48,21 @@ async fn postgres_goes_with_a_killed_stack() {
 }
 
 #[tokio::test]
-async fn a_stack_goes_with_its_killed_postgres_and_comes_back() {
-    let scratch = Scratch::new();
-    let request = scratch.request("home");
-    let mut held = lease(&request).await;
-    kill(postmaster(&request.home));
-    held.ended().await;
-    gone(&request.home).await;
-    connect(&lease(&request).await).await;
-}
-
-#[tokio::test]
 async fn a_postgres_that_outlived_its_stack_is_ended() {
     let scratch = Scratch::new();
     let request = scratch.request("home");
     let mut held = lease(&request).await;
-    let postmaster = postmaster(&request.home);
+    let server_pid = postmaster(&request.home);
     // Stopped, the server cannot heed the signal that it gets at the kill.
-    let server = rustix::process::Pid::from_raw(postmaster).unwrap();
+    let server = rustix::process::Pid::from_raw(server_pid).unwrap();
     rustix::process::kill_process(server, rustix::process::Signal::STOP).unwrap();
     kill(pid(&request.home));
     held.ended().await;
-    assert!(fs::exists(format!("/proc/{postmaster}")).unwrap(), "it is still there");
+    assert!(fs::exists(format!("/proc/{server_pid}")).unwrap(), "it is still there");
     // A stopped process that is told to end does so when it goes on; the first thing that the new stack tells it.
     rustix::process::kill_process(server, rustix::process::Signal::CONT).unwrap();
     let again = lease(&request).await;
-    assert_ne!(self::postmaster(&request.home), postmaster);
+    assert_ne!(postmaster(&request.home), server_pid);
     connect(&again).await;
 }
 
@@ -133,9 +122,4 @@ async fn a_port_that_a_stranger_took_is_replaced() {
     drop(second);
     gone(&request.home).await;
     assert_eq!(*lease(&request).await.urls(), urls, "the new ports are kept");
-}
-
-fn postmaster(home: &std::path::Path) -> i32 {
-    let file = fs::read_to_string(home.join("postgres/postmaster.pid")).unwrap();
-    file.lines().next().unwrap().parse().unwrap()
 }

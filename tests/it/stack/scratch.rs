@@ -66,6 +66,12 @@ pub fn pid(home: &Path) -> i32 {
     stack_file(home)["pid"].as_i64().unwrap().try_into().unwrap()
 }
 
+/// The pid of its Postgres.
+pub fn postmaster(home: &Path) -> i32 {
+    let file = fs::read_to_string(home.join("postgres/postmaster.pid")).unwrap();
+    file.lines().next().unwrap().parse().unwrap()
+}
+
 pub fn stack_file(home: &Path) -> serde_json::Value {
     serde_json::from_slice(&fs::read(home.join("stack.json")).unwrap()).unwrap()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-use super::scratch::{PROGRAM, Scratch, gone, pid};
+use super::scratch::{PROGRAM, Scratch, gone, kill, pid};
 
 /// All that the stack stands in for, configured.
 const CONFIGURED: [(&str, &str); 4] = [
@@ -91,6 +91,30 @@ async fn the_stack_needs_no_settings_but_those_that_it_is_told() {
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
     assert!(stdout.starts_with("stopped the stack of"), "{stdout}");
     gone(&scratch.path().join(".pinsched")).await;
+}
+
+#[tokio::test]
+async fn up_starts_a_killed_stack_again_and_ends_with_one_that_was_stopped() {
+    let scratch = Scratch::new();
+    let home = scratch.path().join(".pinsched");
+    let mut up = command(&scratch, &["up"], &[]).spawn().unwrap();
+    let mut stderr = BufReader::new(up.stderr.take().unwrap()).lines();
+    let mut said = async || {
+        let line = tokio::time::timeout(Duration::from_secs(60), stderr.next_line()).await.expect("it says something");
+        line.unwrap().unwrap_or_default()
+    };
+    assert_eq!(said().await, "starting the embedded stack (for what is not configured)");
+    assert_eq!(said().await, "the stack stays up until Ctrl-C");
+    let before = pid(&home);
+    kill(before);
+    assert_eq!(said().await, "the embedded stack was killed: starting it again");
+    assert_eq!(said().await, "the embedded stack is back");
+    assert_ne!(pid(&home), before);
+    let (code, _, _) = answer(command(&scratch, &["down"], &[])).await;
+    assert_eq!(code, Some(0));
+    let end = said().await;
+    assert!(end.starts_with("error: the stack of ") && end.ends_with("was stopped: by `pinsched down`"), "{end}");
+    assert_eq!(up.wait().await.unwrap().code(), Some(1));
 }
 
 #[tokio::test]

@@ -44,6 +44,8 @@ async fn a_disk_that_fills_during_a_run_is_told_and_no_row_is_lost() {
         told = said.next_line().await.unwrap().expect("an attempt finds no room");
     }
     assert!(told.contains("could not put s3://pinsched-staging/"), "{told}");
+    let where_to = format!("No space left on device (os error 28) (in {})", home.join("s3").display());
+    assert!(told.contains(&where_to), "{told}");
     filler.set_len(0).unwrap();
     let rest = async { while said.next_line().await.unwrap().is_some() {} };
     let (output, ()) = tokio::join!(run.wait_with_output(), rest);

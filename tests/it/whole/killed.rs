@@ -21,7 +21,7 @@ const LATEST_KILL: Duration = Duration::from_millis(2_500);
 async fn every_row_is_there_exactly_once_whatever_is_killed_on_the_embedded_stack() {
     let product = Product::embedded().await;
     let mut kills = 0;
-    for seed in seeds(0..10) {
+    for seed in services::seeds(0..10) {
         kills += killed_and_resumed(&product, seed).await;
     }
     assert!(kills > 0, "no kill came before its run's end: nothing was tried");
@@ -31,18 +31,10 @@ async fn every_row_is_there_exactly_once_whatever_is_killed_on_the_embedded_stac
 async fn every_row_is_there_exactly_once_whatever_is_killed_on_apache_kafka() {
     let product = Product::with_kafka(services::kafka()).await;
     let mut kills = 0;
-    for seed in seeds(100..104) {
+    for seed in services::seeds(100..104) {
         kills += killed_and_resumed(&product, seed).await;
     }
     assert!(kills > 0, "no kill came before its run's end: nothing was tried");
-}
-
-fn seeds(all: std::ops::Range<u64>) -> Vec<u64> {
-    match services::seed() {
-        Some(seed) if all.contains(&seed) => vec![seed],
-        Some(_) => Vec::new(),
-        None => all.collect(),
-    }
 }
 
 /// Returns how many kills came before the run's end.

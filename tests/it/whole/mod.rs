@@ -4,6 +4,7 @@ mod account;
 mod commands;
 mod disk;
 mod interrupted;
+mod kept;
 mod killed;
 mod product;
 mod refused;

@@ -76,7 +76,13 @@ impl Product {
         path.to_string_lossy().into_owned()
     }
 
-    fn home(&self) -> PathBuf {
+    /// Holds the stack anew, which was killed under this.
+    pub async fn hold_again(&mut self) {
+        self.lease = lease(&self.scratch.request("home")).await;
+    }
+
+    /// The home of its stack.
+    pub fn home(&self) -> PathBuf {
         self.scratch.path().join("home")
     }
 

@@ -5,6 +5,8 @@
 //! Winners are therefore decided in Postgres. Beside each object it keeps files whose names hold the object's key in
 //! base64, so keys are limited by the file system: about 140 bytes, and 110 for uploads in parts.
 
+mod reasons;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,9 +27,12 @@ use s3s_fs::FileSystem;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use reasons::Folder;
 
 /// A request's header must be whole within this.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -80,6 +85,7 @@ pub struct S3Server {
     address: SocketAddr,
     shutdown: CancellationToken,
     tracker: TaskTracker,
+    accepting: JoinHandle<()>,
 }
 
 impl S3Server {
@@ -91,7 +97,7 @@ impl S3Server {
         let root = |message: String| S3ServerError::Root { path: config.root.clone(), message };
         tokio::fs::create_dir_all(&config.root).await.map_err(|error| root(error.to_string()))?;
         let files = FileSystem::new(&config.root).map_err(|error| root(format!("{error:?}")))?;
-        let mut builder = S3ServiceBuilder::new(files);
+        let mut builder = S3ServiceBuilder::new(Folder { files, root: config.root.clone() });
         let secret = config.secret_access_key.expose_secret();
         builder.set_auth(SimpleAuth::from_single(config.access_key_id.as_str(), secret));
         builder.set_access(Limits { root: config.root.clone() });
@@ -102,9 +108,9 @@ impl S3Server {
         let address = listener.local_addr().map_err(listen_error)?;
         let shutdown = shutdown.child_token();
         let tracker = TaskTracker::new();
-        tracker.spawn(accept(listener, service, shutdown.clone(), tracker.clone()));
+        let accepting = tracker.spawn(accept(listener, service, shutdown.clone(), tracker.clone()));
         tracker.close();
-        Ok(Self { address, shutdown, tracker })
+        Ok(Self { address, shutdown, tracker, accepting })
     }
 
     /// Where it listens, the port chosen.
@@ -117,6 +123,12 @@ impl S3Server {
     #[must_use]
     pub fn endpoint_url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Returns when it has ceased to serve, which it should not by itself.
+    pub async fn ended(&mut self) {
+        // How, its log says: a panic, most likely.
+        let _ = (&mut self.accepting).await;
     }
 
     /// Takes no new requests, lets those under way end (5 s at most), and returns when every connection is gone.

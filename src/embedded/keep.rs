@@ -1,0 +1,120 @@
+//! Keeping the stack for a process that goes on using it: one that was killed, or that could not go on, is started
+//! again, on the ports that the process knows. Of several processes that keep one home's stack each may start it: the
+//! home's lock tells them apart (`lease`).
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::component::Ports;
+use super::control::End;
+use super::error::{StackError, told};
+use super::lease::{StackLease, attach_at};
+
+/// How long a stack that does not come back is tried: as long as a run waits for its database.
+const LIMIT: Duration = Duration::from_secs(300);
+/// The wait before the second try; the first is made at once, each further wait is twice as long.
+const PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A stack that has lasted for so long was lost for a new reason.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// What becomes of a stack that is kept.
+#[derive(Debug)]
+pub enum StackNews {
+    /// It was killed, or could not go on, for a reason that it told; it is started again.
+    Lost(Option<String>),
+    /// It is where it was.
+    Back,
+    /// It could not be started for now.
+    Failing(StackError),
+}
+
+impl fmt::Display for StackNews {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lost(None) => write!(formatter, "the embedded stack was killed: starting it again"),
+            Self::Lost(Some(reason)) => write!(formatter, "the embedded stack went away: starting it again ({reason})"),
+            Self::Back => write!(formatter, "the embedded stack is back"),
+            Self::Failing(error) => {
+                let minutes = LIMIT.as_secs() / 60;
+                write!(formatter, "the embedded stack is tried again for {minutes} minutes: {}", told(error))
+            }
+        }
+    }
+}
+
+/// When the next try is due, and until when tries are worth it.
+struct Tries {
+    began: Instant,
+    pause: Duration,
+}
+
+impl Tries {
+    fn begin() -> Self {
+        Self { began: Instant::now(), pause: Duration::ZERO }
+    }
+
+    async fn wait(&mut self) {
+        sleep(self.pause).await;
+        self.pause = (self.pause * 2).clamp(PAUSE, LONGEST_PAUSE);
+    }
+}
+
+impl StackLease {
+    /// Holds the stack, and starts it again whenever it is lost. Returns why it no longer does: somebody stopped the
+    /// stack, it is elsewhere now, or it did not come back for five minutes.
+    pub async fn keep(&mut self, tell: &mut (dyn FnMut(StackNews) + Send)) -> StackError {
+        let mut tries = Tries::begin();
+        loop {
+            let since = Instant::now();
+            let reason = match self.ended().await {
+                Some(End::Stopped(reason)) => return self.stopped(reason),
+                Some(End::Broken(reason)) => Some(reason),
+                None => None,
+            };
+            if since.elapsed() > STEADY {
+                tries = Tries::begin();
+            }
+            tell(StackNews::Lost(reason));
+            if let Err(error) = self.restore(&mut tries, tell).await {
+                return error;
+            }
+            tell(StackNews::Back);
+        }
+    }
+
+    async fn restore(&mut self, tries: &mut Tries, tell: &mut (dyn FnMut(StackNews) + Send)) -> Result<(), StackError> {
+        let mut said = String::new();
+        loop {
+            tries.wait().await;
+            // A new home in its place would be another one, with nothing in it.
+            if !self.home().path().is_dir() {
+                return Err(self.stopped("its home is not there any more".to_owned()));
+            }
+            match attach_at(&self.request, Ports::Kept, &mut |_| {}).await {
+                Ok(lease) => {
+                    let is_there = |component| self.urls().agree(lease.urls(), component);
+                    if !self.request.components.iter().copied().all(is_there) {
+                        return Err(StackError::Moved { home: self.home().path().to_owned() });
+                    }
+                    *self = lease;
+                    return Ok(());
+                }
+                Err(error) if tries.began.elapsed() > LIMIT => return Err(error),
+                Err(error) => {
+                    let words = told(&error);
+                    if words != said {
+                        tell(StackNews::Failing(error));
+                        said = words;
+                    }
+                }
+            }
+        }
+    }
+
+    fn stopped(&self, reason: String) -> StackError {
+        StackError::Stopped { home: self.home().path().to_owned(), reason }
+    }
+}

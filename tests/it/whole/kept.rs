@@ -1,0 +1,131 @@
+//! The stack killed with SIGKILL at random instants under a `pinsched run` that goes on: the run starts it again and
+//! succeeds, and every drawn row is in S3 exactly once.
+//!
+//! Each seed decides what is killed, how often and when; a failing one is named, and `PINSCHED_TEST_SEED` replays it.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::services;
+use crate::whole::account::{TABLES, consumed, drawn, sunk};
+use crate::whole::interrupted::{lines, waiting};
+use crate::whole::product::{PATIENCE, Product, dag_file};
+
+/// Enough that every phase takes a while, few enough that a seed takes seconds.
+const ROWS: &str = "3000";
+
+/// As long as an undisturbed run takes: some kills come too late, most do not.
+const LATEST_KILL: Duration = Duration::from_millis(1_500);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Stack,
+    Postgres,
+    Both,
+}
+
+#[tokio::test]
+async fn a_run_goes_on_when_its_stack_is_killed_and_every_row_is_there_exactly_once() {
+    let mut kills = 0;
+    for seed in services::seeds(200..208) {
+        let mut product = Product::embedded().await;
+        kills += killed_under(&mut product, seed).await;
+    }
+    assert!(kills > 0, "no kill came before its run's end: nothing was tried");
+}
+
+#[tokio::test]
+async fn a_run_whose_stack_was_stopped_waits_until_ctrl_c_and_can_be_resumed() {
+    let product = Product::embedded().await;
+    let flag = product.folder().join("flag");
+    let file = product.write("waiting.yaml", &waiting(&flag));
+    let mut run = product.start(&["run", &file]);
+    let mut stderr = BufReader::new(run.stderr.take().unwrap()).lines();
+    lines(&flag.with_extension("log"), 1).await;
+    assert!(product.answer(&["down"]).await.status.success());
+    let mut said = String::new();
+    while !(said.contains("was stopped: by `pinsched down`") && said.contains("the database went away")) {
+        said.push_str(&stderr.next_line().await.unwrap().expect("it says why it waits"));
+    }
+    kill_process(Pid::from_raw(run.id().unwrap().cast_signed()).unwrap(), Signal::INT).unwrap();
+    let status = tokio::time::timeout(PATIENCE, run.wait()).await.expect("Ctrl-C ends it").unwrap();
+    assert_eq!(status.code(), Some(2), "its end cannot be read");
+    fs::write(&flag, "").unwrap();
+    assert_eq!(product.json(&["run", &file]).await["state"], "success");
+}
+
+/// Returns how many kills came before the run's end.
+async fn killed_under(product: &mut Product, seed: u64) -> usize {
+    let mut random = StdRng::seed_from_u64(seed);
+    let (file, rows) = (dag_file("daily.yaml"), format!("rows={ROWS}"));
+    let mut run = product.start(&["run", &file, "--param", &rows, "--param", "user_id=user", "--output", "json"]);
+    let mut stderr = BufReader::new(run.stderr.take().unwrap()).lines();
+    let mut said = stderr.next_line().await.unwrap().expect("the run begins");
+    let mut victims = Vec::new();
+    for _ in 0..random.random_range(1..=2) {
+        let victim = [Victim::Stack, Victim::Postgres, Victim::Both][random.random_range(0..3)];
+        let instant = random.random_range(Duration::ZERO..LATEST_KILL);
+        if tokio::time::timeout(instant, run.wait()).await.is_ok() {
+            break;
+        }
+        kill(&product.home(), victim).await;
+        victims.push(victim);
+    }
+    let rest = async {
+        while let Some(line) = stderr.next_line().await.unwrap() {
+            said.push('\n');
+            said.push_str(&line);
+        }
+    };
+    let (output, ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(run.wait_with_output(), rest) })
+        .await
+        .unwrap_or_else(|_| panic!("seed {seed}: {victims:?} killed, and the run does not end"));
+    let output = output.unwrap();
+    assert!(output.status.success(), "seed {seed}: {victims:?} killed\n{said}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+
+    product.hold_again().await;
+    let drawn = drawn(product, &report).await;
+    for table in TABLES {
+        assert_eq!(drawn[table].len(), 3000, "seed {seed}: {table} rows drawn");
+        assert!(drawn[table].values().all(|&count| count == 1), "seed {seed}: a row was drawn twice");
+    }
+    assert!(sunk(product, "user").await == drawn, "seed {seed}: S3 holds other rows than were drawn\n{said}");
+    assert!(consumed(product, "user").await == drawn, "seed {seed}: Kafka holds other rows than were drawn\n{said}");
+    victims.len()
+}
+
+/// Kills what is there, or will be in a moment: it may be on its way back from the last kill.
+async fn kill(home: &Path, victim: Victim) {
+    if victim != Victim::Postgres {
+        kill_when_there(|| {
+            let file: serde_json::Value = serde_json::from_slice(&fs::read(home.join("stack.json")).ok()?).ok()?;
+            file["pid"].as_i64()?.try_into().ok()
+        })
+        .await;
+    }
+    if victim != Victim::Stack {
+        kill_when_there(|| {
+            let file = fs::read_to_string(home.join("postgres/postmaster.pid")).ok()?;
+            file.lines().next()?.parse().ok()
+        })
+        .await;
+    }
+}
+
+async fn kill_when_there(pid: impl Fn() -> Option<i32>) {
+    let pid = loop {
+        match pid().and_then(Pid::from_raw) {
+            Some(pid) => break pid,
+            None => tokio::task::yield_now().await,
+        }
+    };
+    // It may be gone by itself by now.
+    let _ = kill_process(pid, Signal::KILL);
+}
