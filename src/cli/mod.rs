@@ -10,6 +10,7 @@ mod drive;
 mod exit;
 mod graph;
 mod logs;
+mod named_files;
 mod output;
 mod progress;
 mod report;
