@@ -29,8 +29,8 @@ pub(crate) fn look_for(path: &Path, checked: &mut Checked) {
 fn advice(folder: &Path, pattern: &str) -> String {
     let path = folder.join(pattern);
     let parent = path.parent().unwrap_or(folder);
-    let missing = parent.ancestors().filter(|folder| !folder.exists()).last();
-    if let Some(missing) = missing.filter(|missing| *missing != Path::new("")) {
+    let is_missing = |folder: &&Path| *folder != Path::new("") && !folder.exists();
+    if let Some(missing) = parent.ancestors().filter(is_missing).last() {
         return format!("there is no folder `{}`", missing.display());
     }
     let names = names_in(parent);
