@@ -48,7 +48,9 @@ pub(crate) async fn drive(
     };
     let dag = Arc::clone(&running.dag);
     let shutdown = Shutdown::default();
-    let driven = watch(engine.drive_as(sign, running, &shutdown), &display, &shutdown).await?;
+    let driven = watch(engine.drive_as(sign, running, &shutdown), &display, &shutdown).await;
+    display.end();
+    let driven = driven?;
     let run = store.run(run.key).await?.context("the run was deleted while it ran")?;
     report::answer(session, store, &run, Some(&dag)).await?;
     Ok(match driven {

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod cancel;
+mod colour;
 pub mod config;
 mod dag_file;
 mod dag_files;
@@ -21,6 +22,7 @@ mod schema;
 mod session;
 mod show;
 pub mod stack;
+mod table;
 pub mod up;
 mod validate;
 mod words;

@@ -7,3 +7,4 @@ mod interrupted;
 mod killed;
 mod product;
 mod refused;
+mod terminal;
