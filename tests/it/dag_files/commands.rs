@@ -105,8 +105,9 @@ fine:
     let here =
         Command::new(env!("CARGO_BIN_EXE_pinsched")).args(["validate", "reports.yaml"]).current_dir(path).output();
     let stdout = String::from_utf8(here.unwrap().stdout).unwrap();
-    assert!(stdout.contains("did you mean `sql/totals.sql`?"), "{stdout}");
-    assert!(stdout.contains("start at the DAG file's folder, `.`"), "{stdout}");
+    for advice in ["did you mean `sql/totals.sql`?", "start at the DAG file's folder, `.`", "no folder `./sqls`"] {
+        assert!(stdout.contains(advice), "{stdout}");
+    }
 }
 
 #[test]
@@ -121,6 +122,18 @@ fn graph_draws_mermaid_dot_and_svg() {
         let said = pinsched(&["graph", "dags/fan_out.yaml", "--format", format]);
         insta::assert_snapshot!(format!("fan_out.{format}"), said);
     }
+}
+
+#[test]
+fn graph_answers_programs_with_nodes_and_edges() {
+    let (code, stdout, stderr) = outcome(&["graph", "dags/from_airflow.yaml", "--output", "json"]);
+    assert_eq!((code, stderr.lines().filter(|line| line.starts_with("error")).count()), (0, 0), "{stderr}");
+    let answer: Value = serde_json::from_str(&stdout).unwrap();
+    assert!(answer["dags"].as_array().unwrap().len() > 1, "all DAGs of the file");
+    let (_, stdout, _) = outcome(&["graph", "dags/fan_out.yaml", "--dag", "fan_out", "-o", "json"]);
+    insta::assert_snapshot!("fan_out.json", stdout);
+    let said = pinsched(&["graph", "dags/fan_out.yaml", "-o", "json", "--format", "dot"]);
+    insta::assert_snapshot!("graph_of_two_forms", said);
 }
 
 #[test]
