@@ -92,7 +92,8 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:
   pinsched graph dags/daily.yaml
   pinsched graph dags/daily.yaml --format svg > daily.svg
-  pinsched graph dags/daily.yaml --format dot | dot -Tpng > daily.png")]
+  pinsched graph dags/daily.yaml --format dot | dot -Tpng > daily.png
+  pinsched graph dags/daily.yaml --output json | jq '.dags[].edges'")]
     Graph(GraphArguments),
     /// Print the JSON Schema of DAG files, for editors
     #[command(after_help = "Example:
@@ -189,9 +190,9 @@ pub(crate) struct GraphArguments {
     /// Which DAG, when the file has several
     #[arg(long, value_name = "ID")]
     pub(crate) dag: Option<DagId>,
-    /// The form
-    #[arg(long, value_enum, default_value_t = GraphFormat::Text)]
-    pub(crate) format: GraphFormat,
+    /// The form; with `--output json` it is nodes and edges [default: text]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<GraphFormat>,
 }
 
 /// The form of a drawing.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::cli::drive;
 use crate::cli::exit::Exit;
-use crate::cli::report;
+use crate::cli::report::{self, Detail};
 use crate::cli::session::{Session, find_run};
 use crate::clock;
 use crate::engine;
@@ -24,7 +24,7 @@ pub(crate) async fn cancel(session: &Session, run: &str) -> anyhow::Result<Exit>
     }
     session.printer.say(&format!("{}  {}  cancel requested", run.dag_id, run.run_id));
     match end_by_its_driver(&store, &run).await? {
-        Some(ended) => report::answer_stored(session, &store, &ended).await?,
+        Some(ended) => report::answer_stored(session, &store, &ended, Detail::Brief).await?,
         None => {
             let sign = engine::register(&store).await?;
             drive::drive_stored(session, resolved, &store, run, sign).await?; // its report says how it ended
@@ -40,9 +40,9 @@ async fn end_by_its_driver(store: &Store, run: &Run) -> anyhow::Result<Option<Ru
         if now.state.is_final() {
             return Ok(Some(now));
         }
-        match now.owner {
-            Some(owner) if store.is_alive(owner).await? => tokio::time::sleep(LOOK).await,
-            _ => return Ok(None),
+        if store.live_driver(&now).await?.is_none() {
+            return Ok(None);
         }
+        tokio::time::sleep(LOOK).await;
     }
 }

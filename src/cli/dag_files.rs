@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::cli::named_files;
 use crate::domain::check::{Checked, check, decode};
 use crate::domain::diagnostic::{Code, Diagnostic, Severity};
 use crate::domain::operator_kind::OperatorKind;
@@ -30,7 +31,7 @@ impl LoadedFile {
 }
 
 fn refused(source: SourceFile, diagnostic: Diagnostic) -> LoadedFile {
-    LoadedFile { source, checked: Checked { dags: Vec::new(), diagnostics: vec![diagnostic] } }
+    LoadedFile { source, checked: Checked { dags: Vec::new(), diagnostics: vec![diagnostic], files: Vec::new() } }
 }
 
 fn empty_folder(path: &Path) -> LoadedFile {
@@ -51,7 +52,8 @@ pub(crate) fn load(path: &Path, catalog: &[&'static OperatorKind]) -> LoadedFile
     };
     match decode(&name, bytes) {
         Ok(source) => {
-            let checked = check(&source, catalog);
+            let mut checked = check(&source, catalog);
+            named_files::look_for(path, &mut checked);
             LoadedFile { source, checked }
         }
         Err(reason) => refused(reason.0, reason.1),
@@ -102,8 +104,7 @@ pub(crate) fn load_all(paths: &[PathBuf], catalog: &[&'static OperatorKind]) -> 
             let message = format!("the DAG `{id}` is in `{}` already", other.display());
             let problem = Diagnostic::error(Code::DuplicateDag, key_of(&file.source, id.as_str()), message)
                 .help("give one of them another id");
-            file.checked.dags.retain(|dag| *dag.id() != id);
-            file.checked.diagnostics.push(problem);
+            file.checked.refuse(id.as_str(), problem);
         }
         loaded.push(file);
     }

@@ -51,9 +51,11 @@ pub(crate) async fn drive(
     let dag = Arc::clone(&running.dag);
     let shutdown = Shutdown::default();
     let driven = tokio::select! {
-        driven = watch(engine.drive_as(sign, running, &shutdown), &display, &shutdown) => driven?,
+        driven = watch(engine.drive_as(sign, running, &shutdown), &display, &shutdown) => driven,
         never = keep(resolved.stack.as_mut(), &display) => match never {},
     };
+    display.end();
+    let driven = driven?;
     let run = store.run(run.key).await?.context("the run was deleted while it ran")?;
     report::answer(session, store, &run, Some(&dag)).await?;
     Ok(match driven {

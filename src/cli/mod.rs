@@ -2,6 +2,7 @@
 
 mod arguments;
 mod cancel;
+mod colour;
 pub mod config;
 mod dag_file;
 mod dag_files;
@@ -10,6 +11,7 @@ mod drive;
 mod exit;
 mod graph;
 mod logs;
+mod named_files;
 mod output;
 mod progress;
 mod report;
@@ -20,6 +22,7 @@ mod schema;
 mod session;
 mod show;
 pub mod stack;
+mod table;
 pub mod up;
 mod validate;
 mod words;

@@ -3,12 +3,11 @@
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::Context;
-use comfy_table::presets::NOTHING;
-use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 use serde::Serialize;
 
 use crate::cli::arguments::OutputFormat;
-use crate::domain::run_state::RunState;
+use crate::cli::colour::Colour;
+use crate::cli::table::{Field, Table};
 use crate::domain::task_state::TaskState;
 
 /// Whether anybody still reads stdout.
@@ -25,18 +24,25 @@ pub(crate) enum Reader {
 pub(crate) struct Printer {
     format: OutputFormat,
     answer_colours: bool,
+    answer_width: Option<usize>,
     talk_colours: bool,
     talk_is_terminal: bool,
+    talk_width: Option<usize>,
 }
 
 impl Printer {
     /// Colours where a terminal reads and `NO_COLOR` is not set.
     pub(crate) fn new(format: OutputFormat, no_color: bool) -> Self {
+        let (answer_is_terminal, talk_is_terminal) = (io::stdout().is_terminal(), io::stderr().is_terminal());
+        // A terminal that nobody told its size says 0.
+        let width_of = |stream: &comfy_table::Table| stream.width().map(usize::from).filter(|width| *width > 0);
         Self {
             format,
-            answer_colours: !no_color && io::stdout().is_terminal(),
-            talk_colours: !no_color && io::stderr().is_terminal(),
-            talk_is_terminal: io::stderr().is_terminal(),
+            answer_colours: !no_color && answer_is_terminal,
+            answer_width: width_of(&comfy_table::Table::new()),
+            talk_colours: !no_color && talk_is_terminal,
+            talk_is_terminal,
+            talk_width: width_of(comfy_table::Table::new().use_stderr()),
         }
     }
 
@@ -48,6 +54,11 @@ impl Printer {
     /// Whether somebody reads stderr on a terminal, so that a line may be drawn over.
     pub(crate) fn talks_to_terminal(self) -> bool {
         self.talk_is_terminal
+    }
+
+    /// How many characters fit into a line of that terminal, where it says so.
+    pub(crate) fn talk_width(self) -> Option<usize> {
+        self.talk_width
     }
 
     /// Whether the answer may be coloured.
@@ -109,93 +120,27 @@ impl Printer {
     }
 
     /// A task's state for a line on stderr, in the colour that it has in tables.
-    pub(crate) fn painted(self, state: TaskState) -> String {
-        if self.talk_colours {
-            format!("\x1b[{}m{state}\x1b[0m", Colour::of_task(state).forms().1)
-        } else {
-            state.to_string()
+    pub(crate) fn talk_of_task(self, state: TaskState) -> String {
+        if self.talk_colours { Colour::of_task(state).paint(state.as_str()) } else { state.to_string() }
+    }
+
+    /// Puts the cursor where its line starts: there a terminal writes `^C`, and not into the line below.
+    pub(crate) fn rewind(self) {
+        if self.talk_is_terminal {
+            let mut stderr = io::stderr().lock();
+            let _ = stderr.write_all(b"\r").and_then(|()| stderr.flush());
         }
     }
 
-    /// An empty table with these headings, as wide as the terminal.
+    /// An empty table with these headings, for the terminal's width where one reads.
     pub(crate) fn table(self, headings: &[&str]) -> Table {
-        let mut table = Table::new();
-        table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-        if self.answer_colours {
-            table.enforce_styling();
-        } else {
-            table.force_no_tty();
-        }
-        let bold = |heading: &&str| Cell::new(heading).add_attribute(Attribute::Bold);
-        table.set_header(headings.iter().map(bold));
-        table
-    }
-}
-
-/// A table as text: no blanks at the ends of its lines, one line feed at its own.
-pub(crate) fn lines(table: &Table) -> String {
-    let mut text = String::new();
-    for line in table.to_string().lines() {
-        text.push_str(line.strip_prefix(' ').unwrap_or(line).trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-/// A colour, for tables and for lines on stderr.
-#[derive(Debug, Clone, Copy)]
-enum Colour {
-    Green,
-    Red,
-    DarkYellow,
-    Yellow,
-    Cyan,
-    Magenta,
-    Grey,
-}
-
-impl Colour {
-    fn of_task(state: TaskState) -> Self {
-        match state {
-            TaskState::Success => Self::Green,
-            TaskState::Failed => Self::Red,
-            TaskState::UpstreamFailed => Self::DarkYellow,
-            TaskState::UpForRetry => Self::Yellow,
-            TaskState::Running => Self::Cyan,
-            TaskState::Skipped => Self::Magenta,
-            TaskState::None | TaskState::Queued => Self::Grey,
-        }
+        Table::new(headings, self.answer_colours, self.answer_width)
     }
 
-    fn of_run(state: RunState) -> Self {
-        match state {
-            RunState::Success => Self::Green,
-            RunState::Failed => Self::Red,
-            RunState::Running => Self::Cyan,
-            RunState::Queued => Self::Grey,
-        }
+    /// Fields side by side in one line; in several where the terminal is too narrow.
+    pub(crate) fn line(self, fields: Vec<Field>) -> String {
+        let mut line = self.table(&vec![""; fields.len()]).named_by(fields.len());
+        line.row(fields);
+        line.paragraphs()
     }
-
-    /// For a table's cell, and the code that a terminal takes.
-    fn forms(self) -> (Color, u8) {
-        match self {
-            Self::Green => (Color::Green, 32),
-            Self::Red => (Color::Red, 31),
-            Self::DarkYellow => (Color::DarkYellow, 33),
-            Self::Yellow => (Color::Yellow, 93),
-            Self::Cyan => (Color::Cyan, 36),
-            Self::Magenta => (Color::Magenta, 35),
-            Self::Grey => (Color::Grey, 37),
-        }
-    }
-}
-
-/// A task's state as a cell, coloured as Airflow does.
-pub(crate) fn task_state_cell(state: TaskState) -> Cell {
-    Cell::new(state).fg(Colour::of_task(state).forms().0)
-}
-
-/// A run's state as a cell.
-pub(crate) fn run_state_cell(state: RunState) -> Cell {
-    Cell::new(state).fg(Colour::of_run(state).forms().0)
 }

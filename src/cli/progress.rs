@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -25,11 +25,17 @@ pub(crate) struct ProgressDisplay {
     running: Mutex<BTreeMap<TaskIndex, Running>>,
 }
 
+/// An error's length in a line of progress; tables and logs have the rest.
+const ERROR_EXCERPT: usize = 160;
+
+/// The narrowest terminal that has room for a drawn bar.
+const ROOM_FOR_A_BAR: usize = 80;
+
 struct Running {
     begun: Instant,
     try_number: i32,
     progress: Arc<Progress>,
-    bar: Option<ProgressBar>,
+    line: Option<ProgressBar>,
 }
 
 impl ProgressDisplay {
@@ -42,16 +48,28 @@ impl ProgressDisplay {
     /// Draws the bars as they are now; called some ten times a second.
     pub(crate) fn refresh(&self) {
         for running in self.lock().values() {
-            let Some(bar) = &running.bar else { continue };
+            let Some(line) = &running.line else { continue };
             let (rows, total) = running.progress.read();
             if let Some(total) = total
-                && bar.length() != Some(total)
+                && line.length() != Some(total)
             {
-                bar.set_length(total);
-                bar.set_style(counted());
+                line.set_length(total);
+                if self.printer.talk_width().is_none_or(|width| width >= ROOM_FOR_A_BAR) {
+                    line.set_style(with_bar());
+                }
             }
-            bar.set_position(rows);
-            bar.tick();
+            line.set_position(rows);
+            line.set_message(rows_so_far(rows, total, line.per_sec()));
+            line.tick();
+            // It was left at the line's end. What the keyboard's echo added there, nobody would clear.
+            self.printer.rewind();
+        }
+    }
+
+    /// Takes away what is drawn, whoever still runs: nothing moves any more.
+    pub(crate) fn end(&self) {
+        for (_, running) in std::mem::take(&mut *self.lock()) {
+            running.clear();
         }
     }
 
@@ -75,20 +93,13 @@ impl ProgressDisplay {
 
     fn line(&self, step: &Move, running: Option<&Running>, error: Option<&str>) -> String {
         let width = self.width();
-        let mut line = format!("{:width$}  {}", self.name(step.task), self.printer.painted(step.to));
+        let mut line = format!("{:width$}  {}", self.name(step.task), self.printer.talk_of_task(step.to));
         if let Some(running) = running {
             let _ = write!(line, " in {}", words::duration(running.begun.elapsed()));
             let (rows, _) = running.progress.read();
             if rows > 0 {
-                let seconds = running.begun.elapsed().as_secs_f64().max(0.001);
-                #[expect(
-                    clippy::cast_precision_loss,
-                    clippy::cast_possible_truncation,
-                    clippy::cast_sign_loss,
-                    reason = "a rate for people"
-                )]
-                let rate = (rows as f64 / seconds) as u64;
-                let _ = write!(line, ", {} rows, {}/s", words::count(rows), words::count(rate));
+                let rate = average(rows, running.begun.elapsed());
+                let _ = write!(line, ", {} rows, {}", words::count(rows), words::rate(rate));
             }
             if running.try_number > 1 {
                 let _ = write!(line, ", try {}", running.try_number);
@@ -99,22 +110,30 @@ impl ProgressDisplay {
             let _ = write!(line, ", again in {}", words::duration(wait));
         }
         if let Some(error) = error {
-            let _ = write!(line, ": {error}");
+            let _ = write!(line, ": {}", words::excerpt(error, ERROR_EXCERPT));
         }
         line
     }
 }
 
+impl Running {
+    fn clear(&self) {
+        if let Some(line) = &self.line {
+            line.finish_and_clear();
+        }
+    }
+}
+
 impl Observer for ProgressDisplay {
     fn attempt_started(&self, _: RunKey, task: TaskIndex, try_number: i32, progress: &Arc<Progress>) {
-        let bar = self.printer.talks_to_terminal().then(|| {
-            let bar = self.bars.add(ProgressBar::new_spinner().with_style(uncounted()));
+        let line = self.printer.talks_to_terminal().then(|| {
+            let line = self.bars.add(ProgressBar::new_spinner().with_style(without_bar()));
             let width = self.width();
-            bar.set_prefix(format!("{:width$}", self.name(task)));
-            bar
+            line.set_prefix(format!("{:width$}", self.name(task)));
+            line
         });
         let progress = Arc::clone(progress);
-        self.lock().insert(task, Running { begun: clock::monotonic(), try_number, progress, bar });
+        self.lock().insert(task, Running { begun: clock::monotonic(), try_number, progress, line });
     }
 
     fn task_moved(&self, _: RunKey, step: &Move, error: Option<&str>) {
@@ -122,16 +141,16 @@ impl Observer for ProgressDisplay {
             return;
         }
         let running = self.lock().remove(&step.task);
-        if let Some(bar) = running.as_ref().and_then(|running| running.bar.as_ref()) {
-            bar.finish_and_clear();
+        if let Some(running) = &running {
+            running.clear();
         }
         let line = self.line(step, running.as_ref(), error);
         self.say(&line);
     }
 
     fn attempt_gone(&self, _: RunKey, task: TaskIndex) {
-        if let Some(bar) = self.lock().remove(&task).and_then(|running| running.bar) {
-            bar.finish_and_clear();
+        if let Some(running) = self.lock().remove(&task) {
+            running.clear();
         }
     }
 
@@ -142,14 +161,43 @@ impl Observer for ProgressDisplay {
     }
 }
 
-fn counted() -> ProgressStyle {
-    style("{spinner} {prefix}  {bar:30} {human_pos}/{human_len} rows  {per_sec}  {elapsed}")
+/// `1,200/5,000 rows  345/s`; nothing for a task that has no rows, or none yet.
+fn rows_so_far(rows: u64, total: Option<u64>, per_second: f64) -> String {
+    match total {
+        Some(total) => {
+            format!("{}/{} rows  {}", words::count(rows), words::count(total), words::rate(per_second))
+        }
+        None if rows > 0 => format!("{} rows  {}", words::count(rows), words::rate(per_second)),
+        None => String::new(),
+    }
 }
 
-fn uncounted() -> ProgressStyle {
-    style("{spinner} {prefix}  {human_pos} rows  {elapsed}")
+#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+fn average(rows: u64, time: Duration) -> f64 {
+    rows as f64 / time.as_secs_f64().max(0.001)
+}
+
+fn with_bar() -> ProgressStyle {
+    style("{spinner} {prefix}  {elapsed:>4}  {bar:30}  {wide_msg}")
+}
+
+/// What does not fit beside the rest is cut: a line that is broken over two cannot be drawn over.
+fn without_bar() -> ProgressStyle {
+    style("{spinner} {prefix}  {elapsed:>4}  {wide_msg}")
 }
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the template is a constant and names known keys")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_told_of_tasks_that_have_some() {
+        assert_eq!(rows_so_far(0, None, 0.0), "");
+        assert_eq!(rows_so_far(1_200, None, 1_234.567_8), "1,200 rows  1.23k/s");
+        assert_eq!(rows_so_far(0, Some(5_000), 0.0), "0/5,000 rows  0/s");
+    }
 }

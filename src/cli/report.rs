@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use comfy_table::{Cell, CellAlignment};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::cli::colour::Colour;
 use crate::cli::dag_file;
-use crate::cli::output::{Printer, lines, run_state_cell, task_state_cell};
+use crate::cli::output::Printer;
 use crate::cli::session::Session;
+use crate::cli::table::Field;
 use crate::cli::words;
 use crate::clock;
 use crate::domain::Timestamp;
@@ -18,13 +19,31 @@ use crate::domain::ids::TaskIndex;
 use crate::domain::reconcile::{self, AccountTask, TopicBalance};
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;
-use crate::store::{Run, Store, StoreError, TaskRun};
+use crate::store::{Run, Store, StoreError, TaskRun, WorkerId};
 
 /// How many rows of a result people are shown; the objects have all.
 const PREVIEW_ROWS: usize = 5;
 
+/// Before a result's rows.
+const MARGIN: &str = "  ";
+
 /// The longest cell of a preview, in characters.
 const PREVIEW_CELL: usize = 48;
+
+/// An error in the table of tasks. Pages of HTML, or of SQL, would hide the other tasks.
+const ERROR_EXCERPT: usize = 160;
+
+/// A value in the table of tasks.
+const VALUE_EXCERPT: usize = 60;
+
+/// How much people are told of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// At its end: of long errors how they begin, and where the rest is.
+    Brief,
+    /// When they ask: errors whole, and whether anybody drives it.
+    Full,
+}
 
 /// A run, as it leaves the process. Every key is there, `null` or empty where there is nothing to say.
 #[derive(Debug, Serialize)]
@@ -34,6 +53,8 @@ pub(crate) struct RunReport {
     run_uuid: String,
     logical_date: String,
     state: RunState,
+    /// Whether a live process drives it.
+    driven: bool,
     cancel_requested_at: Option<String>,
     duration_ms: Option<i64>,
     params: Map<String, Value>,
@@ -55,26 +76,28 @@ struct TaskReport {
     output: Option<Map<String, Value>>,
 }
 
-/// Answers with a run.
+/// Answers with a run that this process has driven, and does not any more.
 pub(crate) async fn answer(session: &Session, store: &Store, run: &Run, dag: Option<&Dag>) -> anyhow::Result<()> {
-    let report = RunReport::read(store, run, dag).await?;
-    session.printer.answer(&report, || report.render(session.printer))
+    let report = RunReport::read(store, run, dag, None).await?;
+    session.printer.answer(&report, || report.render(session.printer, Detail::Brief))
 }
 
-/// The same for a run whose DAG is read from the store. What cannot be read any more hides the operators' names, not the
-/// run.
-pub(crate) async fn answer_stored(session: &Session, store: &Store, run: &Run) -> anyhow::Result<()> {
+/// Answers with any run, whose DAG is read from the store. What cannot be read any more hides the operators' names, not
+/// the run.
+pub(crate) async fn answer_stored(session: &Session, store: &Store, run: &Run, detail: Detail) -> anyhow::Result<()> {
     let source = store.run_source(run.key).await?;
     let dag = dag_file::reread(&source.file, source.source, &run.dag_id);
     if let Err(error) = &dag {
         session.printer.say(&format!("warning: {error}; its operators are not shown"));
     }
-    answer(session, store, run, dag.as_ref().ok()).await
+    let driver = store.live_driver(run).await?;
+    let report = RunReport::read(store, run, dag.as_ref().ok(), driver).await?;
+    session.printer.answer(&report, || report.render(session.printer, detail))
 }
 
 impl RunReport {
-    /// Reads all of it from the store.
-    async fn read(store: &Store, run: &Run, dag: Option<&Dag>) -> Result<Self, StoreError> {
+    /// Reads all of it from the store; `driver` is who drives the run now.
+    async fn read(store: &Store, run: &Run, dag: Option<&Dag>, driver: Option<WorkerId>) -> Result<Self, StoreError> {
         let mut tasks = Vec::new();
         let mut indices = Vec::new();
         for task in store.task_runs(run.key).await? {
@@ -86,7 +109,7 @@ impl RunReport {
                 state: task.state,
                 attempts: task.fence, // each claim raises it by one, and is an attempt
                 lost: task.lost,
-                duration_ms: duration_ms(task.started_at, task.finished_at.or_else(|| still_running(&task))),
+                duration_ms: duration_ms(task.started_at, task.finished_at.or_else(|| still_running(&task, driver))),
                 error: task.error,
                 output: task.output,
             });
@@ -106,6 +129,7 @@ impl RunReport {
             run_uuid: run.uuid.to_string(),
             logical_date: run.logical_date.to_rfc3339(),
             state: run.state,
+            driven: driver.is_some(),
             cancel_requested_at: run.cancel_requested_at.map(|at| at.to_rfc3339()),
             duration_ms: duration_ms(run.started_at, run.finished_at),
             params: run.params.clone(),
@@ -115,10 +139,11 @@ impl RunReport {
     }
 
     /// For people.
-    fn render(&self, printer: Printer) -> String {
+    fn render(&self, printer: Printer, detail: Detail) -> String {
         let mut text = String::new();
-        self.write_heading(printer, &mut text);
+        self.write_heading(printer, detail, &mut text);
         self.write_tasks(printer, &mut text);
+        self.write_errors(detail, &mut text);
         self.write_reconciliation(printer, &mut text);
         for task in &self.tasks {
             if let Some(results) = task.output.as_ref().and_then(|output| output.get("results")?.as_object()) {
@@ -129,29 +154,56 @@ impl RunReport {
         text
     }
 
-    fn write_heading(&self, printer: Printer, text: &mut String) {
+    fn write_heading(&self, printer: Printer, detail: Detail, text: &mut String) {
         let took = self.duration_ms.map(|ms| format!(" in {}", words::milliseconds(ms))).unwrap_or_default();
         let cancelled = if self.cancel_requested_at.is_some() { " (cancelled)" } else { "" };
-        let mut state = printer.table(&[]);
-        state.add_row(vec![run_state_cell(self.state)]);
-        let state = lines(&state);
-        let _ = writeln!(text, "{}  {}  {}{cancelled}{took}\n", self.dag_id, self.run_id, state.trim());
+        let state = format!("{}{cancelled}{took}", self.state);
+        text.push_str(&printer.line(vec![
+            Field::text(&self.dag_id),
+            Field::text(&self.run_id),
+            Field::coloured(state, Colour::of_run(self.state)),
+        ]));
+        if detail == Detail::Full && !self.state.is_final() && !self.driven {
+            let _ = writeln!(text, "nobody drives it; `pinsched resume {}` goes on", self.run_id);
+        }
+        text.push('\n');
     }
 
     fn write_tasks(&self, printer: Printer, text: &mut String) {
         let mut table = printer.table(&["TASK", "OPERATOR", "STATE", "ATTEMPTS", "DURATION", ""]);
         for task in &self.tasks {
-            table.add_row(vec![
-                Cell::new(&task.task_id),
-                Cell::new(task.operator.as_deref().unwrap_or("?")),
-                task_state_cell(task.state),
-                Cell::new(task.attempts).set_alignment(CellAlignment::Right),
-                Cell::new(task.duration_ms.map(words::milliseconds).unwrap_or_default())
-                    .set_alignment(CellAlignment::Right),
-                Cell::new(task.remark()),
+            table.row(vec![
+                Field::text(&task.task_id),
+                Field::text(task.operator.as_deref().unwrap_or("?")),
+                Field::coloured(task.state, Colour::of_task(task.state)),
+                Field::number(task.attempts),
+                Field::number(task.duration_ms.map(words::milliseconds).unwrap_or_default()),
+                Field::text(task.remark()),
             ]);
         }
-        text.push_str(&lines(&table));
+        text.push_str(&table.render());
+    }
+
+    /// What of errors the table has no room for.
+    fn write_errors(&self, detail: Detail, text: &mut String) {
+        let longer = self.tasks.iter().filter_map(|task| {
+            let error = task.error.as_deref()?;
+            words::excerpt(error, ERROR_EXCERPT).ends_with('…').then_some((task, error))
+        });
+        match detail {
+            Detail::Full => {
+                for (task, error) in longer {
+                    let _ = writeln!(text, "\nerror of `{}`", task.task_id);
+                    for line in error.trim().lines() {
+                        let _ = writeln!(text, "  {line}");
+                    }
+                }
+            }
+            Detail::Brief if longer.count() > 0 => {
+                let _ = writeln!(text, "\nthe whole of an error: `pinsched show {}`", self.run_id);
+            }
+            Detail::Brief => {}
+        }
     }
 
     fn write_reconciliation(&self, printer: Printer, text: &mut String) {
@@ -164,23 +216,21 @@ impl RunReport {
         let sink: &[&str] = if with_sinks { &["SINK"] } else { &[] };
         let counts = ["DRAWN", "PRODUCED", "SUNK", "DEAD-LETTERED", "REPLAYS DROPPED", ""];
         let mut table = printer.table(&[&["TOPIC"], sink, &counts].concat());
-        let number = |count: Option<u64>| {
-            Cell::new(count.map_or_else(|| "-".to_owned(), words::count)).set_alignment(CellAlignment::Right)
-        };
+        let number = |count: Option<u64>| Field::number(count.map_or_else(|| "-".to_owned(), words::count));
         for topic in &self.reconciliation {
-            let mut row = vec![Cell::new(&topic.topic)];
-            row.extend(with_sinks.then(|| Cell::new(topic.sink.as_deref().unwrap_or("-"))));
+            let mut row = vec![Field::text(&topic.topic)];
+            row.extend(with_sinks.then(|| Field::text(topic.sink.as_deref().unwrap_or("-"))));
             row.extend([
                 number(topic.drawn),
                 number(topic.produced),
                 number(topic.sunk),
                 number(Some(topic.dead_lettered)),
                 number(Some(topic.duplicates)),
-                Cell::new(topic.balanced.as_str()),
+                Field::text(topic.balanced.as_str()),
             ]);
-            table.add_row(row);
+            table.row(row);
         }
-        text.push_str(&lines(&table));
+        text.push_str(&table.render());
     }
 
     fn write_places(&self, text: &mut String) {
@@ -217,7 +267,7 @@ impl TaskReport {
     /// What matters most about the task, in a few words.
     fn remark(&self) -> String {
         if let Some(error) = &self.error {
-            return error.clone();
+            return words::excerpt(error, ERROR_EXCERPT);
         }
         let Some(output) = &self.output else { return String::new() };
         let number = |key: &str| output.get(key).and_then(Value::as_u64);
@@ -235,7 +285,7 @@ impl TaskReport {
                 let results = output.get("results").and_then(Value::as_object);
                 results.map(|results| format!("{} results", results.len()))
             }
-            _ => output.get("return_value").and_then(Value::as_str).map(|value| value.chars().take(60).collect()),
+            _ => output.get("return_value").and_then(Value::as_str).map(|value| words::excerpt(value, VALUE_EXCERPT)),
         }
         .unwrap_or_default()
     }
@@ -251,12 +301,12 @@ fn write_results(printer: Printer, results: &Map<String, Value>, text: &mut Stri
         let columns = result.get("columns").and_then(Value::as_array).unwrap_or(&empty);
         let preview = result.get("preview").and_then(Value::as_array).unwrap_or(&empty);
         let headings: Vec<&str> = columns.iter().filter_map(Value::as_str).collect();
-        let mut table = printer.table(&headings);
+        let mut table = printer.table(&headings).within(MARGIN.len());
         for row in preview.iter().take(PREVIEW_ROWS).filter_map(Value::as_array) {
-            table.add_row(row.iter().map(preview_cell));
+            table.row(row.iter().map(preview_field).collect());
         }
-        for line in lines(&table).lines() {
-            let _ = writeln!(text, "  {line}");
+        for line in table.render().lines() {
+            let _ = writeln!(text, "{MARGIN}{line}");
         }
         let shown = preview.len().min(PREVIEW_ROWS) as u64;
         if rows > shown {
@@ -265,7 +315,7 @@ fn write_results(printer: Printer, results: &Map<String, Value>, text: &mut Stri
     }
 }
 
-fn preview_cell(value: &Value) -> Cell {
+fn preview_field(value: &Value) -> Field {
     let text = match value {
         Value::String(text) => text.clone(),
         Value::Null => "-".to_owned(),
@@ -276,8 +326,8 @@ fn preview_cell(value: &Value) -> Cell {
     } else {
         text
     };
-    let cell = Cell::new(short.replace(['\n', '\r', '\t'], " "));
-    if value.is_number() { cell.set_alignment(CellAlignment::Right) } else { cell }
+    let short = short.replace(['\n', '\r', '\t'], " ");
+    if value.is_number() { Field::number(short) } else { Field::text(short) }
 }
 
 /// The ids of all tasks upstream, direct and indirect.
@@ -285,8 +335,9 @@ fn ids_upstream(dag: &Dag, index: TaskIndex) -> Vec<&str> {
     dag.ancestors(index).into_iter().filter_map(|index| dag.task(index)).map(|task| task.id.as_str()).collect()
 }
 
-fn still_running(task: &TaskRun) -> Option<Timestamp> {
-    (task.state == TaskState::Running).then(clock::now)
+/// A task whose process is gone does not take longer and longer.
+fn still_running(task: &TaskRun, driver: Option<WorkerId>) -> Option<Timestamp> {
+    (task.state == TaskState::Running && driver.is_some()).then(clock::now)
 }
 
 fn duration_ms(from: Option<Timestamp>, to: Option<Timestamp>) -> Option<i64> {

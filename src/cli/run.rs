@@ -100,7 +100,7 @@ async fn choose(
             let unfinished = store.unfinished_runs(dag.id()).await?;
             let all_driven = !unfinished.is_empty();
             for run in unfinished {
-                if !is_driven(store, &run).await? {
+                if store.live_driver(&run).await?.is_none() {
                     return Ok(Choice::Resume(Box::new(run)));
                 }
             }
@@ -112,13 +112,6 @@ async fn choose(
         }
     }
     Ok(Choice::Create { logical_date: clock::now(), rerun: 0 })
-}
-
-async fn is_driven(store: &Store, run: &Run) -> anyhow::Result<bool> {
-    Ok(match run.owner {
-        Some(owner) => store.is_alive(owner).await?,
-        None => false,
-    })
 }
 
 /// Which run of its DAG a new one is.
@@ -185,10 +178,7 @@ fn params(dag: &Dag, overrides: &[String]) -> anyhow::Result<Map<String, Value>>
         let (key, value) =
             text.split_once('=').with_context(|| format!("`{text}` is no param: write --param key=value"))?;
         let Some(default) = params.get(key) else {
-            let known: Vec<&str> = params.keys().map(String::as_str).collect();
-            let close = closest(key, known.iter().copied());
-            let hint = close.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
-            anyhow::bail!("DAG `{}` has no param `{key}`{hint} (it has: {})", dag.id(), known.join(", "));
+            anyhow::bail!("DAG `{}` {}", dag.id(), no_such_param(key, &params));
         };
         let Some(value) = typed(default, value) else {
             anyhow::bail!("param `{key}` cannot be `{value}`: its default, {default}, is of another type");
@@ -196,6 +186,15 @@ fn params(dag: &Dag, overrides: &[String]) -> anyhow::Result<Map<String, Value>>
         params.insert(key.to_owned(), value);
     }
     Ok(params)
+}
+
+fn no_such_param(key: &str, params: &Map<String, Value>) -> String {
+    if params.is_empty() {
+        return format!("has no params, so no `{key}` either; a DAG file declares them under `params`");
+    }
+    let known = || params.keys().map(String::as_str);
+    let hint = closest(key, known()).map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
+    format!("has no param `{key}`{hint} (it has: {})", known().collect::<Vec<_>>().join(", "))
 }
 
 /// The text as a value of the default's type; as any where the default is null.

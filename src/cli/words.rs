@@ -31,6 +31,36 @@ pub(crate) fn count(number: u64) -> String {
     grouped
 }
 
+/// `0.52/s`, `12.3/s`, `1.23k/s`, `45.6M/s`: three figures, which is what an eye takes in while they change.
+pub(crate) fn rate(per_second: f64) -> String {
+    let rounds_below = |limit: f64| per_second < limit - 0.0005 * limit;
+    let (value, unit) = match per_second {
+        _ if rounds_below(1e3) => (per_second, ""),
+        _ if rounds_below(1e6) => (per_second / 1e3, "k"),
+        _ => (per_second / 1e6, "M"),
+    };
+    let decimals = match value {
+        0.0 => 0,
+        ..9.995 => 2,
+        ..99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.decimals$}{unit}/s")
+}
+
+/// How many columns of a terminal a text takes: letters of East Asian scripts and emoji are about twice as wide.
+pub(crate) fn columns(text: &str) -> usize {
+    text.chars().map(|letter| if u32::from(letter) >= 0x1100 { 2 } else { 1 }).sum()
+}
+
+/// The text in one line of at most `most` characters; `…` stands for what is left out.
+pub(crate) fn excerpt(text: &str, most: usize) -> String {
+    let words =
+        text.split(|letter: char| letter.is_whitespace() || letter.is_control()).filter(|word| !word.is_empty());
+    let line = words.collect::<Vec<_>>().join(" ");
+    if line.chars().count() > most { line.chars().take(most.saturating_sub(1)).chain(['…']).collect() } else { line }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,5 +70,26 @@ mod tests {
         let texts: Vec<String> = [0, 950, 3_400, 125_000, 3_720_000].into_iter().map(milliseconds).collect();
         assert_eq!(texts, ["0 ms", "950 ms", "3.4 s", "2 m 05 s", "1 h 02 m"]);
         assert_eq!([0, 999, 1000, 11_154, 1_000_000].map(count), ["0", "999", "1,000", "11,154", "1,000,000"]);
+    }
+
+    #[test]
+    fn rates_have_three_figures() {
+        let rates = [0.0, 0.523, 9.994, 9.996, 45.67, 99.96, 999.4, 999.6, 1_234.567_8, 999_600.0, 45_600_000.0];
+        let texts = rates.map(rate);
+        assert_eq!(
+            texts,
+            [
+                "0/s", "0.52/s", "9.99/s", "10.0/s", "45.7/s", "100/s", "999/s", "1.00k/s", "1.23k/s", "1.00M/s",
+                "45.6M/s"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_excerpt_is_one_line_and_says_whether_there_is_more() {
+        assert_eq!(excerpt("it failed;\nits last line:\n\tno\n", 40), "it failed; its last line: no");
+        assert_eq!(excerpt("\nstatus 500:\n<html>\n<body>\n", 20), "status 500: <html> …");
+        assert_eq!(excerpt("a\u{1b}[31m\0b", 10), "a [31m b");
+        assert_eq!(excerpt("", 10), "");
     }
 }

@@ -8,6 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::error::Problem;
 use super::keys::{KEYS, TABLES};
 use super::values::Origin;
+use crate::domain::diagnostic::closest;
 
 /// A value as it was typed, under its dotted name.
 #[derive(Debug)]
@@ -63,7 +64,8 @@ impl Reader<'_> {
                 None => self.problem(at, format!("`{name}` is a section, not a value"), Some(format!("[{name}]"))),
             }
         } else {
-            let help = did_you_mean(name).map(|near| format!("did you mean `{near}`?"));
+            let near = closest(name, KEYS.iter().map(|key| key.name));
+            let help = near.map(|near| format!("did you mean `{near}`?"));
             self.problem(at, format!("unknown setting `{name}`"), help);
         }
     }
@@ -107,19 +109,4 @@ impl Reader<'_> {
         let line = self.content.get(..at).map_or(1, |before| before.matches('\n').count() + 1);
         Origin::File { path: self.path.to_owned(), line }
     }
-}
-
-/// The known name that looks most like the one typed: by its last part within its section, else as a whole.
-fn did_you_mean(name: &str) -> Option<&'static str> {
-    /// Below this, names share little but letters.
-    const ALIKE: f64 = 0.8;
-    let likeness = |known: &str| match (name.rsplit_once('.'), known.rsplit_once('.')) {
-        (Some((section, last)), Some((same, other))) if section == same => strsim::jaro_winkler(last, other),
-        _ => strsim::jaro_winkler(name, known),
-    };
-    KEYS.iter()
-        .map(|key| (likeness(key.name), key.name))
-        .filter(|(likeness, _)| *likeness >= ALIKE)
-        .max_by(|left, right| left.0.total_cmp(&right.0))
-        .map(|(_, known)| known)
 }

@@ -5,8 +5,10 @@
 pub enum Masking {
     /// As it is.
     Shown,
-    /// A URL, without its password.
+    /// A URL, without its password; what is no URL may be a secret by itself.
     UrlPassword,
+    /// An address, URL or not, without what stands where URLs have user, password and query.
+    Address,
     /// Not at all.
     Hidden,
 }
@@ -71,7 +73,7 @@ pub mod key {
         name: "s3.endpoint_url",
         variables: &["PINSCHED_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"],
         embedded: true,
-        masking: Masking::UrlPassword,
+        masking: Masking::Address,
         about: "the object store, when it is not AWS",
         ..PLAIN
     };

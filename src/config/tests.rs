@@ -123,6 +123,25 @@ fn every_wrong_value_is_told_with_its_origin_and_without_its_secret() {
 }
 
 #[test]
+fn an_endpoint_that_is_no_url_is_shown_but_for_what_may_be_secret_in_it() {
+    let told = |endpoint: &'static str| refused("", Environment::from([("AWS_ENDPOINT_URL", endpoint)]));
+    insta::assert_snapshot!(told("minio:9000"), @"AWS_ENDPOINT_URL: `s3.endpoint_url` is `minio:9000`, which is not a URL such as http://127.0.0.1:9000");
+    for (endpoint, shown) in [
+        ("http//minio:9000", "http//minio:9000"),
+        ("ftp://me:hush@minio/data", "ftp://********@minio/data"),
+        ("http/me:hu?sh@minio?token=hush", "********@minio?********"),
+        ("http:/me:hush//hush@minio", "********@minio"),
+        ("http:///me:hush@x@?hush", "http://********@?********"),
+    ] {
+        let told = told(endpoint);
+        assert!(told.contains(&format!("is `{shown}`, which is not")), "{told}");
+    }
+    let endpoint = Environment::from([("PINSCHED_S3_ENDPOINT_URL", "https://me:hush@minio/?token=hush")]);
+    let listing = shown(&load("", endpoint, &Flags::default()).unwrap());
+    assert!(listing.contains("s3.endpoint_url = https://********@minio/?******** (PINSCHED_S3"), "{listing}");
+}
+
+#[test]
 fn a_slip_does_not_send_a_run_to_the_laptops_stack() {
     let environment = Environment::from([
         ("PINSCHED_KAFKA_BOOTSTRAP", "prod:9092"),

@@ -1,9 +1,12 @@
 //! Variables that look like settings and are none: a misspelt one would leave a run to the embedded stack in silence.
 
+use std::collections::BTreeMap;
+
 use super::environment::Environment;
 use super::error::Problem;
-use super::keys::{KEYS, TABLES};
+use super::keys::{KEYS, TABLES, Table};
 use super::values::Origin;
+use crate::domain::diagnostic::closest;
 
 const PREFIX: &str = "PINSCHED_";
 
@@ -29,24 +32,24 @@ pub(super) fn unknown_variables(environment: &Environment) -> Vec<Problem> {
         .collect()
 }
 
-/// The variable that looks most like the one set: by its own name, or by that of its key in `pinsched.toml`.
+/// The variable that was most likely meant: it is spelt almost so, or its key in `pinsched.toml` is, or it is one of a
+/// table's that begins almost so.
 fn did_you_mean(variable: &str) -> Option<String> {
-    /// Below this, names share little but letters.
-    const ALIKE: f64 = 0.85;
     let typed = without_prefix(variable);
-    let keys = KEYS.iter().filter_map(|key| {
-        let known = *key.variables.first()?;
-        let dotted = key.name.to_uppercase().replace('.', "_");
-        let likeness = strsim::jaro_winkler(typed, without_prefix(known)).max(strsim::jaro_winkler(typed, &dotted));
-        Some((likeness, known.to_owned()))
-    });
-    let tables = TABLES.iter().map(|table| {
+    let mut spellings: BTreeMap<String, &str> = BTreeMap::new();
+    for (key, known) in KEYS.iter().filter_map(|key| Some((key, *key.variables.first()?))) {
+        spellings.insert(without_prefix(known).to_owned(), known);
+        spellings.insert(key.name.to_uppercase().replace('.', "_"), known);
+    }
+    if let Some(near) = closest(typed, spellings.keys().map(String::as_str)) {
+        return spellings.get(near).map(|known| (*known).to_owned());
+    }
+    let begins_so = |table: &&Table| {
         let family = without_prefix(table.prefix);
         let start: String = typed.chars().take(family.chars().count()).collect();
-        (strsim::jaro_winkler(&start, family), format!("{}<NAME>", table.prefix))
-    });
-    let near = keys.chain(tables).filter(|(likeness, _)| *likeness >= ALIKE);
-    near.max_by(|left, right| left.0.total_cmp(&right.0)).map(|(_, known)| known)
+        closest(&start, [family]).is_some()
+    };
+    TABLES.iter().find(begins_so).map(|table| format!("{}<NAME>", table.prefix))
 }
 
 fn without_prefix(variable: &str) -> &str {

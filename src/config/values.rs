@@ -154,12 +154,15 @@ fn entry(name: String, value: &Value, masking: Masking) -> Entry {
     Entry { name, value: Some(mask(value.text.expose_secret(), masking)), origin: value.origin.clone() }
 }
 
+/// What is shown of a secret.
+const MASK: &str = "********";
+
 /// The text as it may be shown.
 fn mask(text: &str, masking: Masking) -> String {
-    const MASK: &str = "********";
     match masking {
         Masking::Shown => text.to_owned(),
         Masking::Hidden => MASK.to_owned(),
+        Masking::Address => mask_address(text),
         Masking::UrlPassword => match Url::parse(text) {
             // A query may carry a password too, as in `?password=…` and `?sslpassword=…`.
             Ok(mut url) if url.has_host() && !url.cannot_be_a_base() => {
@@ -171,5 +174,23 @@ fn mask(text: &str, masking: Masking) -> String {
             }
             _ => MASK.to_owned(),
         },
+    }
+}
+
+/// An address that may be mistyped, so that no parser tells its parts: what stands before the last `@` is user and
+/// password, what stands behind a `?` is query.
+fn mask_address(text: &str) -> String {
+    let is_scheme = |text: &str| text.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == ':');
+    let (scheme, rest) = match text.split_once("//") {
+        Some((scheme, _)) if is_scheme(scheme) => text.split_at(scheme.len() + "//".len()),
+        _ => ("", text),
+    };
+    let (user, rest) = match rest.rsplit_once('@') {
+        Some((_, rest)) => (format!("{MASK}@"), rest),
+        None => (String::new(), rest),
+    };
+    match rest.split_once('?') {
+        Some((address, _)) => format!("{scheme}{user}{address}?{MASK}"),
+        None => format!("{scheme}{user}{rest}"),
     }
 }

@@ -185,22 +185,16 @@ impl Task {
     }
 }
 
-/// The graph of a DAG has a cycle: these tasks, in order, the last waiting for the first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cycle(pub Vec<TaskIndex>);
-
 impl Dag {
-    /// Puts a DAG together; `edges` go from upstream to downstream and name tasks by their place in `tasks`.
+    /// Puts a DAG together; `edges` go from upstream to downstream and name tasks by their place in `tasks`. None of them
+    /// closes a circle: `check` has refused those, with their places.
     ///
     /// Duplicate edges count once.
-    ///
-    /// # Errors
-    /// [`Cycle`] names one whole cycle.
     pub(in crate::domain) fn assemble(
         settings: DagSettings,
         tasks: Vec<Task>,
         edges: &[(TaskIndex, TaskIndex)],
-    ) -> Result<Self, Cycle> {
+    ) -> Self {
         let mut graph = DiGraph::with_capacity(tasks.len(), edges.len());
         for task in &tasks {
             graph.add_node(task.index);
@@ -208,16 +202,14 @@ impl Dag {
         for (upstream, downstream) in edges {
             graph.update_edge(node(*upstream), node(*downstream), ());
         }
-        if let Err(cycle) = petgraph::algo::toposort(&graph, None) {
-            return Err(Cycle(cycle_through(&graph, cycle.node_id())));
-        }
+        debug_assert!(petgraph::algo::toposort(&graph, None).is_ok(), "`check` refuses circles");
         let is_setup = |task: &NodeIndex| tasks[graph[*task].as_usize()].is_setup;
         let setups_upstream = |task: &Task| {
             let setups = graph.neighbors_directed(node(task.index), Direction::Incoming).filter(is_setup).count();
             u32::try_from(setups).unwrap_or(u32::MAX)
         };
         let setups_upstream = tasks.iter().map(setups_upstream).collect();
-        Ok(Self { settings, tasks, graph, setups_upstream })
+        Self { settings, tasks, graph, setups_upstream }
     }
 
     /// The DAG's id.
@@ -325,29 +317,4 @@ impl Dag {
 
 fn node(index: TaskIndex) -> NodeIndex {
     NodeIndex::new(index.as_usize())
-}
-
-/// A shortest cycle through `start`, found breadth first among the nodes that can come back to it.
-fn cycle_through(graph: &DiGraph<TaskIndex, ()>, start: NodeIndex) -> Vec<TaskIndex> {
-    let mut came_from = vec![None; graph.node_count()];
-    let mut queue = std::collections::VecDeque::from([start]);
-    while let Some(at) = queue.pop_front() {
-        for next in graph.neighbors_directed(at, Direction::Outgoing) {
-            if next == start {
-                let mut path = vec![graph[at]];
-                let mut back = at;
-                while let Some(previous) = came_from[back.index()] {
-                    path.push(graph[previous]);
-                    back = previous;
-                }
-                path.reverse();
-                return path;
-            }
-            if next != start && came_from[next.index()].is_none() {
-                came_from[next.index()] = Some(at);
-                queue.push_back(next);
-            }
-        }
-    }
-    vec![graph[start]]
 }

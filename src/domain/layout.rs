@@ -201,6 +201,7 @@ mod tests {
         schema: || schemars::json_schema!({ "type": "object" }),
         check: |_| Vec::new(),
         late_fields: &[],
+        file_keys: &[],
     };
 
     /// A DAG of tasks `t0`, `t1`…, each after those that are named.

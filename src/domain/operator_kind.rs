@@ -16,6 +16,9 @@ pub struct OperatorKind {
     pub check: fn(&Value) -> Vec<ConfigProblem>,
     /// Keys whose templates the operator renders itself, since they name variables that only it knows.
     pub late_fields: &'static [LateField],
+    /// Keys whose text, or list of texts, names files that the task reads: from the DAG file's folder on, with `*` and `?`
+    /// in their names.
+    pub file_keys: &'static [&'static str],
 }
 
 /// A key whose template is rendered by the operator.

@@ -9,6 +9,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::domain::sinking::SinkCounts;
+
 /// What `emulate` leaves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EmulateOutput {
@@ -104,23 +106,12 @@ pub enum SunkRecords {
     All,
 }
 
-/// What `sink` says of a topic.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What `sink` says of a topic: its counts, as keys of the topic's own.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SunkTopic {
-    /// Records in objects.
-    pub records: i64,
-    /// Records that became dead letters.
-    pub dead_lettered: i64,
-    /// Replayed records, dropped.
-    pub duplicates: i64,
-    /// Records of other runs or of nobody, left to them.
-    pub foreign: i64,
-    /// Null values, skipped.
-    pub tombstones: i64,
-    /// Objects written.
-    pub objects: i64,
-    /// Their size together.
-    pub bytes: i64,
+    /// What became of its records.
+    #[serde(flatten)]
+    pub counts: SinkCounts,
     /// Which offsets were gone through.
     pub partitions: BTreeMap<i32, OffsetSpan>,
 }
@@ -160,5 +151,17 @@ mod tests {
         assert_eq!(Value::Object(written(&read(&output).unwrap())), output);
         output["topics"]["u.pin"].as_object_mut().unwrap().remove("dead_lettered");
         assert_eq!(read(&output).unwrap_err().to_string(), "missing field `dead_lettered`");
+    }
+
+    #[test]
+    fn the_counts_of_a_sunk_topic_are_its_own_keys_and_none_has_a_default() {
+        let topic = r#"{"records":9,"dead_lettered":1,"duplicates":2,"foreign":3,"tombstones":4,"objects":5,"bytes":6,"partitions":{"7":{"start":0,"end":19}}}"#;
+        let read = |text: &str| serde_json::from_str::<SunkTopic>(text);
+        assert_eq!(serde_json::to_string(&read(topic).unwrap()).unwrap(), topic);
+        let without = topic.replace(r#""tombstones":4,"#, "");
+        assert!(read(&without).unwrap_err().to_string().starts_with("missing field `tombstones`"));
+        let output = json!({"topics": {"u.pin": serde_json::from_str::<Value>(topic).unwrap()}});
+        let sunk = super::read::<SinkOutput>(output.as_object().unwrap()).unwrap();
+        assert_eq!((sunk.topics["u.pin"].counts.foreign, sunk.topics["u.pin"].partitions[&7].end), (3, 19));
     }
 }

@@ -84,7 +84,7 @@ fn dag_of(drawn: &[Drawn], schedule: Schedule) -> Dag {
             edges.push((index(upstream), index(position)));
         }
     }
-    Dag::assemble(settings, tasks.collect(), &edges).expect("edges lead from earlier tasks to later ones")
+    Dag::assemble(settings, tasks.collect(), &edges)
 }
 
 /// What the drawn fate decides, choice by choice; over and over when it is used up.

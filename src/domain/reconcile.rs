@@ -163,9 +163,10 @@ fn sent(produces: &[ProduceOutput]) -> BTreeMap<&str, Sent> {
 }
 
 fn balance(topic: &str, sent: Option<&Sent>, sunk: Option<&SunkTopic>) -> TopicBalance {
-    let count = |of: fn(&SunkTopic) -> i64| sunk.map_or(0, |sunk| of(sunk).max(0).cast_unsigned());
-    let (records, dead_lettered) = (count(|sunk| sunk.records), count(|sunk| sunk.dead_lettered));
-    let tombstones = count(|sunk| sunk.tombstones);
+    let counts = sunk.map(|sunk| sunk.counts).unwrap_or_default();
+    let count = |count: i64| count.max(0).cast_unsigned();
+    let (records, dead_lettered) = (count(counts.records), count(counts.dead_lettered));
+    let tombstones = count(counts.tombstones);
     let balanced = match (sent, sunk) {
         (None, _) => Balance::NotComparable,
         (Some(sent), _) if sent.drawn != sent.produced + sent.dead_lettered => Balance::Unequal,
@@ -181,7 +182,7 @@ fn balance(topic: &str, sent: Option<&Sent>, sunk: Option<&SunkTopic>) -> TopicB
         sunk: sunk.map(|_| records),
         dead_lettered: sent.map_or(0, |sent| sent.dead_lettered) + dead_lettered,
         tombstones,
-        duplicates: count(|sunk| sunk.duplicates),
+        duplicates: count(counts.duplicates),
         balanced,
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
+use serde::{Deserialize, Serialize};
+
 /// A partition of a topic.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicPartition {
@@ -38,8 +40,8 @@ pub struct SinkProgress {
     pub counts: SinkCounts,
 }
 
-/// What became of records, and in how many objects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What became of records, and in how many objects; also as a sink's output tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SinkCounts {
     /// In the objects.
     pub records: i64,

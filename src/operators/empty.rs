@@ -22,6 +22,7 @@ static KIND: OperatorKind = OperatorKind {
     schema: || schemars::schema_for!(Empty),
     check: |value| config::check::<Empty>(value, |_| Vec::new()),
     late_fields: &[],
+    file_keys: &[],
 };
 
 /// `empty` takes no keys of its own.

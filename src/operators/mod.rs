@@ -4,6 +4,7 @@ mod bash;
 mod config;
 mod empty;
 mod emulate;
+pub(crate) mod file_pattern;
 mod http;
 mod produce;
 mod sink;

@@ -274,6 +274,25 @@ impl Store {
         .collect()
     }
 
+    /// The ids of the DAGs that have runs, in order, at most 1,000.
+    pub async fn dags_with_runs(&self) -> Result<Vec<DagId>, StoreError> {
+        sqlx::query_scalar!("SELECT DISTINCT dag_id FROM run ORDER BY dag_id LIMIT 1000")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(StoreError::query("list the DAGs that have runs"))?
+            .iter()
+            .map(|id| rows::id("a DAG id", id))
+            .collect()
+    }
+
+    /// The process that drives a run: its owner, where that one shows its sign of life.
+    pub async fn live_driver(&self, run: &Run) -> Result<Option<WorkerId>, StoreError> {
+        match run.owner {
+            Some(owner) if !run.state.is_final() && self.is_alive(owner).await? => Ok(Some(owner)),
+            _ => Ok(None),
+        }
+    }
+
     /// The DAG file of a run, as it was when the run was created.
     pub async fn run_source(&self, key: RunKey) -> Result<RunSource, StoreError> {
         sqlx::query_as!(

@@ -209,7 +209,7 @@ fn a_task_moves_on_by_its_table_of_transitions_alone() {
             writers.push(path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned());
         }
     }
-    // The plan's moves, which name the state that they start from; and the claim, of queued tasks only.
+    // The plan's moves, which name the state that they start from, and the claim, of queued tasks only, are one statement.
     assert_eq!(writers, ["src/store/sql/step.sql"]);
     let asked = offences(r"\.next\((E::|TaskEvent::|event\))", &["domain/plan.rs", "domain/task_state.rs"]);
     assert_none(&asked, "somebody but the plan moves a task on");

@@ -24,6 +24,7 @@ pub static KIND: OperatorKind = OperatorKind {
         Err(error) => vec![ConfigProblem { path: Vec::new(), message: error.to_string(), help: None }],
     },
     late_fields: &[],
+    file_keys: &[],
 };
 
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]

@@ -1,5 +1,6 @@
-//! `pinsched graph FILE`: a DAG as text, Mermaid, Graphviz or SVG.
+//! `pinsched graph FILE`: a DAG as text, Mermaid, Graphviz or SVG; for programs as JSON.
 
+mod json;
 mod svg;
 mod text;
 
@@ -12,26 +13,30 @@ use crate::cli::output::Printer;
 use crate::domain::dag::{Dag, Task};
 use crate::domain::trigger_rule::TriggerRule;
 
+use json::Graphs;
 use svg::svg;
 use text::text;
 
-/// Draws the DAG of a file; as text all of its DAGs, unless one is named.
+/// Draws the DAG of a file; as text and as JSON all of its DAGs, unless one is named.
 pub(crate) fn graph(arguments: &GraphArguments, printer: Printer) -> anyhow::Result<Exit> {
+    let format = match arguments.format {
+        Some(_) if printer.is_json() => {
+            anyhow::bail!("--format is how a drawing looks, and `--output json` asks for none: give one of them")
+        }
+        format => format.unwrap_or(GraphFormat::Text),
+    };
     let Some(file) = dag_file::read(&arguments.file, printer)? else { return Ok(Exit::No) };
-    let dags = match (arguments.format, &arguments.dag) {
+    let dags = match (format, &arguments.dag) {
         (GraphFormat::Text, None) => file.dags,
         (_, id) => vec![file.into_dag(id.as_ref())?],
     };
-    let drawn: Vec<String> = dags
-        .iter()
-        .map(|dag| match arguments.format {
-            GraphFormat::Text => text(dag),
-            GraphFormat::Mermaid => mermaid(dag),
-            GraphFormat::Dot => dot(dag),
-            GraphFormat::Svg => svg(dag),
-        })
-        .collect();
-    printer.text(&drawn.join("\n"))?;
+    let draw = |dag: &Dag| match format {
+        GraphFormat::Text => text(dag),
+        GraphFormat::Mermaid => mermaid(dag),
+        GraphFormat::Dot => dot(dag),
+        GraphFormat::Svg => svg(dag),
+    };
+    printer.answer(&Graphs::of(&dags), || dags.iter().map(draw).collect::<Vec<_>>().join("\n"))?;
     Ok(Exit::Done)
 }
 

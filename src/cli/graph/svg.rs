@@ -3,6 +3,7 @@
 use askama::Template;
 
 use crate::cli::graph::subtitle;
+use crate::cli::words;
 use crate::domain::dag::Dag;
 use crate::domain::layout::{Layout, Route};
 
@@ -103,6 +104,5 @@ const ARROW: f64 = 6.0;
 
 #[expect(clippy::cast_precision_loss, reason = "an id has at most 250 characters")]
 fn length(text: &str) -> f64 {
-    // Letters of East Asian scripts and emoji are about twice as wide.
-    text.chars().map(|c| if u32::from(c) >= 0x1100 { 2 } else { 1 }).sum::<usize>() as f64
+    words::columns(text) as f64
 }

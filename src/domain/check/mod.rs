@@ -25,6 +25,19 @@ pub struct Checked {
     pub dags: Vec<Dag>,
     /// All that is wrong, in the file's order; warnings may accompany DAGs.
     pub diagnostics: Vec<Diagnostic>,
+    /// The files that its tasks name. Whether they are there, the disk knows.
+    pub files: Vec<NamedFile>,
+}
+
+/// A file, or a pattern of files, that a task names without a template in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedFile {
+    /// The id of the task's DAG.
+    pub dag: String,
+    /// As it was typed.
+    pub pattern: String,
+    /// Where.
+    pub span: Span,
 }
 
 impl Checked {
@@ -32,6 +45,13 @@ impl Checked {
     #[must_use]
     pub fn has_errors(&self) -> bool {
         self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+
+    /// Takes a DAG back for an error that this file alone does not show.
+    pub fn refuse(&mut self, dag: &str, problem: Diagnostic) {
+        self.dags.retain(|other| other.id().as_str() != dag);
+        self.diagnostics.push(problem);
+        put_in_order(&mut self.diagnostics);
     }
 }
 
@@ -71,7 +91,7 @@ pub fn check(file: &SourceFile, operators: &[&'static OperatorKind]) -> Checked 
         problems.add(duplicate_key(duplicate));
     }
     let readable = problems.errors() == 0;
-    let mut dags = Vec::new();
+    let (mut dags, mut files) = (Vec::new(), Vec::new());
     match &document.root {
         _ if document.broken => {}
         Some(root) if !root.is_null() => {
@@ -79,7 +99,7 @@ pub fn check(file: &SourceFile, operators: &[&'static OperatorKind]) -> Checked 
             let errors_before = problems.errors();
             let specs = spec::read_file(root, &mut problems);
             for spec in &specs {
-                dags.extend(check_dag(spec, &mut catalog, &mut problems).filter(|_| readable));
+                dags.extend(check_dag(spec, &mut catalog, &mut files, &mut problems).filter(|_| readable));
             }
             if specs.is_empty() && problems.errors() == errors_before {
                 problems.add(empty_file(root.span));
@@ -88,22 +108,35 @@ pub fn check(file: &SourceFile, operators: &[&'static OperatorKind]) -> Checked 
         _ => problems.add(empty_file(Span::default())),
     }
     let mut diagnostics = problems.found;
-    diagnostics.sort_by(|one, other| (one.span, one.code, &one.message).cmp(&(other.span, other.code, &other.message)));
-    // What `default_args` get wrong is wrong once, not once for each task.
-    diagnostics.dedup();
-    Checked { dags, diagnostics }
+    put_in_order(&mut diagnostics);
+    Checked { dags, diagnostics, files }
 }
 
-fn check_dag(spec: &DagSpec, catalog: &mut Catalog, problems: &mut Problems<'_>) -> Option<Dag> {
+/// In the file's order. What `default_args` get wrong is wrong once, not once for each task.
+fn put_in_order(diagnostics: &mut Vec<Diagnostic>) {
+    diagnostics.sort_by(|one, other| (one.span, one.code, &one.message).cmp(&(other.span, other.code, &other.message)));
+    diagnostics.dedup();
+}
+
+fn check_dag(
+    spec: &DagSpec,
+    catalog: &mut Catalog,
+    files: &mut Vec<NamedFile>,
+    problems: &mut Problems<'_>,
+) -> Option<Dag> {
     let errors_before = problems.errors();
     let settings = settings::check(spec, problems);
     let tasks = tasks::check(spec, catalog, problems);
+    files.extend(tasks.files().map(|(pattern, span)| {
+        let (dag, pattern) = (spec.id.text.clone(), pattern.to_owned());
+        NamedFile { dag, pattern, span }
+    }));
     let order = graph::order(&tasks, problems);
     templates::check(spec, &tasks, &order, problems);
     let settings = settings.filter(|_| spec.sound && problems.errors() == errors_before)?;
     let edges = tasks.edges();
     let tasks = tasks.checked.into_iter().map(|task| task.task).collect::<Option<Vec<_>>>()?;
-    Some(Dag::assemble(settings, tasks, &edges).expect("cycles were looked for and would have been errors"))
+    Some(Dag::assemble(settings, tasks, &edges))
 }
 
 fn empty_file(span: Span) -> Diagnostic {

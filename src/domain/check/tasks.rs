@@ -14,6 +14,7 @@ use crate::domain::ids::{TaskId, TaskIndex};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::source::Span;
 use crate::domain::spec::{DagSpec, Problems, TaskKeys, TaskSpec, airflow_task_key, report_standing};
+use crate::domain::template::is_template;
 use crate::domain::yaml::{Entry, Node, NodeKind, entries_to_json};
 
 /// The tasks of one DAG after their own checks.
@@ -45,6 +46,23 @@ impl CheckedTasks<'_> {
     /// The ids, for "did you mean".
     pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
         self.checked.iter().map(|task| task.spec.id.text.as_str())
+    }
+
+    /// The files that the tasks name without a template, with where they do.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&str, Span)> {
+        let entries = self.checked.iter().flat_map(|task| {
+            let keys = task.operator.as_ref().map_or(&[][..], |operator| operator.kind.file_keys);
+            let entries = task.config.as_mapping().into_iter().flatten();
+            entries.filter(|entry| keys.contains(&entry.key.text.as_str()))
+        });
+        let texts = entries.flat_map(|entry| match &entry.value.kind {
+            NodeKind::List(items) => items.as_slice(),
+            NodeKind::Null | NodeKind::Bool(_) | NodeKind::Number(_) | NodeKind::Text(_) | NodeKind::Mapping(_) => {
+                std::slice::from_ref(&entry.value)
+            }
+        });
+        let texts = texts.filter_map(|node| Some((node.as_text()?, node.span)));
+        texts.filter(|(text, _)| !is_template(text))
     }
 
     /// The edges, upstream first.

@@ -82,6 +82,8 @@ codes! {
     WrongConfigType = "032",
     /// A configuration that the operator refuses.
     BadConfig = "033",
+    /// A file that a task names and that is not there.
+    MissingFile = "034",
     /// A template that is not Jinja.
     TemplateSyntax = "040",
     /// A name that templates do not have.

@@ -15,6 +15,9 @@ pub(in crate::domain) enum Standing {
 
 use Standing::{Ignored, IgnoredWhenOff, NotYet, Unsupported};
 
+/// What to do instead of a callback.
+const NO_CALLBACKS: &str = "callbacks are Python; a task with `trigger_rule: one_failed` runs after a failure";
+
 /// What to do instead of a key that is read and checked, and that nothing acts on before there is a scheduler.
 ///
 /// These promise a limit or an order. `schedule` and its like are silent: a run that is started by hand needs none.
@@ -44,18 +47,7 @@ pub(in crate::domain) fn airflow_dag_key(key: &str) -> Option<Standing> {
         "timetable" => {
             Unsupported("use `schedule`: a list of crons, `timezone` and `dst` say most of what timetables do")
         }
-        "on_failure_callback"
-        | "on_failure_callback_name"
-        | "on_failure_callback_file"
-        | "on_success_callback"
-        | "on_success_callback_name"
-        | "on_success_callback_file"
-        | "sla_miss_callback"
-        | "sla_miss_callback_name"
-        | "sla_miss_callback_file"
-        | "deadline" => {
-            Unsupported("callbacks are Python; a last task with `trigger_rule: one_failed` runs after a failure")
-        }
+        "deadline" => Unsupported(NO_CALLBACKS),
         "access_control" => Unsupported("there are no roles per DAG"),
         "fail_fast" | "fail_stop" => IgnoredWhenOff("tasks that do not depend on a failed one go on"),
         "max_consecutive_failed_dag_runs" => IgnoredWhenOff("a DAG is paused by hand"),
@@ -63,7 +55,7 @@ pub(in crate::domain) fn airflow_dag_key(key: &str) -> Option<Standing> {
             Unsupported("the setting `engine.parallelism` limits how many tasks of a run go on at once")
         }
         "dag_id_prefix" | "vars" => Unsupported("write the value where it is used, or use `params`"),
-        _ => return None,
+        _ => return callback(key),
     })
 }
 
@@ -79,21 +71,6 @@ pub(in crate::domain) fn airflow_task_key(key: &str) -> Option<Standing> {
         }
         "decorator" | "python_callable" | "python_callable_name" | "python_callable_file" => {
             Unsupported("Python is not run in process; the `bash` operator can run a script")
-        }
-        "on_failure_callback"
-        | "on_failure_callback_name"
-        | "on_failure_callback_file"
-        | "on_success_callback"
-        | "on_success_callback_name"
-        | "on_success_callback_file"
-        | "on_retry_callback"
-        | "on_retry_callback_name"
-        | "on_retry_callback_file"
-        | "on_execute_callback"
-        | "on_execute_callback_name"
-        | "on_execute_callback_file"
-        | "on_skipped_callback" => {
-            Unsupported("callbacks are Python; a task with `trigger_rule: one_failed` runs after a failure")
         }
         "email" | "email_on_failure" | "email_on_retry" => IgnoredWhenOff("pinsched sends no mail"),
         "sla" | "sla_secs" => Unsupported("`execution_timeout` ends an attempt that takes too long"),
@@ -118,6 +95,20 @@ pub(in crate::domain) fn airflow_task_key(key: &str) -> Option<Standing> {
             Unsupported("write it the other way: the later task names this one in its `dependencies`")
         }
         "params" => Unsupported("params belong to the DAG; every task's templates see them"),
-        _ => return None,
+        _ => return callback(key),
     })
+}
+
+/// A callback, of Airflow's DAGs or tasks. dag-factory names its function or its file by `…_name` and `…_file`.
+fn callback(key: &str) -> Option<Standing> {
+    const CALLBACKS: [&str; 6] = [
+        "on_failure_callback",
+        "on_success_callback",
+        "on_retry_callback",
+        "on_execute_callback",
+        "on_skipped_callback",
+        "sla_miss_callback",
+    ];
+    let callback = ["_name", "_file"].iter().find_map(|ending| key.strip_suffix(ending)).unwrap_or(key);
+    CALLBACKS.contains(&callback).then_some(Unsupported(NO_CALLBACKS))
 }

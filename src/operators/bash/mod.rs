@@ -42,6 +42,7 @@ static KIND: OperatorKind = OperatorKind {
     schema: || schemars::schema_for!(Bash),
     check: |value| config::check(value, problems),
     late_fields: &[],
+    file_keys: &[],
 };
 
 /// How long a group that was asked to end by SIGTERM has before SIGKILL.

@@ -49,6 +49,7 @@ static KIND: OperatorKind = OperatorKind {
     schema: || schemars::schema_for!(EmulateConfig),
     check: |value| shape::check(value, config::problems),
     late_fields: &[],
+    file_keys: &[],
 };
 
 fn build(config: Value) -> Result<Box<dyn Operator>, serde_json::Error> {

@@ -35,6 +35,7 @@ static KIND: OperatorKind = OperatorKind {
     schema: || schemars::schema_for!(Http),
     check: |value| keys::check(value, config::problems),
     late_fields: &[],
+    file_keys: &[],
 };
 
 /// An answer is kept up to here: outputs are for other tasks' templates, not for downloads.

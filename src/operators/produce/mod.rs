@@ -41,6 +41,7 @@ static KIND: OperatorKind = OperatorKind {
     schema: || schemars::schema_for!(ProduceConfig),
     check: |value| shape::check(value, config::problems),
     late_fields: &[LateField { key: "topics", variables: &["table"] }],
+    file_keys: &[],
 };
 
 /// How often an attempt that holds its task takes its transactions back from a zombie that fenced it.

@@ -70,6 +70,7 @@ static KIND: OperatorKind = OperatorKind {
     schema: || schemars::schema_for!(SinkConfig),
     check: config::check,
     late_fields: &[],
+    file_keys: &[],
 };
 
 fn build(config: Value) -> Result<Box<dyn Operator>, serde_json::Error> {

@@ -1,51 +1,33 @@
 //! What a sink leaves behind: its output, and whether all that was drawn is in it.
 
-use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+use serde_json::json;
 
 use super::config::{Records, SinkConfig};
 use super::failure::SinkError;
-use crate::domain::outputs::{self, ProduceOutput, SinkOutput};
+use crate::domain::outputs::{self, OffsetSpan, ProduceOutput, SinkOutput, SunkTopic};
 use crate::domain::reconcile::{self, Balance};
-use crate::domain::sinking::{SinkCounts, SinkProgress};
+use crate::domain::sinking::{SinkCounts, SinkProgress, SinkRange};
 use crate::engine::operator::{Output, TaskContext};
 
 /// The task's output: the counts of all attempts together.
 pub(super) fn output(config: &SinkConfig, done: &[SinkProgress]) -> Output {
     let mut total = SinkCounts::default();
-    let mut topics: Vec<(&str, SinkCounts, Map<String, Value>)> = Vec::new();
+    let mut topics: BTreeMap<&str, SunkTopic> = BTreeMap::new();
     for progress in done {
+        let SinkRange { of, start, end } = &progress.range;
         total += progress.counts;
-        let name = progress.range.of.topic.as_str();
-        if topics.last().is_none_or(|(topic, ..)| *topic != name) {
-            topics.push((name, SinkCounts::default(), Map::new()));
-        }
-        let Some((_, counts, partitions)) = topics.last_mut() else { continue };
-        *counts += progress.counts;
-        let range = json!({"start": progress.range.start, "end": progress.range.end});
-        partitions.insert(progress.range.of.partition.to_string(), range);
+        let topic = topics.entry(&of.topic).or_default();
+        topic.counts += progress.counts;
+        topic.partitions.insert(of.partition, OffsetSpan { start: *start, end: *end });
     }
-    let topics: Map<String, Value> = topics
-        .into_iter()
-        .map(|(topic, counts, partitions)| {
-            let value = json!({
-                "records": counts.records,
-                "dead_lettered": counts.dead_lettered,
-                "duplicates": counts.duplicates,
-                "foreign": counts.foreign,
-                "tombstones": counts.tombstones,
-                "objects": counts.objects,
-                "bytes": counts.bytes,
-                "partitions": partitions,
-            });
-            (topic.to_owned(), value)
-        })
-        .collect();
     let mut output = Output::new();
     output.insert("bucket".to_owned(), json!(config.bucket));
     output.insert("topics_dir".to_owned(), json!(config.topics_dir));
     output.insert("objects".to_owned(), json!(total.objects));
     output.insert("bytes".to_owned(), json!(total.bytes));
-    output.insert("topics".to_owned(), Value::Object(topics));
+    output.insert("topics".to_owned(), json!(topics));
     if config.records == Some(Records::All) {
         // Strangers' records are among the counts, so that no account can be made of them.
         output.insert("records".to_owned(), json!("all"));

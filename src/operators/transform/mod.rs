@@ -39,6 +39,7 @@ static KIND: OperatorKind = OperatorKind {
     schema: || schemars::schema_for!(Transform),
     check: |value| keys::check(value, config::problems),
     late_fields: &[],
+    file_keys: &["sql"],
 };
 
 fn build(config: Value) -> Result<Box<dyn Operator>, serde_json::Error> {

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::engine::operator::{Failure, TaskContext};
+use crate::operators::file_pattern;
 
 use super::config::SqlSource;
 use super::engine::Script;
@@ -75,50 +76,14 @@ async fn files(folder: &Path, patterns: &[String]) -> Result<Vec<Script>, Script
 }
 
 async fn matching(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>, ScriptError> {
+    let (start, given) = (folder.to_owned(), pattern.to_owned());
+    let found = tokio::task::spawn_blocking(move || file_pattern::matching(&start, &given)).await;
     let path = folder.join(pattern);
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    if !name.contains(['*', '?']) {
-        return Ok(vec![path]);
-    }
-    let parent = path.parent().unwrap_or(folder);
-    let unreadable = |source| ScriptError::Read { path: parent.to_owned(), source };
-    let mut entries = tokio::fs::read_dir(parent).await.map_err(unreadable)?;
-    let mut found = Vec::new();
-    while let Some(entry) = entries.next_entry().await.map_err(unreadable)? {
-        let entry_name = entry.file_name();
-        // As in a shell, `*` does not mean hidden files: editors leave theirs beside the real ones.
-        let entry_name = entry_name.to_string_lossy();
-        if !entry_name.starts_with('.') && matches(name.as_bytes(), entry_name.as_bytes()) {
-            found.push(entry.path());
-        }
-    }
+    let unreadable = |source| ScriptError::Read { path: path.clone(), source };
+    let found = found.map_err(|died| unreadable(io::Error::other(died)))?.map_err(unreadable)?;
     if found.is_empty() {
-        return Err(ScriptError::NoMatch { pattern: name, folder: parent.to_owned() });
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        return Err(ScriptError::NoMatch { pattern: name, folder: path.parent().unwrap_or(folder).to_owned() });
     }
     Ok(found)
-}
-
-/// Whether a name fits a pattern with `*` (anything) and `?` (one byte).
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    match (pattern, name) {
-        ([], []) => true,
-        ([b'*', rest @ ..], _) => (0..=name.len()).any(|skipped| matches(rest, &name[skipped..])),
-        ([b'?', rest @ ..], [_, after @ ..]) => matches(rest, after),
-        ([first, rest @ ..], [same, after @ ..]) if first == same => matches(rest, after),
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stars_and_question_marks_match_as_in_a_shell() {
-        let fits = |pattern: &str, name: &str| matches(pattern.as_bytes(), name.as_bytes());
-        assert!(fits("*.sql", "01_a.sql"));
-        assert!(fits("0?_*.sql", "01_a.sql"));
-        assert!(!fits("*.sql", "01_a.sql~"));
-        assert!(!fits("?.sql", ".sql"));
-    }
 }

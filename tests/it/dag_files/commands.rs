@@ -77,6 +77,40 @@ fn a_dag_id_in_two_files_is_refused_in_the_later_one() {
 }
 
 #[test]
+fn a_file_that_a_task_names_must_be_there_from_the_dag_files_folder_on() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("sql")).unwrap();
+    std::fs::write(folder.path().join("sql/totals.sql"), "SELECT 1").unwrap();
+    let file = folder.path().join("reports.yaml");
+    let dag = "reports:
+  default_args: {sql: sql/missing.sql}
+  params: {name: totals}
+  tasks:
+    there: {operator: transform, sql: [sql/totals.sql, sql/*.sql, \"sql/{{ params.name }}.sql\"]}
+    queries: {operator: transform, sql: {totals: SELECT 1}}
+    pattern: {operator: transform, sql: sql/t?.sql}
+    mistyped: {operator: transform, sql: [sql/totals.sql, sql/total.sql]}
+    elsewhere: {operator: transform, sql: sqls/deep/*.sql}
+    wrong: {operator: transform, sql: s*l/totals.sql}
+    default: {operator: transform}
+    default_too: {operator: transform}
+    command: {operator: bash, bash_command: ls sql/missing.sql}
+fine:
+  tasks: {totals: {operator: transform, sql: sql/totals.sql}}
+";
+    std::fs::write(&file, dag).unwrap();
+    let path = folder.path().to_str().unwrap();
+    let said = pinsched(&["validate", file.to_str().unwrap()]).replace(path, "[folder]");
+    insta::assert_snapshot!(said);
+    let here =
+        Command::new(env!("CARGO_BIN_EXE_pinsched")).args(["validate", "reports.yaml"]).current_dir(path).output();
+    let stdout = String::from_utf8(here.unwrap().stdout).unwrap();
+    for advice in ["did you mean `sql/totals.sql`?", "start at the DAG file's folder, `.`", "no folder `./sqls`"] {
+        assert!(stdout.contains(advice), "{stdout}");
+    }
+}
+
+#[test]
 fn graph_draws_for_the_terminal() {
     insta::assert_snapshot!(pinsched(&["graph", "dags/fan_out.yaml"]));
     insta::assert_snapshot!(pinsched(&["graph", "dags/from_airflow.yaml"]));
@@ -88,6 +122,18 @@ fn graph_draws_mermaid_dot_and_svg() {
         let said = pinsched(&["graph", "dags/fan_out.yaml", "--format", format]);
         insta::assert_snapshot!(format!("fan_out.{format}"), said);
     }
+}
+
+#[test]
+fn graph_answers_programs_with_nodes_and_edges() {
+    let (code, stdout, stderr) = outcome(&["graph", "dags/from_airflow.yaml", "--output", "json"]);
+    assert_eq!((code, stderr.lines().filter(|line| line.starts_with("error")).count()), (0, 0), "{stderr}");
+    let answer: Value = serde_json::from_str(&stdout).unwrap();
+    assert!(answer["dags"].as_array().unwrap().len() > 1, "all DAGs of the file");
+    let (_, stdout, _) = outcome(&["graph", "dags/fan_out.yaml", "--dag", "fan_out", "-o", "json"]);
+    insta::assert_snapshot!("fan_out.json", stdout);
+    let said = pinsched(&["graph", "dags/fan_out.yaml", "-o", "json", "--format", "dot"]);
+    insta::assert_snapshot!("graph_of_two_forms", said);
 }
 
 #[test]

@@ -31,6 +31,7 @@ static BASH: OperatorKind = OperatorKind {
     schema: || schemars::schema_for!(Bash),
     check: |config| problems::<Bash>(config, |_| Vec::new()),
     late_fields: &[],
+    file_keys: &[],
 };
 
 #[derive(Deserialize, schemars::JsonSchema)]
@@ -44,6 +45,7 @@ static EMPTY: OperatorKind = OperatorKind {
     schema: || schemars::schema_for!(Empty),
     check: |config| problems::<Empty>(config, |_| Vec::new()),
     late_fields: &[],
+    file_keys: &[],
 };
 
 #[derive(Deserialize, schemars::JsonSchema)]
@@ -78,6 +80,7 @@ static EMULATE: OperatorKind = OperatorKind {
         })
     },
     late_fields: &[],
+    file_keys: &[],
 };
 
 #[derive(Deserialize, schemars::JsonSchema)]
@@ -106,4 +109,5 @@ static SINK: OperatorKind = OperatorKind {
     schema: || schemars::schema_for!(Sink),
     check: |config| problems::<Sink>(config, |_| Vec::new()),
     late_fields: &[LateField { key: "topics", variables: &["table"] }],
+    file_keys: &[],
 };

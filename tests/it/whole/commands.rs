@@ -143,9 +143,60 @@ async fn a_run_as_json_has_every_key() {
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(
         keys(&report),
-        "run_id dag_id run_uuid logical_date state cancel_requested_at duration_ms params tasks reconciliation"
+        "run_id dag_id run_uuid logical_date state driven cancel_requested_at duration_ms params tasks reconciliation"
     );
     assert_eq!(keys(&report["tasks"][0]), "task_id operator state attempts lost duration_ms error output");
+}
+
+#[tokio::test]
+async fn a_run_that_nobody_drives_is_said_to_be_left_and_how_to_go_on() {
+    let mut run = Waiting::begun().await;
+    let listed = run.product.json(&["runs"]).await;
+    assert_eq!((&listed["runs"][0]["state"], &listed["runs"][0]["driven"]), (&"running".into(), &true.into()));
+    assert!(!run.product.answer(&["show", "latest"]).await.stdout.contains("nobody drives it"));
+    run.child.kill().await.unwrap();
+    // Postgres frees the lock of a process that was killed in a moment.
+    let left = async {
+        loop {
+            let shown = run.product.json(&["show", "latest"]).await;
+            if shown["driven"] == false {
+                return shown;
+            }
+        }
+    };
+    let shown = tokio::time::timeout(PATIENCE, left).await.expect("the lock of a killed process is freed");
+    assert_eq!((&shown["state"], &shown["tasks"][0]["duration_ms"]), (&"running".into(), &Value::Null));
+    let text = run.product.answer(&["show", "latest"]).await.stdout;
+    let id = shown["run_id"].as_str().unwrap();
+    assert!(text.contains(&format!("nobody drives it; `pinsched resume {id}` goes on")), "{text}");
+    let text = run.product.answer(&["runs"]).await.stdout;
+    let line = text.lines().find(|line| line.contains(id)).unwrap();
+    assert!(line.contains("running") && line.ends_with("nobody drives it"), "{text}");
+    assert!(text.contains("`pinsched resume RUN` goes on"), "{text}");
+    run.release();
+    assert_eq!(run.product.json(&["resume", "latest"]).await["driven"], false, "it is over");
+    let text = run.product.answer(&["runs"]).await.stdout;
+    assert!(!text.contains("nobody"), "{text}");
+}
+
+#[tokio::test]
+async fn runs_of_a_dag_without_any_names_those_that_have_some() {
+    let product = Product::embedded().await;
+    let said = async |arguments: &[&str]| {
+        let answer = product.answer(arguments).await;
+        assert_eq!(answer.status.code(), Some(0), "{}", answer.stderr);
+        answer.stdout
+    };
+    assert_eq!(said(&["runs", "--dag", "orders"]).await, "no runs yet; start one by `pinsched run FILE`\n");
+    for dag in ["orders", "people"] {
+        let file = product.write("one.yaml", &format!("{dag}: {{tasks: {{a: {{operator: empty}}}}}}\n"));
+        product.json(&["run", &file]).await;
+    }
+    let told = said(&["runs", "--dag", "order"]).await;
+    assert_eq!(told, "there is no run of `order`; did you mean `orders`?\nthere are runs of `orders` and `people`\n");
+    let told = said(&["runs", "--dag", "nope"]).await;
+    assert_eq!(told, "there is no run of `nope`\nthere are runs of `orders` and `people`\n");
+    assert_eq!(product.json(&["runs", "--dag", "nope"]).await["runs"], Value::Array(Vec::new()));
 }
 
 #[tokio::test]
@@ -224,25 +275,6 @@ async fn a_reader_that_goes_away_is_no_error_and_a_full_disk_is() {
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.starts_with("error: could not write the answer to stdout: No space left"), "{said}");
-}
-
-/// `script` gives the command a terminal; it is part of every Debian.
-#[tokio::test]
-async fn colours_are_for_terminals_and_no_color_turns_them_off() {
-    let on_a_terminal = async |no_color: Option<&str>| {
-        let mut command = tokio::process::Command::new("script");
-        let inner = format!("{PROGRAM} validate tests/fixtures/bad/cycle.yaml");
-        command.args(["--quiet", "--return", "--command", &inner, "/dev/null"]).stdin(Stdio::null());
-        command.current_dir(env!("CARGO_MANIFEST_DIR")).env_clear().env("PATH", env!("PATH")).env("SHELL", "/bin/sh");
-        command.envs(no_color.map(|value| ("NO_COLOR", value)));
-        let output = command.output().await.unwrap();
-        assert_eq!(output.status.code(), Some(1));
-        let text = String::from_utf8(output.stdout).unwrap();
-        assert!(text.contains("DAG003"), "{text}");
-        text.contains("\u{1b}[")
-    };
-    assert!(on_a_terminal(None).await);
-    assert!(!on_a_terminal(Some("1")).await);
 }
 
 #[tokio::test]

@@ -8,3 +8,4 @@ mod kept;
 mod killed;
 mod product;
 mod refused;
+mod terminal;

@@ -19,6 +19,7 @@ async fn mistakes_of_the_command_line_and_of_dag_files_are_told_apart() {
     let product = Product::embedded().await;
     let file = product.write("hello.yaml", HELLO);
     let broken = product.write("broken.yaml", "broken:\n  tasks:\n    a: {operator: bsh}\n");
+    let bare = product.write("bare.yaml", "bare: {tasks: {a: {operator: empty}}}\n");
     let two = product.write("two.yaml", "one: {tasks: {a: {operator: empty}}}\ntwo: {tasks: {a: {operator: empty}}}\n");
     for (name, arguments) in [
         ("no_file", vec!["run", "nowhere.yaml"]),
@@ -26,6 +27,7 @@ async fn mistakes_of_the_command_line_and_of_dag_files_are_told_apart() {
         ("several_dags", vec!["run", &two]),
         ("unknown_dag", vec!["run", &two, "--dag", "three"]),
         ("unknown_param", vec!["run", &file, "--param", "whom=you"]),
+        ("param_of_none", vec!["run", &bare, "--param", "whom=you"]),
         ("param_of_another_type", vec!["run", &file, "--param", "times=often"]),
         ("param_without_value", vec!["run", &file, "--param", "who"]),
         ("no_logical_date", vec!["run", &file, "--logical-date", "tomorrow"]),
