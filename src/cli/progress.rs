@@ -26,7 +26,7 @@ pub(crate) struct ProgressDisplay {
 }
 
 /// An error's length in a line of progress; tables and logs have the rest.
-const ERROR_EXCERPT: usize = 160;
+const ERROR_EXCERPT: usize = 240;
 
 /// The narrowest terminal that has room for a drawn bar.
 const ROOM_FOR_A_BAR: usize = 80;

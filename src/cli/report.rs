@@ -188,7 +188,7 @@ impl RunReport {
     fn write_errors(&self, detail: Detail, text: &mut String) {
         let longer = self.tasks.iter().filter_map(|task| {
             let error = task.error.as_deref()?;
-            words::excerpt(error, ERROR_EXCERPT).ends_with('…').then_some((task, error))
+            (!words::fits(error, ERROR_EXCERPT)).then_some((task, error))
         });
         match detail {
             Detail::Full => {

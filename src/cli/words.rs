@@ -53,12 +53,28 @@ pub(crate) fn columns(text: &str) -> usize {
     text.chars().map(|letter| if u32::from(letter) >= 0x1100 { 2 } else { 1 }).sum()
 }
 
-/// The text in one line of at most `most` characters; `…` stands for what is left out.
+/// The text in one line of at most `most` characters; `…` stands for what is left out of its middle: an error says at its
+/// beginning what was attempted, and at its end why that could not be done.
 pub(crate) fn excerpt(text: &str, most: usize) -> String {
+    let line = one_line(text);
+    let length = line.chars().count();
+    if length <= most {
+        return line;
+    }
+    let end = most.saturating_sub(1) / 2;
+    let beginning = most.saturating_sub(1) - end;
+    line.chars().take(beginning).chain(['…']).chain(line.chars().skip(length - end)).collect()
+}
+
+/// Whether an excerpt of so many characters is the whole text.
+pub(crate) fn fits(text: &str, most: usize) -> bool {
+    one_line(text).chars().count() <= most
+}
+
+fn one_line(text: &str) -> String {
     let words =
         text.split(|letter: char| letter.is_whitespace() || letter.is_control()).filter(|word| !word.is_empty());
-    let line = words.collect::<Vec<_>>().join(" ");
-    if line.chars().count() > most { line.chars().take(most.saturating_sub(1)).chain(['…']).collect() } else { line }
+    words.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -88,7 +104,10 @@ mod tests {
     #[test]
     fn an_excerpt_is_one_line_and_says_whether_there_is_more() {
         assert_eq!(excerpt("it failed;\nits last line:\n\tno\n", 40), "it failed; its last line: no");
-        assert_eq!(excerpt("\nstatus 500:\n<html>\n<body>\n", 20), "status 500: <html> …");
+        assert_eq!(
+            excerpt("\ncould not put a/b:\nstatus 500: the disk is full\n", 31),
+            "could not put a…he disk is full"
+        );
         assert_eq!(excerpt("a\u{1b}[31m\0b", 10), "a [31m b");
         assert_eq!(excerpt("", 10), "");
     }

@@ -264,8 +264,8 @@ fn the_state_machine_is_the_same_wherever_it_stands() {
     let states: BTreeSet<String> = TaskState::ALL.iter().map(ToString::to_string).collect();
     let events: BTreeSet<String> = TaskEvent::ALL.iter().map(ToString::to_string).collect();
     let runs: BTreeSet<String> = RunState::ALL.iter().map(|state| state.as_str().to_owned()).collect();
-    assert_eq!(in_check("task_run_state_check"), states);
-    assert_eq!(in_check("transition_event_check"), events);
+    assert_eq!(in_check("task_state_check"), states);
+    assert_eq!(in_check("task_event_check"), events);
     assert_eq!(in_check("run_state_check"), runs);
 
     // store/rows.rs has no texts of its own: it goes through ALL.

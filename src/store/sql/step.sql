@@ -96,14 +96,12 @@ WITH planned AS MATERIALIZED (
               t.upstream_setups_skipped, ready.state AS from_state
 ), taken AS (
     SELECT run_key, task_index, fence, try_number, lost, upstream_unfinished, upstream_success, upstream_failed,
-           upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded, upstream_setups_skipped,
-           to_state AS from_state, false AS from_queue
+           upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded, upstream_setups_skipped, to_state AS from_state
     FROM changed
     WHERE taken
     UNION ALL
     SELECT run_key, task_index, fence, try_number, lost, upstream_unfinished, upstream_success, upstream_failed,
-           upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded, upstream_setups_skipped,
-           from_state, true
+           upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded, upstream_setups_skipped, from_state
     FROM claimed
 ), history AS (
     INSERT INTO transition (run_key, task_index, fence, event, from_state, to_state, at)
@@ -129,12 +127,13 @@ WITH planned AS MATERIALIZED (
         FOR UPDATE SKIP LOCKED)
 )
 -- One row for each run that was written, then one for each claim.
-SELECT id AS "run_key!", NULL::int AS "task_index?", 0::bigint AS "fence!", 0 AS "try_number!", 0 AS "lost!",
-       0 AS "upstream_unfinished!", 0 AS "upstream_success!", 0 AS "upstream_failed!", 0 AS "upstream_upstream_failed!",
-       0 AS "upstream_skipped!", 0 AS "upstream_setups_succeeded!", 0 AS "upstream_setups_skipped!", false AS "from_queue!"
+SELECT id AS "run_key!", NULL::int AS "task_index?", '' AS "state!", 0::bigint AS "fence!", 0 AS "try_number!",
+       0 AS "lost!", 0 AS "upstream_unfinished!", 0 AS "upstream_success!", 0 AS "upstream_failed!",
+       0 AS "upstream_upstream_failed!", 0 AS "upstream_skipped!", 0 AS "upstream_setups_succeeded!",
+       0 AS "upstream_setups_skipped!"
 FROM planned
 WHERE CASE WHEN (SELECT count(*) FROM changed) = (SELECT count(*) FROM change) THEN true ELSE refuse_step() END
 UNION ALL
-SELECT run_key, task_index, fence, try_number, lost, upstream_unfinished, upstream_success, upstream_failed,
-       upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded, upstream_setups_skipped, from_queue
+SELECT run_key, task_index, 'running', fence, try_number, lost, upstream_unfinished, upstream_success, upstream_failed,
+       upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded, upstream_setups_skipped
 FROM taken

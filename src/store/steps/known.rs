@@ -21,6 +21,30 @@ pub(super) struct KnownRun {
     pub(super) fences: BTreeMap<TaskIndex, i64>,
 }
 
+/// A row of `task_run`, or, without an index, of its run.
+#[derive(Debug)]
+pub(super) struct TaskRow {
+    pub(super) run_key: i64,
+    pub(super) task_index: Option<i32>,
+    pub(super) state: String,
+    pub(super) fence: i64,
+    pub(super) try_number: i32,
+    pub(super) lost: i32,
+    pub(super) upstream_unfinished: i32,
+    pub(super) upstream_success: i32,
+    pub(super) upstream_failed: i32,
+    pub(super) upstream_upstream_failed: i32,
+    pub(super) upstream_skipped: i32,
+    pub(super) upstream_setups_succeeded: i32,
+    pub(super) upstream_setups_skipped: i32,
+}
+
+impl TaskRow {
+    pub(super) fn index(&self) -> Option<TaskIndex> {
+        self.task_index.map(|index| TaskIndex(index.cast_unsigned()))
+    }
+}
+
 impl KnownRun {
     /// Reads the run, these tasks of it, and, where its cancellation was asked for, all that are not final; `None` when
     /// the run is gone.
@@ -67,34 +91,39 @@ impl KnownRun {
         tasks: &BTreeSet<TaskIndex>,
     ) -> Result<(), StoreError> {
         let wanted: Vec<i32> = tasks.iter().map(|index| index.0.cast_signed()).collect();
-        let rows = sqlx::query!(
-            "SELECT task_index, state, fence, try_number, lost, upstream_unfinished, upstream_success, upstream_failed,
-                    upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded, upstream_setups_skipped
-             FROM task_run
-             WHERE run_key = $1 AND task_index = ANY ($2)",
+        let rows = sqlx::query_as!(
+            TaskRow,
+            r#"SELECT run_key, task_index AS "task_index?", state AS "state!", fence, try_number, lost, upstream_unfinished,
+                      upstream_success, upstream_failed, upstream_upstream_failed, upstream_skipped,
+                      upstream_setups_succeeded, upstream_setups_skipped
+               FROM task_run
+               WHERE run_key = $1 AND task_index = ANY ($2)"#,
             run.0,
             &wanted,
         )
         .fetch_all(connection)
         .await
         .map_err(StoreError::query("read a run's tasks"))?;
-        for row in rows {
-            let index = TaskIndex(row.task_index.cast_unsigned());
-            let upstream = UpstreamCounts {
-                unfinished: rows::count(row.upstream_unfinished)?,
-                success: rows::count(row.upstream_success)?,
-                failed: rows::count(row.upstream_failed)?,
-                upstream_failed: rows::count(row.upstream_upstream_failed)?,
-                skipped: rows::count(row.upstream_skipped)?,
-                setups: dag.setups_upstream(index),
-                setups_succeeded: rows::count(row.upstream_setups_succeeded)?,
-                setups_skipped: rows::count(row.upstream_setups_skipped)?,
-            };
-            let state = rows::task_state(&row.state)?;
-            self.fences.insert(index, row.fence);
-            let task = TaskSnapshot { state, upstream, try_number: row.try_number, lost: row.lost };
-            self.snapshot.tasks.insert(index, task);
-        }
+        rows.iter().try_for_each(|row| self.learn(row, dag))
+    }
+
+    /// Takes in a row of `task_run`.
+    pub(super) fn learn(&mut self, row: &TaskRow, dag: &Dag) -> Result<(), StoreError> {
+        let Some(index) = row.index() else { return Ok(()) };
+        let upstream = UpstreamCounts {
+            unfinished: rows::count(row.upstream_unfinished)?,
+            success: rows::count(row.upstream_success)?,
+            failed: rows::count(row.upstream_failed)?,
+            upstream_failed: rows::count(row.upstream_upstream_failed)?,
+            skipped: rows::count(row.upstream_skipped)?,
+            setups: dag.setups_upstream(index),
+            setups_succeeded: rows::count(row.upstream_setups_succeeded)?,
+            setups_skipped: rows::count(row.upstream_setups_skipped)?,
+        };
+        let state = rows::task_state(&row.state)?;
+        let task = TaskSnapshot { state, upstream, try_number: row.try_number, lost: row.lost };
+        self.fences.insert(index, row.fence);
+        self.snapshot.tasks.insert(index, task);
         Ok(())
     }
 
@@ -134,12 +163,6 @@ impl KnownRun {
                 (task.state, task.try_number, task.lost) = (step.to, step.try_number, step.lost);
             }
         }
-    }
-
-    /// Notes a task as its claim left it.
-    pub(super) fn claimed(&mut self, index: TaskIndex, fence: i64, task: TaskSnapshot) {
-        self.fences.insert(index, fence);
-        self.snapshot.tasks.insert(index, task);
     }
 }
 

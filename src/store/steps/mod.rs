@@ -22,8 +22,8 @@ use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskIndex, TaskRunKey};
 use crate::domain::plan::{self, Ending, Move, Plan, PlanError};
 use crate::domain::run_state::RunState;
-use crate::store::steps::known::KnownRun;
-use crate::store::steps::writing::{Writing, WrittenClaim};
+use crate::store::steps::known::{KnownRun, TaskRow};
+use crate::store::steps::writing::Writing;
 use crate::store::{Store, StoreError, WorkerId};
 
 /// How far beyond the tasks that are asked for is looked at once, for the steps to come; twice as far with each further
@@ -196,11 +196,15 @@ impl Stepper {
             for planned in done {
                 self.follow(planned, &mut stepped);
             }
-            claims = claim.is_some_and(|claim| {
-                let is_full = self.note_claims(&claim, written.claims, step, &mut stepped);
-                self.queue_waits = is_full || queues;
-                !is_full && (queues || !batches.is_empty())
-            });
+            claims = match claim {
+                Some(claim) => {
+                    let is_full = usize::try_from(claim.slots).is_ok_and(|slots| written.claims.len() >= slots);
+                    self.note_claims(&written.claims, step, &mut stepped)?;
+                    self.queue_waits = is_full || queues;
+                    !is_full && (queues || !batches.is_empty())
+                }
+                None => false,
+            };
         }
         stepped.claimed.sort_by_key(|claimed| claimed.task_run);
         Ok(stepped)
@@ -321,24 +325,17 @@ impl Stepper {
         self.known.insert(batch.run, known);
     }
 
-    /// Notes what was claimed; says whether all slots are taken, so that more may wait.
-    fn note_claims(
-        &mut self,
-        claim: &Claim,
-        claims: Vec<WrittenClaim>,
-        step: &Step<'_>,
-        stepped: &mut Stepped,
-    ) -> bool {
-        let is_full = usize::try_from(claim.slots).is_ok_and(|slots| claims.len() >= slots);
-        for WrittenClaim { claimed, task } in claims {
-            let TaskRunKey { run, task: index } = claimed.task_run;
+    fn note_claims(&mut self, claims: &[TaskRow], step: &Step<'_>, stepped: &mut Stepped) -> Result<(), StoreError> {
+        for row in claims {
+            let (run, Some(task)) = (RunKey(row.run_key), row.index()) else { continue };
             let batch = step.batches.iter().find(|batch| batch.run == run);
             if let (Some(known), Some(batch)) = (self.known.get_mut(&run), batch) {
-                known.claimed(index, claimed.fence, task.snapshot(batch.dag, index));
+                known.learn(row, batch.dag)?;
             }
-            stepped.claimed.push(claimed);
+            let task_run = TaskRunKey { run, task };
+            stepped.claimed.push(Claimed { task_run, fence: row.fence, try_number: row.try_number });
         }
-        is_full
+        Ok(())
     }
 }
 

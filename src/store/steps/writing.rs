@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::PgConnection;
 
 use crate::domain::Timestamp;
-use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskIndex, TaskRunKey};
 use crate::domain::plan::{Move, TaskSnapshot};
 use crate::domain::run_state::RunState;
-use crate::domain::task_state::{AttemptOutcome, TaskState};
+use crate::domain::task_state::AttemptOutcome;
 use crate::domain::trigger_rule::UpstreamCounts;
-use crate::store::steps::{Claim, Claimed, EndedAttempt, Planned};
+use crate::store::steps::known::TaskRow;
+use crate::store::steps::{Claim, EndedAttempt, Planned};
 use crate::store::{LEASE, StoreError, rows};
 
 /// What one statement is to write.
@@ -29,27 +29,7 @@ pub(super) struct Written {
     /// The runs that had not moved on.
     pub(super) runs: BTreeSet<RunKey>,
     /// What was claimed, from the plans and from the queue.
-    pub(super) claims: Vec<WrittenClaim>,
-}
-
-/// A task that was claimed, and how it stands after.
-pub(super) struct WrittenClaim {
-    pub(super) claimed: Claimed,
-    pub(super) task: ClaimedTask,
-}
-
-/// A claimed task's row; how many setups it has upstream its DAG tells.
-pub(super) struct ClaimedTask {
-    try_number: i32,
-    lost: i32,
-    upstream: UpstreamCounts,
-}
-
-impl ClaimedTask {
-    pub(super) fn snapshot(&self, dag: &Dag, index: TaskIndex) -> TaskSnapshot {
-        let upstream = UpstreamCounts { setups: dag.setups_upstream(index), ..self.upstream };
-        TaskSnapshot { state: TaskState::Running, upstream, try_number: self.try_number, lost: self.lost }
-    }
+    pub(super) claims: Vec<TaskRow>,
 }
 
 impl<'a> Writing<'a> {
@@ -99,7 +79,8 @@ impl<'a> Writing<'a> {
         let (runs, changes, ends) = (&self.runs, &self.changes, &self.ends);
         let of: Option<Vec<i64>> =
             self.claim.and_then(|claim| claim.runs.as_ref()).map(|runs| runs.iter().map(|run| run.0).collect());
-        let rows = sqlx::query_file!(
+        let rows = sqlx::query_file_as!(
+            TaskRow,
             "src/store/sql/step.sql",
             &runs.keys,
             &runs.versions,
@@ -143,29 +124,8 @@ impl<'a> Writing<'a> {
             Err(error) if is_refused(&error) => return Ok(None),
             rows => rows.map_err(StoreError::query("write a step of the engine"))?,
         };
-        let mut written = Written { runs: BTreeSet::new(), claims: Vec::new() };
-        for row in rows {
-            let run = RunKey(row.run_key);
-            let Some(index) = row.task_index else {
-                written.runs.insert(run);
-                continue;
-            };
-            let upstream = UpstreamCounts {
-                unfinished: rows::count(row.upstream_unfinished)?,
-                success: rows::count(row.upstream_success)?,
-                failed: rows::count(row.upstream_failed)?,
-                upstream_failed: rows::count(row.upstream_upstream_failed)?,
-                skipped: rows::count(row.upstream_skipped)?,
-                setups: 0,
-                setups_succeeded: rows::count(row.upstream_setups_succeeded)?,
-                setups_skipped: rows::count(row.upstream_setups_skipped)?,
-            };
-            let task_run = TaskRunKey { run, task: TaskIndex(index.cast_unsigned()) };
-            let claimed = Claimed { task_run, fence: row.fence, try_number: row.try_number };
-            let task = ClaimedTask { try_number: row.try_number, lost: row.lost, upstream };
-            written.claims.push(WrittenClaim { claimed, task });
-        }
-        Ok(Some(written))
+        let (claims, runs): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.task_index.is_some());
+        Ok(Some(Written { runs: runs.into_iter().map(|row| RunKey(row.run_key)).collect(), claims }))
     }
 }
 
