@@ -33,13 +33,17 @@ const PREVIEW_CELL: usize = 48;
 /// An error in the table of tasks. Pages of HTML, or of SQL, would hide the other tasks.
 const ERROR_EXCERPT: usize = 160;
 
+/// An error of up to so many bytes and lines is told whole below the table when its run ends.
+const PARAGRAPH: usize = 1000;
+const PARAGRAPH_LINES: usize = 8;
+
 /// A value in the table of tasks.
 const VALUE_EXCERPT: usize = 60;
 
 /// How much people are told of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Detail {
-    /// At its end: of long errors how they begin, and where the rest is.
+    /// At its end: of very long errors an excerpt, and where the rest is.
     Brief,
     /// When they ask: errors whole, and whether anybody drives it.
     Full,
@@ -186,23 +190,22 @@ impl RunReport {
 
     /// What of errors the table has no room for.
     fn write_errors(&self, detail: Detail, text: &mut String) {
-        let longer = self.tasks.iter().filter_map(|task| {
-            let error = task.error.as_deref()?;
-            (!words::fits(error, ERROR_EXCERPT)).then_some((task, error))
-        });
-        match detail {
-            Detail::Full => {
-                for (task, error) in longer {
-                    let _ = writeln!(text, "\nerror of `{}`", task.task_id);
-                    for line in error.trim().lines() {
-                        let _ = writeln!(text, "  {line}");
-                    }
-                }
+        let mut left_out = false;
+        for task in &self.tasks {
+            let Some(error) = task.error.as_deref().filter(|error| !words::fits(error, ERROR_EXCERPT)) else {
+                continue;
+            };
+            if detail == Detail::Brief && (error.len() > PARAGRAPH || error.trim().lines().count() > PARAGRAPH_LINES) {
+                left_out = true;
+                continue;
             }
-            Detail::Brief if longer.count() > 0 => {
-                let _ = writeln!(text, "\nthe whole of an error: `pinsched show {}`", self.run_id);
+            let _ = writeln!(text, "\nerror of `{}`", task.task_id);
+            for line in error.trim().lines() {
+                let _ = writeln!(text, "  {line}");
             }
-            Detail::Brief => {}
+        }
+        if left_out {
+            let _ = writeln!(text, "\nthe whole of an error: `pinsched show {}`", self.run_id);
         }
     }
 

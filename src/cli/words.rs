@@ -50,7 +50,8 @@ pub(crate) fn rate(per_second: f64) -> String {
 
 /// How many columns of a terminal a text takes: letters of East Asian scripts and emoji are about twice as wide.
 pub(crate) fn columns(text: &str) -> usize {
-    text.chars().map(|letter| if u32::from(letter) >= 0x1100 { 2 } else { 1 }).sum()
+    let is_wide = |letter: char| matches!(u32::from(letter), 0x1100..0x2000 | 0x2E80..);
+    text.chars().map(|letter| if is_wide(letter) { 2 } else { 1 }).sum()
 }
 
 /// The text in one line of at most `most` characters; `…` stands for what is left out of its middle: an error says at its

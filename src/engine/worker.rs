@@ -1,5 +1,5 @@
 //! The worker: one task that owns all that is in flight. It waits for what may happen, then does one step: completions
-//! and claims in one transaction. While that commits, further completions gather: they are the next step's batch, and a
+//! and claims together. While that commits, further completions gather: they are the next step's batch, and a
 //! lone one is never held back.
 
 use std::collections::{BTreeMap, HashMap};
@@ -253,7 +253,7 @@ impl<'a> Worker<'a> {
             let claim = claims.then(|| Claim {
                 worker: self.sign.worker,
                 slots: u32::try_from(free).unwrap_or(u32::MAX),
-                runs: Some(vec![self.run.key]),
+                runs: vec![self.run.key],
             });
             let has_batch = !ended.is_empty() || self.sweep;
             let errors: BTreeMap<_, _> =
@@ -453,7 +453,8 @@ impl<'a> Worker<'a> {
     }
 
     /// Stops everything without writing anything: somebody else may hold the tasks by now. Returns what ended before
-    /// that, for the fences to judge once the database is back; failures that may pass as handed back, uncounted.
+    /// that, for the fences to judge once the database is back; failures that may pass as lost, since what failed them may
+    /// be that the database went: they cost no try, but end all the same if it goes with them again and again.
     pub(super) async fn abandon(&mut self) -> Unwritten {
         self.stop_all(Stop::LeaseLost);
         let all_ended = async {
@@ -465,8 +466,7 @@ impl<'a> Worker<'a> {
             self.attempts.abort_all();
         }
         for failure in self.ended.iter_mut().filter(|ended| may_pass(ended)) {
-            failure.ending = Ending::Interrupted;
-            failure.error = None;
+            failure.ending = Ending::Lost;
         }
         std::mem::take(&mut self.ended)
     }

@@ -28,6 +28,14 @@ pub enum StoreError {
     /// The schema could not be brought up to date.
     #[error("could not migrate the database")]
     Migrate(#[source] MigrateError),
+    /// The schema was made by a build whose migrations were others, which no release's are.
+    #[error(
+        "the database has the tables of an unreleased build of pinsched (migration {migration} was another): give an empty database, or for the embedded one another --home"
+    )]
+    OtherBuild {
+        /// The migration's version.
+        migration: i64,
+    },
     /// A statement failed.
     #[error("could not {action}")]
     Query {
@@ -113,6 +121,7 @@ impl StoreError {
             MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) if is_pooled(&error) => {
                 Self::Pooler
             }
+            MigrateError::VersionMismatch(migration) => Self::OtherBuild { migration },
             source => Self::Migrate(source),
         }
     }
@@ -140,6 +149,7 @@ impl StoreError {
             Self::Unreachable { .. } | Self::Silent { .. } | Self::Stale { .. } => true,
             Self::Query { source, .. } => may_pass(source),
             Self::Migrate(_)
+            | Self::OtherBuild { .. }
             | Self::Fenced { .. }
             | Self::RunExists { .. }
             | Self::Pooler

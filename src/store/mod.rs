@@ -1,7 +1,7 @@
 //! pinsched's own state in Postgres: the only room with its SQL. One file per noun, one function per query.
 //!
-//! What a function writes is one transaction: when the process dies in the middle of it, nothing of it happened. None is
-//! open while an operator runs.
+//! What a function writes is one transaction: when the process dies in the middle of it, nothing of it happened. (A
+//! [`Stepper`]'s step may take several, each of them whole.) None is open while an operator runs.
 
 mod error;
 mod fence;
@@ -85,7 +85,7 @@ impl Store {
 /// beyond its leases, whoever waits for a lock learns so, and a step that reads what others wrote meanwhile counts on
 /// the usual isolation, whatever the server's default is.
 ///
-/// The statements are few, always the same, and have an index each: they are planned once a session, and by index, even
+/// The statements are few and always the same: they are planned once a session, and by index where there is one, even
 /// while a table is too young for statistics to say that it will not stay small.
 async fn settle(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     // As plain text: a prepared statement may stand already behind a pooler, which is to be told as what it is later on.

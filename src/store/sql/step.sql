@@ -10,7 +10,8 @@ WITH planned AS MATERIALIZED (
     ORDER BY r.id
     FOR NO KEY UPDATE OF r -- rows that refer to the run may be inserted meanwhile
 ), change AS MATERIALIZED (
-    SELECT c.*
+    SELECT c.run_key, c.task_index, c.event, c.from_state, c.to_state, c.ready_at, c.try_number, c.lost, c.unfinished,
+           c.success, c.failed, c.upstream_failed, c.skipped, c.setups_succeeded, c.setups_skipped, c.error, c.taken
     FROM unnest($6::bigint[], $7::int[], $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::int[],
                 $13::int[], $14::int[], $15::int[], $16::int[], $17::int[], $18::int[], $19::int[], $20::int[],
                 $21::text[], $22::bool[])
@@ -75,7 +76,7 @@ WITH planned AS MATERIALIZED (
     JOIN run AS r ON r.id = t.run_key
     WHERE t.state IN ('queued', 'up_for_retry')
       AND t.ready_at <= $25
-      AND ($34::bigint[] IS NULL OR t.run_key = ANY ($34))
+      AND t.run_key = ANY ($34)
       AND r.cancel_requested_at IS NULL
     ORDER BY t.priority DESC, t.ready_at, t.run_key, t.task_index -- the key last: equal times must not flap
     LIMIT $35
@@ -105,12 +106,14 @@ WITH planned AS MATERIALIZED (
     FROM claimed
 ), history AS (
     INSERT INTO transition (run_key, task_index, fence, event, from_state, to_state, at)
-    SELECT run_key, task_index, fence - taken::int, event, from_state, to_state, $25
-    FROM changed
-    WHERE event IS NOT NULL
-    UNION ALL -- a task's claim comes after its release
-    SELECT run_key, task_index, fence, 'claimed', from_state, 'running', $25
-    FROM taken
+    SELECT run_key, task_index, fence, event, from_state, to_state, $25
+    FROM (SELECT run_key, task_index, fence - taken::int AS fence, event, from_state, to_state, 0 AS place
+          FROM changed
+          WHERE event IS NOT NULL
+          UNION ALL
+          SELECT run_key, task_index, fence, 'claimed', from_state, 'running', 1
+          FROM taken) AS happened
+    ORDER BY place, run_key, task_index -- a task's claim comes after its release
 ), attempts AS (
     INSERT INTO attempt (run_key, task_index, fence, try_number, worker_id, started_at)
     SELECT run_key, task_index, fence, try_number, $23, $25

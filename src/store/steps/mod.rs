@@ -1,12 +1,12 @@
-//! The step of the engine, in one statement: completions are written, successors released, runs concluded, and ready
-//! tasks claimed. What the plan says is decided in `domain::plan`; here it is applied.
+//! The step of the engine: completions are written, successors released, runs concluded, and ready tasks claimed, in one
+//! statement as a rule. What the plan says is decided in `domain::plan`; here it is applied.
 //!
 //! A plan is made of what the stepper knows, without a lock, and holds for one version of its run: where somebody else
 //! moved the run on meanwhile nothing is written of it, and it is planned anew. So a step of a run that is known costs one
 //! round trip and one commit.
 //!
-//! Locks are taken in this order by everybody: runs by id, then task runs by index, then claims, which wait for
-//! nothing. Killed at any point the whole step is undone.
+//! Locks are taken in this order by everybody: runs by id, then their tasks, then claims, which wait for nothing. Killed
+//! at any point a run's batch is written whole or not at all.
 
 mod known;
 mod writing;
@@ -22,6 +22,7 @@ use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskIndex, TaskRunKey};
 use crate::domain::plan::{self, Ending, Move, Plan, PlanError};
 use crate::domain::run_state::RunState;
+use crate::domain::task_state::TaskState;
 use crate::store::steps::known::{KnownRun, TaskRow};
 use crate::store::steps::writing::Writing;
 use crate::store::{Store, StoreError, WorkerId};
@@ -64,8 +65,8 @@ pub struct Claim {
     pub worker: WorkerId,
     /// At most so many.
     pub slots: u32,
-    /// Of these runs only; `None` for any.
-    pub runs: Option<Vec<RunKey>>,
+    /// Of these runs.
+    pub runs: Vec<RunKey>,
 }
 
 /// A step: what happened, and what is wished for.
@@ -170,7 +171,7 @@ impl Stepper {
         let mut claims = step.claim.is_some();
         let mut refusals = 0;
         while claims || !batches.is_empty() {
-            let planned = match self.plan_all(connection, &batches, now, &mut stepped).await {
+            let planned = match self.plan_all(connection, &mut batches, now, &mut stepped).await {
                 Err(StoreError::Inconsistent { .. }) if refusals < REFUSALS => {
                     refusals += 1; // it may have been planned of two versions
                     continue;
@@ -182,17 +183,25 @@ impl Stepper {
             }
             let claim = step.claim.as_ref().filter(|_| claims).map(|claim| claim.but(stepped.claimed.len()));
             let taken = claim.as_ref().map(|claim| self.take(claim, &planned, now)).unwrap_or_default();
-            let Some(written) = Writing::of(&planned, &taken, claim.as_ref(), now).write(connection).await? else {
-                refusals += 1; // a claim came between
-                match planned.first() {
-                    Some(planned) if refusals > REFUSALS => return Err(StoreError::Moved { run: planned.batch.run }),
-                    _ => continue,
+            let written = match Writing::of(&planned, &taken, claim.as_ref(), now).write(connection).await {
+                Ok(Some(written)) => written,
+                Ok(None) => {
+                    refusals += 1; // a claim came between
+                    match planned.first() {
+                        Some(planned) if refusals > REFUSALS => {
+                            return Err(StoreError::Moved { run: planned.batch.run });
+                        }
+                        _ => continue,
+                    }
                 }
+                // What was written before is to be reported; the next step finds the same error.
+                Err(_) if batches.is_empty() && !stepped.moves.is_empty() => break,
+                Err(error) => return Err(error),
             };
             let (done, moved_on): (Vec<_>, Vec<_>) =
                 planned.into_iter().partition(|planned| written.runs.contains(&planned.batch.run));
             batches = moved_on.into_iter().map(|planned| planned.batch).collect();
-            let queues = done.iter().any(|planned| planned.ready(now).any(|task| !taken.contains(&task)));
+            let queues = done.iter().any(|planned| planned.leaves_some_queued(&taken, now));
             for planned in done {
                 self.follow(planned, &mut stepped);
             }
@@ -203,23 +212,26 @@ impl Stepper {
                     self.queue_waits = is_full || queues;
                     !is_full && (queues || !batches.is_empty())
                 }
-                None => false,
+                None => {
+                    self.queue_waits |= queues;
+                    false
+                }
             };
         }
         stepped.claimed.sort_by_key(|claimed| claimed.task_run);
         Ok(stepped)
     }
 
-    /// Plans what is to be written; what is not is noted at once.
+    /// Plans what is to be written; what is not is noted at once, and its batch taken away.
     async fn plan_all<'a>(
         &mut self,
         connection: &mut PgConnection,
-        batches: &[&'a RunBatch<'a>],
+        batches: &mut Vec<&'a RunBatch<'a>>,
         now: Timestamp,
         stepped: &mut Stepped,
     ) -> Result<Vec<Planned<'a>>, StoreError> {
         let mut all = Vec::new();
-        for batch in batches {
+        for batch in batches.iter() {
             let Some(planned) = self.plan(connection, batch, now).await? else {
                 continue; // the run was deleted under us: nothing is left to write
             };
@@ -230,6 +242,7 @@ impl Stepper {
                 all.push(planned);
             }
         }
+        *batches = all.iter().map(|planned| planned.batch).collect();
         Ok(all)
     }
 
@@ -301,9 +314,8 @@ impl Stepper {
         if self.queue_waits {
             return BTreeSet::new();
         }
-        let of_claim = |run: RunKey| claim.runs.as_ref().is_none_or(|runs| runs.contains(&run));
         let mut ready: Vec<(Reverse<i32>, TaskRunKey)> = Vec::new();
-        for planned in planned.iter().filter(|planned| of_claim(planned.batch.run)) {
+        for planned in planned.iter().filter(|planned| claim.runs.contains(&planned.batch.run)) {
             let priority = |task| planned.batch.dag.task(task).map_or(0, |task| task.priority_weight);
             ready.extend(planned.ready(now).map(|task_run| (Reverse(priority(task_run.task)), task_run)));
         }
@@ -344,6 +356,14 @@ impl Planned<'_> {
     fn ready(&self, now: Timestamp) -> impl Iterator<Item = TaskRunKey> {
         let ready = self.plan.moves.iter().filter(move |step| step.ready_at.is_some_and(|at| at <= now));
         ready.map(|step| TaskRunKey { run: self.batch.run, task: step.task })
+    }
+
+    /// Whether ready tasks are in the queue that the same statement's claim cannot see: what is released by it and not
+    /// taken, and what is queued already and has its counts changed by it.
+    fn leaves_some_queued(&self, taken: &BTreeSet<TaskRunKey>, now: Timestamp) -> bool {
+        let is_queued = |task| matches!(task, TaskState::Queued | TaskState::UpForRetry);
+        let mut counted = self.plan.counts.keys().filter_map(|index| self.known.snapshot.tasks.get(index));
+        counted.any(|task| is_queued(task.state)) || self.ready(now).any(|task_run| !taken.contains(&task_run))
     }
 }
 

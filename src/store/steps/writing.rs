@@ -77,8 +77,7 @@ impl<'a> Writing<'a> {
     /// Writes it; `None` when a task was not where its plan had seen it: then nothing was written.
     pub(super) async fn write(&self, connection: &mut PgConnection) -> Result<Option<Written>, StoreError> {
         let (runs, changes, ends) = (&self.runs, &self.changes, &self.ends);
-        let of: Option<Vec<i64>> =
-            self.claim.and_then(|claim| claim.runs.as_ref()).map(|runs| runs.iter().map(|run| run.0).collect());
+        let claimed_of: Vec<i64> = self.claim.iter().flat_map(|claim| &claim.runs).map(|run| run.0).collect();
         let rows = sqlx::query_file_as!(
             TaskRow,
             "src/store/sql/step.sql",
@@ -115,13 +114,13 @@ impl<'a> Writing<'a> {
             &ends.output_runs,
             &ends.output_indexes,
             &ends.outputs,
-            of.as_deref() as Option<&[i64]>,
+            &claimed_of,
             self.slots,
         )
         .fetch_all(connection)
         .await;
         let rows = match rows {
-            Err(error) if is_refused(&error) => return Ok(None),
+            Err(error) if !runs.keys.is_empty() && is_refused(&error) => return Ok(None),
             rows => rows.map_err(StoreError::query("write a step of the engine"))?,
         };
         let (claims, runs): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.task_index.is_some());

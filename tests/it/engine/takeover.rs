@@ -195,7 +195,7 @@ async fn an_attempt_that_failed_as_the_database_went_away_costs_no_try() {
     assert_eq!(driven.unwrap(), Driven::Concluded(RunState::Success));
     let outcomes: Vec<_> = house.store.attempts(play.run.key, play.task("slow")).await.unwrap();
     let outcomes: Vec<_> = outcomes.iter().map(|at| (at.try_number, at.outcome.map(AttemptOutcome::as_str))).collect();
-    assert_eq!(outcomes, [(1, Some("interrupted")), (1, Some("success"))]);
+    assert_eq!(outcomes, [(1, Some("lost")), (1, Some("success"))]);
 }
 
 /// The first steps that end a task are refused for a reason that passes, as a deadlock is; for longer than leases go

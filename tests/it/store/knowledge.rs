@@ -1,6 +1,7 @@
 //! What a stepper knows of a run may be old: then nothing is written of it, and it looks again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pinsched::clock;
 use pinsched::domain::plan::Ending;
@@ -22,7 +23,7 @@ async fn go_on(
     slots: u32,
 ) -> Stepped {
     let batches = if ended.is_empty() { vec![] } else { vec![RunBatch { run: play.run.key, dag: &play.dag, ended }] };
-    let claim = Some(Claim { worker: worker.worker, slots, runs: Some(vec![play.run.key]) });
+    let claim = Some(Claim { worker: worker.worker, slots, runs: vec![play.run.key] });
     stepper.step(&Step { batches, claim }, clock::now()).await.unwrap()
 }
 
@@ -133,6 +134,51 @@ async fn what_a_step_releases_waits_behind_what_waits_with_a_higher_priority() {
     assert_eq!(order, ["first", "waiting", "after"]);
 }
 
+/// With two slots the queue is seen to be empty, and then filled by a step that claims nothing.
+#[tokio::test]
+async fn what_a_step_without_a_claim_releases_is_not_passed_by_the_next_one() {
+    let house = House::open().await;
+    let play = house
+        .play(
+            "orders:
+  tasks:
+    a: {operator: script}
+    b: {operator: script}
+    urgent: {operator: script, dependencies: [a], priority_weight: 9}
+    later: {operator: script, dependencies: [b]}",
+        )
+        .await;
+    let worker = worker(&house).await;
+    let mut stepper = house.store.stepper();
+    let claimed = go_on(&mut stepper, &play, vec![], &worker, 3).await.claimed;
+    end(&mut stepper, &play, vec![succeeded(&claimed[0])]).await;
+    let next = go_on(&mut stepper, &play, vec![succeeded(&claimed[1])], &worker, 1).await.claimed;
+    assert_eq!(next[0].task_run.task, play.task("urgent"));
+}
+
+/// A task that is queued when its last upstream ends is changed by the step that is to claim it.
+#[tokio::test]
+async fn a_queued_task_whose_counts_a_step_changes_is_claimed_by_it() {
+    let house = House::open().await;
+    let play = house
+        .play(
+            "orders:
+  tasks:
+    a: {operator: script, priority_weight: 9}
+    b: {operator: script, priority_weight: 9}
+    either: {operator: script, dependencies: [a, b], trigger_rule: one_success}",
+        )
+        .await;
+    let worker = worker(&house).await;
+    let mut stepper = house.store.stepper();
+    let a = go_on(&mut stepper, &play, vec![], &worker, 1).await.claimed;
+    let b = go_on(&mut stepper, &play, vec![succeeded(&a[0])], &worker, 1).await.claimed;
+    assert_eq!(b[0].task_run.task, play.task("b"), "it has the higher priority");
+    let either = go_on(&mut stepper, &play, vec![succeeded(&b[0])], &worker, 1).await.claimed;
+    assert_eq!(either.len(), 1, "it would wait for the next poll");
+    assert_history_is_legal(&house.store, play.run.key).await;
+}
+
 /// Of two that are ready a stepper with one slot claims each in its turn, though each end releases another.
 #[tokio::test]
 async fn a_retry_is_not_starved_by_a_chain_that_goes_on() {
@@ -181,9 +227,12 @@ async fn a_task_that_is_claimed_under_a_sweep_is_left_to_its_worker() {
     sweep.spawn(async move { end(&mut store.stepper(), &swept_play, vec![]).await });
     let waits =
         "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    while !house.sql.fetch_one(waits).await.unwrap().get::<bool, _>(0) {
-        tokio::task::yield_now().await;
-    }
+    let blocked = async {
+        while !house.sql.fetch_one(waits).await.unwrap().get::<bool, _>(0) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), blocked).await.expect("the sweep waits for the claim");
     claim.commit().await.unwrap();
     let swept = sweep.join_next().await.unwrap().unwrap();
     assert_eq!(swept.moves.len(), 1, "only what was still queued");

@@ -24,7 +24,8 @@ async fn worker(house: &House) -> SignOfLife {
 
 /// Claims up to `slots` ready tasks of any run.
 async fn claim(store: &Store, worker: &SignOfLife, slots: u32) -> Vec<Claimed> {
-    let claim = Some(Claim { worker: worker.worker, slots, runs: None });
+    let runs = store.list_runs(None, 100).await.unwrap().into_iter().map(|run| run.key).collect();
+    let claim = Some(Claim { worker: worker.worker, slots, runs });
     store.stepper().step(&Step { batches: Vec::new(), claim }, clock::now()).await.unwrap().claimed
 }
 

@@ -2,6 +2,7 @@
 
 use pinsched::domain::run_state::RunState;
 use pinsched::domain::task_state::{AttemptOutcome, TaskEvent, TaskState};
+use pinsched::store::StoreError;
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Executor, Row};
 
@@ -24,6 +25,15 @@ async fn migrations_go_down_to_nothing_and_up_again() {
     house.store.migrate().await.unwrap();
     house.store.migrate().await.unwrap();
     assert_eq!(lines(&mut house, shape).await, before);
+}
+
+#[tokio::test]
+async fn the_tables_of_another_build_are_refused() {
+    let mut house = House::open().await;
+    house.execute("UPDATE _sqlx_migrations SET checksum = '\\x00' WHERE version = 20261123090000").await;
+    let error = house.store.migrate().await.unwrap_err();
+    assert!(matches!(error, StoreError::OtherBuild { migration: 20261123090000 }), "{error}");
+    assert!(!error.is_transient(), "{error}");
 }
 
 async fn lines(house: &mut House, query: &str) -> Vec<String> {
