@@ -102,6 +102,7 @@ impl StackLease {
                     *self = lease;
                     return Ok(());
                 }
+                Err(error @ StackError::Stopped { .. }) => return Err(error),
                 Err(error) if tries.began.elapsed() > LIMIT => return Err(error),
                 Err(error) => {
                     let words = told(&error);
