@@ -11,6 +11,7 @@ use super::component::Ports;
 use super::control::End;
 use super::error::{StackError, told};
 use super::lease::{StackLease, attach_at};
+use super::stack::HOME_GONE;
 
 /// How long a stack that does not come back is tried: as long as a run waits for its database.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -91,7 +92,7 @@ impl StackLease {
             tries.wait().await;
             // A new home in its place would be another one, with nothing in it.
             if !self.home().path().is_dir() {
-                return Err(self.stopped("its home is not there any more".to_owned()));
+                return Err(self.stopped(HOME_GONE.to_owned()));
             }
             match attach_at(&self.request, Ports::Kept, &mut |_| {}).await {
                 Ok(lease) => {
