@@ -3,24 +3,37 @@
 use std::path::{Path, PathBuf};
 
 use crate::domain::check::{Checked, NamedFile};
-use crate::domain::diagnostic::{Code, Diagnostic, closest};
+use crate::domain::diagnostic::{Code, Diagnostic, Severity, closest};
 use crate::operators::file_pattern::matching;
 
-/// Refuses the DAGs of the file at `path` that name a file which is not there.
+/// Refuses the DAGs of the file at `path` that name a file which is not there. Where an earlier task may write it there is
+/// a warning.
 pub(crate) fn look_for(path: &Path, checked: &mut Checked) {
     let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-    for named in std::mem::take(&mut checked.files) {
-        let NamedFile { dag, pattern, span } = named;
+    let mut files = std::mem::take(&mut checked.files);
+    // Errors first: what `default_args` name is an error where one task may not wait for it, and no warning as well.
+    files.sort_by_key(|named| named.has_upstream);
+    for named in files {
+        let NamedFile { dag, pattern, span, has_upstream } = named;
         let message = match matching(folder, &pattern) {
             Ok(found) if !found.is_empty() => continue,
             Ok(_) if pattern.contains(['*', '?']) => format!("no file matches `{pattern}`"),
             Ok(_) => format!("there is no file `{pattern}`"),
             Err(error) => format!("could not look for `{pattern}`: {error}"),
         };
-        let is_wrong_already = |one: &Diagnostic| one.span == span && one.code == Code::BadConfig;
-        if !checked.diagnostics.iter().any(is_wrong_already) {
-            let problem = Diagnostic::error(Code::MissingFile, span, message).help(advice(folder, &pattern));
-            checked.refuse(&dag, problem);
+        let has_error = |code| {
+            let here = |one: &Diagnostic| (one.span, one.code, one.severity) == (span, code, Severity::Error);
+            checked.diagnostics.iter().any(here)
+        };
+        if has_error(Code::BadConfig) || has_upstream && has_error(Code::MissingFile) {
+            continue;
+        }
+        let advice = advice(folder, &pattern);
+        if has_upstream {
+            let help = format!("{advice} (no error: a task before this one may write the file)");
+            checked.add(Diagnostic::warning(Code::MissingFile, span, message).help(help));
+        } else {
+            checked.refuse(&dag, Diagnostic::error(Code::MissingFile, span, message).help(advice));
         }
     }
 }

@@ -22,7 +22,8 @@ pub(crate) struct ProgressDisplay {
     printer: Printer,
     dag: Arc<Dag>,
     bars: MultiProgress,
-    running: Mutex<BTreeMap<TaskIndex, Running>>,
+    /// What runs; none once the display has ended, after which nothing is drawn or said.
+    running: Mutex<Option<BTreeMap<TaskIndex, Running>>>,
 }
 
 /// An error's length in a line of progress; tables and logs have the rest.
@@ -42,12 +43,12 @@ impl ProgressDisplay {
     pub(crate) fn new(printer: Printer, dag: Arc<Dag>) -> Self {
         let target =
             if printer.talks_to_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { printer, dag, bars: MultiProgress::with_draw_target(target), running: Mutex::default() }
+        Self { printer, dag, bars: MultiProgress::with_draw_target(target), running: Mutex::new(Some(BTreeMap::new())) }
     }
 
     /// Draws the bars as they are now; called some ten times a second.
     pub(crate) fn refresh(&self) {
-        for running in self.lock().values() {
+        for running in self.lock().iter().flat_map(BTreeMap::values) {
             let Some(line) = &running.line else { continue };
             let (rows, total) = running.progress.read();
             if let Some(total) = total
@@ -66,9 +67,9 @@ impl ProgressDisplay {
         }
     }
 
-    /// Takes away what is drawn, whoever still runs: nothing moves any more.
+    /// Takes away what is drawn, whoever still runs. A driver that is not waited for may tell of more; nobody hears it.
     pub(crate) fn end(&self) {
-        for (_, running) in std::mem::take(&mut *self.lock()) {
+        for running in self.lock().take().iter().flat_map(BTreeMap::values) {
             running.clear();
         }
     }
@@ -78,7 +79,7 @@ impl ProgressDisplay {
         self.bars.suspend(|| self.printer.say(line));
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<TaskIndex, Running>> {
+    fn lock(&self) -> MutexGuard<'_, Option<BTreeMap<TaskIndex, Running>>> {
         self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
@@ -126,6 +127,8 @@ impl Running {
 
 impl Observer for ProgressDisplay {
     fn attempt_started(&self, _: RunKey, task: TaskIndex, try_number: i32, progress: &Arc<Progress>) {
+        let mut all = self.lock();
+        let Some(running) = all.as_mut() else { return };
         let line = self.printer.talks_to_terminal().then(|| {
             let line = self.bars.add(ProgressBar::new_spinner().with_style(without_bar()));
             let width = self.width();
@@ -133,31 +136,36 @@ impl Observer for ProgressDisplay {
             line
         });
         let progress = Arc::clone(progress);
-        self.lock().insert(task, Running { begun: clock::monotonic(), try_number, progress, line });
+        running.insert(task, Running { begun: clock::monotonic(), try_number, progress, line });
     }
 
     fn task_moved(&self, _: RunKey, step: &Move, error: Option<&str>) {
         if step.event == TaskEvent::Released {
             return;
         }
-        let running = self.lock().remove(&step.task);
+        // Held while the line is said: the display may end meanwhile.
+        let mut all = self.lock();
+        let Some(running) = all.as_mut() else { return };
+        let running = running.remove(&step.task);
         if let Some(running) = &running {
             running.clear();
         }
-        let line = self.line(step, running.as_ref(), error);
-        self.say(&line);
+        self.say(&self.line(step, running.as_ref(), error));
     }
 
     fn attempt_gone(&self, _: RunKey, task: TaskIndex) {
-        if let Some(running) = self.lock().remove(&task) {
+        if let Some(running) = self.lock().as_mut().and_then(|running| running.remove(&task)) {
             running.clear();
         }
     }
 
     fn database_lost(&self, error: &str) {
-        self.say(&format!(
-            "the database went away, trying to reach it again for 5 minutes (Ctrl-C ends that; nothing is lost): {error}"
-        ));
+        let all = self.lock();
+        if all.is_some() {
+            self.say(&format!(
+                "the database went away, trying to reach it again for 5 minutes (Ctrl-C ends that; nothing is lost): {error}"
+            ));
+        }
     }
 }
 
@@ -193,6 +201,26 @@ fn style(template: &str) -> ProgressStyle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::arguments::OutputFormat;
+    use crate::domain::check;
+    use crate::domain::source::SourceFile;
+    use crate::operators;
+
+    #[test]
+    fn what_is_told_after_the_end_is_not_shown() {
+        let file = SourceFile::new("one.yaml", "one:\n  tasks: {only: {operator: empty}}\n");
+        let dag = check::check(&file, &operators::catalog()).dags.remove(0);
+        let display = ProgressDisplay::new(Printer::new(OutputFormat::Table, true), Arc::new(dag));
+        let progress = Arc::new(Progress::default());
+        let (run, task) = (RunKey(1), TaskIndex(0));
+        display.attempt_started(run, task, 1, &progress);
+        assert_eq!(Arc::strong_count(&progress), 2, "it is drawn");
+        display.end();
+        display.attempt_started(run, task, 2, &progress);
+        display.attempt_gone(run, task);
+        display.refresh();
+        assert_eq!(Arc::strong_count(&progress), 1);
+    }
 
     #[test]
     fn rows_are_told_of_tasks_that_have_some() {

@@ -190,7 +190,7 @@ impl Lease {
         Some((Ok(line.into()), self))
     }
 
-    /// What happens until the lease is granted.
+    /// What happens until the lease is granted, or the stack ends before it is.
     async fn progress(&mut self) -> Option<LeaseEvent> {
         if self.told.values().any(|phase| matches!(phase, Phase::Failed { .. })) {
             return None;
@@ -201,7 +201,7 @@ impl Lease {
             }
             tokio::select! {
                 biased;
-                () = self.shutdown.cancelled() => return None,
+                () = self.shutdown.cancelled() => return self.end().await,
                 changed = self.report.changed() => changed.ok()?,
             }
         }

@@ -11,10 +11,11 @@ use super::component::Ports;
 use super::control::End;
 use super::error::{StackError, told};
 use super::lease::{StackLease, attach_at};
+use super::stack::HOME_GONE;
 
 /// How long a stack that does not come back is tried: as long as a run waits for its database.
 const LIMIT: Duration = Duration::from_secs(300);
-/// The wait before the second try; the first is made at once, each further wait is twice as long.
+/// The wait before the second try; the first is made at once, each further wait is twice as long, until a stack lasts.
 const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A stack that has lasted for so long was lost for a new reason.
@@ -45,28 +46,26 @@ impl fmt::Display for StackNews {
     }
 }
 
-/// When the next try is due, and until when tries are worth it.
-struct Tries {
-    began: Instant,
-    pause: Duration,
-}
+/// The wait before the next try to start a stack. It grows from one loss to the next as well: a stack that ends soon after
+/// each start is not started in a whirl.
+struct Pause(Duration);
 
-impl Tries {
-    fn begin() -> Self {
-        Self { began: Instant::now(), pause: Duration::ZERO }
+impl Pause {
+    fn none() -> Self {
+        Self(Duration::ZERO)
     }
 
     async fn wait(&mut self) {
-        sleep(self.pause).await;
-        self.pause = (self.pause * 2).clamp(PAUSE, LONGEST_PAUSE);
+        sleep(self.0).await;
+        self.0 = (self.0 * 2).clamp(PAUSE, LONGEST_PAUSE);
     }
 }
 
 impl StackLease {
     /// Holds the stack, and starts it again whenever it is lost. Returns why it no longer does: somebody stopped the
-    /// stack, it is elsewhere now, or it did not come back for five minutes.
+    /// stack, it is elsewhere now, or it did not come back within five minutes of its last loss.
     pub async fn keep(&mut self, tell: &mut (dyn FnMut(StackNews) + Send)) -> StackError {
-        let mut tries = Tries::begin();
+        let mut pause = Pause::none();
         loop {
             let since = Instant::now();
             let reason = match self.ended().await {
@@ -75,23 +74,24 @@ impl StackLease {
                 None => None,
             };
             if since.elapsed() > STEADY {
-                tries = Tries::begin();
+                pause = Pause::none();
             }
             tell(StackNews::Lost(reason));
-            if let Err(error) = self.restore(&mut tries, tell).await {
+            if let Err(error) = self.restore(&mut pause, tell).await {
                 return error;
             }
             tell(StackNews::Back);
         }
     }
 
-    async fn restore(&mut self, tries: &mut Tries, tell: &mut (dyn FnMut(StackNews) + Send)) -> Result<(), StackError> {
+    async fn restore(&mut self, pause: &mut Pause, tell: &mut (dyn FnMut(StackNews) + Send)) -> Result<(), StackError> {
+        let lost = Instant::now();
         let mut said = String::new();
         loop {
-            tries.wait().await;
+            pause.wait().await;
             // A new home in its place would be another one, with nothing in it.
             if !self.home().path().is_dir() {
-                return Err(self.stopped("its home is not there any more".to_owned()));
+                return Err(self.stopped(HOME_GONE.to_owned()));
             }
             match attach_at(&self.request, Ports::Kept, &mut |_| {}).await {
                 Ok(lease) => {
@@ -102,7 +102,8 @@ impl StackLease {
                     *self = lease;
                     return Ok(());
                 }
-                Err(error) if tries.began.elapsed() > LIMIT => return Err(error),
+                Err(error @ StackError::Stopped { .. }) => return Err(error),
+                Err(error) if lost.elapsed() > LIMIT => return Err(error),
                 Err(error) => {
                     let words = told(&error);
                     if words != said {

@@ -145,7 +145,7 @@ pub(super) async fn attach_at(
             };
             match answer {
                 Answer::Lease(response) => {
-                    let granted = timeout_at(deadline, granted(&home, response, progress)).await;
+                    let granted = timeout_at(deadline, granted(&home, response, ports, progress)).await;
                     if let Some((urls, events)) = granted.map_err(|_| late())?? {
                         return Ok(StackLease { request: request.clone(), home, urls, events });
                     }
@@ -255,10 +255,12 @@ async fn ask(file: &StackFile, components: &[Component], ports: Ports) -> Answer
     }
 }
 
-/// Reads a lease's events until it is granted. None means that the stack went before it was.
+/// Reads a lease's events until it is granted. None means that the stack went before it was, and that another may be
+/// started: who knew the one that was stopped on purpose wants no other in its place.
 async fn granted(
     home: &Home,
     response: reqwest::Response,
+    ports: Ports,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Option<(StackUrls, Events)>, StackError> {
     let mut events = Events { response, unread: Vec::new() };
@@ -269,6 +271,9 @@ async fn granted(
                 return Err(StackError::Component { component, home: home.path().to_owned(), message });
             }
             LeaseEvent::Progress { component, phase } => progress(Progress::Component(component, phase)),
+            LeaseEvent::Ending { end: End::Stopped(reason) } if ports == Ports::Kept => {
+                return Err(StackError::Stopped { home: home.path().to_owned(), reason });
+            }
             LeaseEvent::Ending { .. } => break,
         }
     }

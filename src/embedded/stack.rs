@@ -40,6 +40,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How often it is looked whether the home is still there: sooner than a new one in its place has data.
 const HOME_LOOK: Duration = Duration::from_millis(250);
 
+/// Why a stack stops whose home was removed, moved, or made anew in its place.
+pub(super) const HOME_GONE: &str = "its home is not there any more";
+
 /// What the process is started with.
 #[derive(Debug, Clone)]
 pub struct StackOptions {
@@ -119,7 +122,7 @@ async fn open_and_run(options: &StackOptions) -> Result<(), StackError> {
     let search = Search { configured: options.postgres_bin.clone(), path: options.search_path.clone() };
     let mut stack = Stack {
         home,
-        lock,
+        lock: Arc::new(lock),
         credentials,
         search,
         file,
@@ -165,7 +168,7 @@ async fn open_and_run(options: &StackOptions) -> Result<(), StackError> {
 /// Everything that the loop decides on.
 struct Stack {
     home: Home,
-    lock: Lock,
+    lock: Arc<Lock>,
     credentials: Credentials,
     search: Search,
     file: StackFile,
@@ -206,7 +209,7 @@ impl Stack {
                 (component, how) = self.services.ended() => self.restart(component, &format!("it ended ({how})")),
                 _ = look.tick() => {
                     if !self.lock.is_in_place() {
-                        return stopped("its home is not there any more");
+                        return stopped(HOME_GONE);
                     }
                     None
                 }
@@ -242,9 +245,13 @@ impl Stack {
         Start { home, credentials, search, ports }
     }
 
-    /// Starts a part anew that failed, where its users know it to be; or gives up.
+    /// Starts a part anew that failed, where its users know it to be; or gives up. In a home that is not there any more
+    /// it failed for that, and would make the folder again, or end what another stack runs in it.
     fn restart(&mut self, component: Component, why: &str) -> Option<End> {
         tracing::error!(%component, "{why}");
+        if !self.lock.is_in_place() {
+            return Some(End::Stopped(HOME_GONE.to_owned()));
+        }
         let Some(pause) = self.restarts.failed(component, Instant::now()) else {
             let log = self.home.log();
             let reason =
@@ -254,17 +261,22 @@ impl Stack {
         self.set_phase(component, Phase::Starting);
         let rest = self.services.take(component);
         let start = services::start(component, self.start_with(Ports::Kept));
+        let lock = self.lock.clone();
         self.starting.push(Box::pin(async move {
             // Where it hangs the start fails, which is counted.
             let _ = timeout(STOP_LIMIT, rest.stop()).await;
             sleep(pause).await;
-            start.await
+            if lock.is_in_place() { start.await } else { Started { component, outcome: Err(HOME_GONE.to_owned()) } }
         }));
         None
     }
 
-    /// Notes what a start came to; the source tables follow Postgres.
+    /// Notes what a start came to; the source tables follow Postgres. What lies in the place of a home that is gone is
+    /// not written over.
     fn note(&mut self, started: Started) -> Option<End> {
+        if !self.lock.is_in_place() {
+            return Some(End::Stopped(HOME_GONE.to_owned()));
+        }
         let component = started.component;
         if started.note_port(&mut self.credentials)
             && let Err(error) = self.home.keep(&self.credentials)
@@ -323,5 +335,65 @@ async fn unused(control: &Control, linger: Duration) {
             return;
         }
         control.closing.store(false, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn stack(path: &std::path::Path) -> Stack {
+        let home = Home::open(path).unwrap();
+        Stack {
+            lock: Arc::new(home.lock().unwrap().expect("nobody else serves it")),
+            credentials: home.credentials().unwrap(),
+            home,
+            search: Search::default(),
+            file: StackFile {
+                pid: 0,
+                host: host(),
+                version: String::new(),
+                control: String::new(),
+                token: String::new(),
+                urls: Default::default(),
+            },
+            report: watch::Sender::new(Report::default()),
+            services: Services::default(),
+            restarts: Restarts::default(),
+            starting: FuturesUnordered::new(),
+        }
+    }
+
+    fn contents(path: &std::path::Path) -> Vec<String> {
+        let entries = fs::read_dir(path).unwrap();
+        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn no_part_is_started_again_in_a_home_that_is_gone_or_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("home");
+        let gone = Some(End::Stopped(HOME_GONE.to_owned()));
+        for is_made_anew in [false, true] {
+            let mut stack = stack(&path);
+            assert_eq!(stack.restart(Component::S3, "it ended"), None);
+            fs::rename(&path, folder.path().join(format!("moved-{is_made_anew}"))).unwrap();
+            let new = is_made_anew.then(|| {
+                let home = Home::open(&path).unwrap();
+                (home.lock().unwrap().unwrap(), contents(&path))
+            });
+            let started = stack.starting.next().await.unwrap();
+            assert_eq!(started.outcome.as_ref().err().map(String::as_str), Some(HOME_GONE), "it was on its way");
+            assert_eq!(stack.note(started), gone);
+            assert_eq!(stack.restart(Component::S3, "it ended"), gone, "it ends now");
+            assert_eq!((path.exists(), stack.starting.is_empty()), (is_made_anew, true));
+            if let Some((_lock, before)) = new {
+                assert_eq!(contents(&path), before);
+            }
+        }
     }
 }

@@ -38,6 +38,8 @@ pub struct NamedFile {
     pub pattern: String,
     /// Where.
     pub span: Span,
+    /// Whether the task waits for others, which may write the file first.
+    pub has_upstream: bool,
 }
 
 impl Checked {
@@ -50,6 +52,11 @@ impl Checked {
     /// Takes a DAG back for an error that this file alone does not show.
     pub fn refuse(&mut self, dag: &str, problem: Diagnostic) {
         self.dags.retain(|other| other.id().as_str() != dag);
+        self.add(problem);
+    }
+
+    /// Adds what this file alone does not show; for an error there is [`Self::refuse`].
+    pub fn add(&mut self, problem: Diagnostic) {
         self.diagnostics.push(problem);
         put_in_order(&mut self.diagnostics);
     }
@@ -127,9 +134,11 @@ fn check_dag(
     let errors_before = problems.errors();
     let settings = settings::check(spec, problems);
     let tasks = tasks::check(spec, catalog, problems);
-    files.extend(tasks.files().map(|(pattern, span)| {
-        let (dag, pattern) = (spec.id.text.clone(), pattern.to_owned());
-        NamedFile { dag, pattern, span }
+    files.extend(tasks.files().map(|(task, pattern, span)| NamedFile {
+        dag: spec.id.text.clone(),
+        pattern: pattern.to_owned(),
+        span,
+        has_upstream: !task.upstream.is_empty(),
     }));
     let order = graph::order(&tasks, problems);
     templates::check(spec, &tasks, &order, problems);

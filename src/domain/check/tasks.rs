@@ -49,20 +49,22 @@ impl CheckedTasks<'_> {
     }
 
     /// The files that the tasks name without a template, with where they do.
-    pub(super) fn files(&self) -> impl Iterator<Item = (&str, Span)> {
+    pub(super) fn files(&self) -> impl Iterator<Item = (&CheckedTask<'_>, &str, Span)> {
         let entries = self.checked.iter().flat_map(|task| {
             let keys = task.operator.as_ref().map_or(&[][..], |operator| operator.kind.file_keys);
             let entries = task.config.as_mapping().into_iter().flatten();
-            entries.filter(|entry| keys.contains(&entry.key.text.as_str()))
+            entries.filter(|entry| keys.contains(&entry.key.text.as_str())).map(move |entry| (task, entry))
         });
-        let texts = entries.flat_map(|entry| match &entry.value.kind {
-            NodeKind::List(items) => items.as_slice(),
-            NodeKind::Null | NodeKind::Bool(_) | NodeKind::Number(_) | NodeKind::Text(_) | NodeKind::Mapping(_) => {
-                std::slice::from_ref(&entry.value)
-            }
+        let texts = entries.flat_map(|(task, entry)| {
+            let nodes = match &entry.value.kind {
+                NodeKind::List(items) => items.as_slice(),
+                NodeKind::Null | NodeKind::Bool(_) | NodeKind::Number(_) | NodeKind::Text(_) | NodeKind::Mapping(_) => {
+                    std::slice::from_ref(&entry.value)
+                }
+            };
+            nodes.iter().filter_map(move |node| Some((task, node.as_text()?, node.span)))
         });
-        let texts = texts.filter_map(|node| Some((node.as_text()?, node.span)));
-        texts.filter(|(text, _)| !is_template(text))
+        texts.filter(|(_, text, _)| !is_template(text))
     }
 
     /// The edges, upstream first.

@@ -111,6 +111,28 @@ fine:
 }
 
 #[test]
+fn a_file_that_an_earlier_task_may_write_need_not_be_there_yet() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("reports.yaml");
+    let dag = "reports:
+  tasks:
+    write: {operator: bash, bash_command: ls}
+    report: {operator: transform, dependencies: [write], sql: sql/made.sql}
+";
+    std::fs::write(&file, dag).unwrap();
+    let both = "  default_args: {sql: made.sql}
+  tasks:
+    first: {operator: transform}
+    second: {operator: transform, dependencies: [first]}
+";
+    std::fs::write(folder.path().join("both.yaml"), format!("both:\n{both}")).unwrap();
+    let path = folder.path().to_str().unwrap();
+    for (name, checked) in [("validate_written_later", file.to_str().unwrap()), ("validate_some_written_later", path)] {
+        insta::assert_snapshot!(name, pinsched(&["validate", checked]).replace(path, "[folder]"));
+    }
+}
+
+#[test]
 fn graph_draws_for_the_terminal() {
     insta::assert_snapshot!(pinsched(&["graph", "dags/fan_out.yaml"]));
     insta::assert_snapshot!(pinsched(&["graph", "dags/from_airflow.yaml"]));

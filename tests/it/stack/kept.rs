@@ -122,6 +122,31 @@ async fn a_stack_that_was_stopped_is_not_started_again() {
     assert!(stopped.unwrap() && running(&request.home).await.unwrap().is_none());
 }
 
+#[tokio::test]
+async fn a_stack_that_is_stopped_while_it_comes_back_is_not_started_again() {
+    let scratch = Scratch::new();
+    let request = scratch.request("home");
+    let mut held = lease(&request).await;
+    let (stack, server) = (pid(&request.home), postmaster(&request.home));
+    // The next stack waits for it to end before it starts its own.
+    kill_process(Pid::from_raw(server).unwrap(), Signal::STOP).unwrap();
+    kill(stack);
+    let is_waiting = || {
+        let log = fs::read_to_string(request.home.join("stack.log")).unwrap_or_default();
+        log.contains("a PostgreSQL server was left behind")
+    };
+    let stopped = async {
+        until("it comes back", is_waiting).await;
+        stop(&request.home).await.unwrap()
+    };
+    let mut tell = |news: StackNews| assert_eq!(news.to_string(), KILLED);
+    let both = async { tokio::join!(held.keep(&mut tell), stopped) };
+    let (error, was_there) = tokio::time::timeout(PATIENCE, both).await.expect("it is kept no longer");
+    kill(server);
+    assert!(error.to_string().ends_with("was stopped: by `pinsched down`"), "{error}");
+    assert!(was_there && running(&request.home).await.unwrap().is_none());
+}
+
 /// Kills the stack, and takes its broker's port as a stranger might.
 async fn port_of_a_killed_broker(home: &Path, held: &mut StackLease) -> (TcpListener, SocketAddr) {
     let address: SocketAddr = held.urls().kafka_bootstrap_servers.as_ref().unwrap().parse().unwrap();

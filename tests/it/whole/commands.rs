@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdout};
 
 use crate::stack::scratch::PROGRAM;
+use crate::whole::account::output;
 use crate::whole::interrupted::{lines, waiting};
 use crate::whole::product::{PATIENCE, Product};
 
@@ -94,6 +95,26 @@ async fn a_run_goes_on_with_the_file_as_it_was_and_says_so() {
     assert!(again.stderr.contains("the file has changed since the run began"), "{}", again.stderr);
     let report: Value = serde_json::from_str(&again.stdout).unwrap();
     assert_eq!(report["tasks"].as_array().unwrap().len(), 2, "the task that was added is not of this run");
+}
+
+#[tokio::test]
+async fn a_transform_runs_the_sql_that_a_task_before_it_wrote() {
+    let product = Product::embedded().await;
+    let write = format!("echo 'SELECT 42 AS answer' > {}/made.sql", product.folder().display());
+    let file = product.write(
+        "made.yaml",
+        &format!(
+            "made:\n  tasks:\n    write: {{operator: bash, bash_command: \"{write}\"}}\n    report: {{operator: transform, \
+             dependencies: [write], sql: made.sql, tables: {{}}, bucket: none}}\n"
+        ),
+    );
+    let run = product.answer(&["run", &file, "--output", "json"]).await;
+    assert_eq!(run.status.code(), Some(0), "{}", run.stderr);
+    assert!(run.stderr.contains("warning[DAG034]: there is no file `made.sql`"), "{}", run.stderr);
+    let report: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(output(&report, "report")["results"]["made"]["preview"], serde_json::json!([[42]]));
+    let again = product.answer(&["run", &file, "--output", "json"]).await;
+    assert!(!again.stderr.contains("DAG034"), "it is there now: {}", again.stderr);
 }
 
 #[tokio::test]

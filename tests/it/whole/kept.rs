@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::time::{interval, timeout};
 
 use crate::services;
 use crate::whole::account::{TABLES, consumed, drawn, sunk};
@@ -22,6 +23,9 @@ const ROWS: &str = "3000";
 
 /// As long as an undisturbed run takes: some kills come too late, most do not.
 const LATEST_KILL: Duration = Duration::from_millis(1_500);
+
+/// How often it is looked whether a victim is there: much sooner than it has come back.
+const LOOK: Duration = Duration::from_millis(2);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
@@ -49,12 +53,15 @@ async fn a_run_whose_stack_was_stopped_waits_until_ctrl_c_and_can_be_resumed() {
     let mut stderr = BufReader::new(run.stderr.take().unwrap()).lines();
     lines(&flag.with_extension("log"), 1).await;
     assert!(product.answer(&["down"]).await.status.success());
-    let mut said = String::new();
-    while !(said.contains("was stopped: by `pinsched down`") && said.contains("the database went away")) {
-        said.push_str(&stderr.next_line().await.unwrap().expect("it says why it waits"));
-    }
+    let waits = async {
+        let mut said = String::new();
+        while !(said.contains("was stopped: by `pinsched down`") && said.contains("the database went away")) {
+            said.push_str(&stderr.next_line().await.unwrap().expect("it goes on"));
+        }
+    };
+    timeout(PATIENCE, waits).await.expect("it says why it waits");
     kill_process(Pid::from_raw(run.id().unwrap().cast_signed()).unwrap(), Signal::INT).unwrap();
-    let status = tokio::time::timeout(PATIENCE, run.wait()).await.expect("Ctrl-C ends it").unwrap();
+    let status = timeout(PATIENCE, run.wait()).await.expect("Ctrl-C ends it").unwrap();
     assert_eq!(status.code(), Some(2), "its end cannot be read");
     fs::write(&flag, "").unwrap();
     assert_eq!(product.json(&["run", &file]).await["state"], "success");
@@ -66,16 +73,27 @@ async fn killed_under(product: &mut Product, seed: u64) -> usize {
     let (file, rows) = (dag_file("daily.yaml"), format!("rows={ROWS}"));
     let mut run = product.start(&["run", &file, "--param", &rows, "--param", "user_id=user", "--output", "json"]);
     let mut stderr = BufReader::new(run.stderr.take().unwrap()).lines();
-    let mut said = stderr.next_line().await.unwrap().expect("the run begins");
-    let mut victims = Vec::new();
+    let mut said = timeout(PATIENCE, stderr.next_line()).await.expect("the run begins").unwrap().unwrap();
+    let (mut victims, mut killed) = (Vec::new(), Killed::default());
     for _ in 0..random.random_range(1..=2) {
         let victim = [Victim::Stack, Victim::Postgres, Victim::Both][random.random_range(0..3)];
         let instant = random.random_range(Duration::ZERO..LATEST_KILL);
-        if tokio::time::timeout(instant, run.wait()).await.is_ok() {
+        if timeout(instant, run.wait()).await.is_ok() {
             break;
         }
-        kill(&product.home(), victim).await;
-        victims.push(victim);
+        let home = product.home();
+        let end = async {
+            tokio::select! {
+                biased;
+                _ = run.wait() => None,
+                () = killed.kill(&home, victim) => Some(victim),
+            }
+        };
+        let end = timeout(PATIENCE, end).await;
+        match end.unwrap_or_else(|_| panic!("seed {seed}: {victims:?} killed, and no {victim:?} comes back")) {
+            Some(victim) => victims.push(victim),
+            None => break,
+        }
     }
     let rest = async {
         while let Some(line) = stderr.next_line().await.unwrap() {
@@ -83,7 +101,7 @@ async fn killed_under(product: &mut Product, seed: u64) -> usize {
             said.push_str(&line);
         }
     };
-    let (output, ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(run.wait_with_output(), rest) })
+    let (output, ()) = timeout(PATIENCE, async { tokio::join!(run.wait_with_output(), rest) })
         .await
         .unwrap_or_else(|_| panic!("seed {seed}: {victims:?} killed, and the run does not end"));
     let output = output.unwrap();
@@ -101,31 +119,43 @@ async fn killed_under(product: &mut Product, seed: u64) -> usize {
     victims.len()
 }
 
-/// Kills what is there, or will be in a moment: it may be on its way back from the last kill.
-async fn kill(home: &Path, victim: Victim) {
-    if victim != Victim::Postgres {
-        kill_when_there(|| {
-            let file: serde_json::Value = serde_json::from_slice(&fs::read(home.join("stack.json")).ok()?).ok()?;
-            file["pid"].as_i64()?.try_into().ok()
-        })
-        .await;
-    }
-    if victim != Victim::Stack {
-        kill_when_there(|| {
-            let file = fs::read_to_string(home.join("postgres/postmaster.pid")).ok()?;
-            file.lines().next()?.parse().ok()
-        })
-        .await;
+/// What was killed last. The files that name it stay until the next one writes its own.
+#[derive(Default)]
+struct Killed {
+    stack: Option<Pid>,
+    postgres: Option<Pid>,
+}
+
+impl Killed {
+    /// Kills what is there, or will be in a moment: it may be on its way back from the last kill.
+    async fn kill(&mut self, home: &Path, victim: Victim) {
+        if victim != Victim::Postgres {
+            kill_another(&mut self.stack, || {
+                let file: serde_json::Value = serde_json::from_slice(&fs::read(home.join("stack.json")).ok()?).ok()?;
+                file["pid"].as_i64()?.try_into().ok()
+            })
+            .await;
+        }
+        if victim != Victim::Stack {
+            kill_another(&mut self.postgres, || {
+                let file = fs::read_to_string(home.join("postgres/postmaster.pid")).ok()?;
+                file.lines().next()?.parse().ok()
+            })
+            .await;
+        }
     }
 }
 
-async fn kill_when_there(pid: impl Fn() -> Option<i32>) {
-    let pid = loop {
-        match pid().and_then(Pid::from_raw) {
-            Some(pid) => break pid,
-            None => tokio::task::yield_now().await,
+async fn kill_another(killed: &mut Option<Pid>, pid: impl Fn() -> Option<i32>) {
+    let mut look = interval(LOOK);
+    loop {
+        look.tick().await;
+        if let Some(pid) = pid().and_then(Pid::from_raw).filter(|pid| *killed != Some(*pid))
+            // It may have ended by itself by now.
+            && kill_process(pid, Signal::KILL).is_ok()
+        {
+            *killed = Some(pid);
+            return;
         }
-    };
-    // It may be gone by itself by now.
-    let _ = kill_process(pid, Signal::KILL);
+    }
 }
