@@ -68,7 +68,8 @@ pub(crate) enum Command {
     /// Without --logical-date it goes on with the DAG's latest unfinished run whose process is gone, or else starts one for
     /// now. With it, it runs that date once: an unfinished run goes on, a finished one is not repeated without --rerun.
     ///
-    /// Ctrl-C once lets what runs end and starts nothing new; twice stops it, uncounted. Exit code 1 when the run failed.
+    /// Ctrl-C once lets what runs end and starts nothing new; twice stops it, which counts as no try; a third time kills.
+    /// Nothing is lost by either: the run can be resumed. Exit code 1 when the run failed.
     #[command(after_help = "Examples:
   pinsched run dags/daily.yaml
   pinsched run dags/daily.yaml --param rows=11000 --param user_id=abc

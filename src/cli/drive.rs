@@ -1,6 +1,6 @@
 //! Drives one run to its end in this process, with progress and Ctrl-C; what `run`, `resume` and `cancel` share.
 
-use std::convert::Infallible;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +15,7 @@ use crate::cli::report;
 use crate::cli::session::Session;
 use crate::domain::dag::Dag;
 use crate::domain::run_state::RunState;
-use crate::embedded::{Resolved, StackLease};
-use crate::engine::operator::chain;
+use crate::embedded::{Resolved, StackError, StackLease};
 use crate::engine::running::RunningRun;
 use crate::engine::shutdown::{Shutdown, ShutdownStep};
 use crate::engine::{Driven, Engine};
@@ -50,11 +49,20 @@ pub(crate) async fn drive(
     };
     let dag = Arc::clone(&running.dag);
     let shutdown = Shutdown::default();
-    let driven = tokio::select! {
-        driven = watch(engine.drive_as(sign, running, &shutdown), &display, &shutdown) => driven,
-        never = keep(resolved.stack.as_mut(), &display) => match never {},
+    let work = watch(engine.drive_as(sign, running, &shutdown), &display, &shutdown);
+    tokio::pin!(work);
+    let (driven, gone) = tokio::select! {
+        driven = &mut work => (driven, None),
+        gone = keep(resolved.stack.as_mut(), &display) => {
+            display.end(); // what follows from it is not told besides
+            shutdown.stop();
+            (work.await, Some(gone))
+        }
     };
     display.end();
+    if let (Some(gone), Ok(Driven::Stopped) | Err(_)) = (gone, &driven) {
+        return Err(anyhow::Error::new(gone).context(cut_short(&run, &session.settings.home)));
+    }
     let driven = driven?;
     let run = store.run(run.key).await?.context("the run was deleted while it ran")?;
     report::answer(session, store, &run, Some(&dag)).await?;
@@ -85,14 +93,21 @@ pub(crate) async fn drive_stored(
     drive(session, resolved, store, run, dag, sign).await
 }
 
-/// Keeps the embedded stack, where there is one, and says what becomes of it. When it is gone for good the run still has
-/// its own patience.
-async fn keep(stack: Option<&mut StackLease>, display: &ProgressDisplay) -> Infallible {
-    if let Some(stack) = stack {
-        let error = stack.keep(&mut |news| display.say(&news.to_string())).await;
-        display.say(&chain(&error));
+/// Keeps the embedded stack, where there is one, and says what becomes of it; returns when it is gone for good.
+async fn keep(stack: Option<&mut StackLease>, display: &ProgressDisplay) -> StackError {
+    match stack {
+        Some(stack) => stack.keep(&mut |news| display.say(&news.to_string())).await,
+        None => std::future::pending().await,
     }
-    std::future::pending().await
+}
+
+/// What became of a run whose stack is gone for good.
+fn cut_short(run: &Run, home: &Path) -> String {
+    let id = &run.run_id;
+    match home.is_dir() {
+        true => format!("run `{id}` was stopped before its end; `pinsched resume {id}` goes on from there"),
+        false => format!("run `{id}` was stopped before its end, and what {} held is gone with it", home.display()),
+    }
 }
 
 async fn watch<E>(

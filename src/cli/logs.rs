@@ -10,6 +10,7 @@ use crate::cli::arguments::LogsArguments;
 use crate::cli::exit::Exit;
 use crate::cli::output::Reader;
 use crate::cli::session::{Session, find_run};
+use crate::domain::diagnostic::{closest, listed};
 use crate::domain::task_state::AttemptOutcome;
 use crate::store::{AttemptRecord, Run, Store, TaskRun};
 
@@ -100,8 +101,15 @@ async fn find_attempt(
         // The task is read before its attempts: one that has ended by now begins none.
         let mut tasks = store.task_runs(run.key).await?;
         let Some(place) = tasks.iter().position(|task| task.task_id == arguments.task) else {
-            let known: Vec<&str> = tasks.iter().map(|task| task.task_id.as_str()).collect();
-            anyhow::bail!("run `{}` has no task `{}`; it has: {}", run.run_id, arguments.task, known.join(", "))
+            let known = || tasks.iter().map(|task| task.task_id.as_str());
+            let near = closest(arguments.task.as_str(), known()).map(|near| format!("did you mean `{near}`? "));
+            anyhow::bail!(
+                "run `{}` has no task `{}`; {}it has {}",
+                run.run_id,
+                arguments.task,
+                near.unwrap_or_default(),
+                listed(known())
+            )
         };
         let task = tasks.swap_remove(place);
         let attempts = store.attempts(run.key, task.task).await?;

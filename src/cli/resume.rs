@@ -19,7 +19,11 @@ pub(crate) async fn resume(session: &Session, run: &str) -> anyhow::Result<Exit>
         ));
         return Ok(Exit::No);
     }
-    session.printer.say(&format!("{}  {}  resuming: it was left {}", run.dag_id, run.run_id, run.state));
+    let why = match store.live_driver(&run).await? {
+        None => format!("it was left {}", run.state),
+        Some(_) => "once the process that drives it is gone".to_owned(),
+    };
+    session.printer.say(&format!("{}  {}  resuming: {why}", run.dag_id, run.run_id));
     let sign = engine::register(&store).await?;
     drive::drive_stored(session, resolved, &store, run, sign).await
 }

@@ -19,7 +19,8 @@ impl Session {
     /// Reads settings and sets logs up.
     pub(crate) fn open(flags: &Everywhere) -> anyhow::Result<Self> {
         let settings = Settings::load(&to_flags(flags), &Environment::capture(), ".".as_ref())?;
-        crate::telemetry::init(&settings.log, "warn")?;
+        // A pool that loses its connections says so in many lines; what follows from it the engine tells in one.
+        crate::telemetry::init(&settings.log, "warn,sqlx_core=error")?;
         let printer = Printer::new(flags.output, settings.no_color);
         Ok(Self { settings, printer })
     }
@@ -39,6 +40,12 @@ impl Session {
             }
         };
         let store = Store::connect(&url, 2).await?;
+        // Who only reads leaves a database that is not pinsched's as it is.
+        if lease.is_none() && !store.has_tables().await? {
+            anyhow::bail!(
+                "nothing has run with this database: it has no tables of pinsched's (is `database_url` right?)"
+            )
+        }
         store.migrate().await?;
         Ok((lease, store))
     }

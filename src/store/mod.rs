@@ -68,6 +68,17 @@ impl Store {
         Ok(connection)
     }
 
+    /// Whether the database has pinsched's tables, of whichever version.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn has_tables(&self) -> Result<bool, StoreError> {
+        sqlx::query_scalar!(r#"SELECT to_regclass('task_run') IS NOT NULL AS "there!""#)
+            .fetch_one(&self.pool)
+            .await
+            .map_err(StoreError::query("look for pinsched's tables"))
+    }
+
     /// Brings the schema up to this binary's version. Safe to call from several processes at once.
     ///
     /// # Errors

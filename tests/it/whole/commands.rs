@@ -77,7 +77,7 @@ async fn resume_goes_on_with_a_run_that_was_killed_and_refuses_one_that_is_finis
     run.release();
     let resumed = run.product.answer(&["resume", "latest"]).await;
     assert_eq!(resumed.status.code(), Some(0), "{}\n{}", resumed.stdout, resumed.stderr);
-    assert!(resumed.stderr.contains("resuming: it was left running"), "{}", resumed.stderr);
+    assert!(resumed.stderr.contains("  resuming: "), "{}", resumed.stderr);
     assert!(resumed.stdout.contains("success"), "{}", resumed.stdout);
     let again = run.product.answer(&["resume", "latest"]).await;
     assert_eq!(again.status.code(), Some(1));

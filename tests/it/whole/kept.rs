@@ -45,26 +45,35 @@ async fn a_run_goes_on_when_its_stack_is_killed_and_every_row_is_there_exactly_o
 }
 
 #[tokio::test]
-async fn a_run_whose_stack_was_stopped_waits_until_ctrl_c_and_can_be_resumed() {
+async fn a_run_whose_stack_was_stopped_ends_and_can_be_resumed() {
     let product = Product::embedded().await;
     let flag = product.folder().join("flag");
     let file = product.write("waiting.yaml", &waiting(&flag));
-    let mut run = product.start(&["run", &file]);
-    let mut stderr = BufReader::new(run.stderr.take().unwrap()).lines();
+    let run = product.start(&["run", &file]);
     lines(&flag.with_extension("log"), 1).await;
     assert!(product.answer(&["down"]).await.status.success());
-    let waits = async {
-        let mut said = String::new();
-        while !(said.contains("was stopped: by `pinsched down`") && said.contains("the database went away")) {
-            said.push_str(&stderr.next_line().await.unwrap().expect("it goes on"));
-        }
-    };
-    timeout(PATIENCE, waits).await.expect("it says why it waits");
-    kill_process(Pid::from_raw(run.id().unwrap().cast_signed()).unwrap(), Signal::INT).unwrap();
-    let status = timeout(PATIENCE, run.wait()).await.expect("Ctrl-C ends it").unwrap();
-    assert_eq!(status.code(), Some(2), "its end cannot be read");
+    let ended = timeout(PATIENCE, run.wait_with_output()).await.expect("it has nothing to wait for").unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(2), "its end cannot be read: {said}");
+    assert!(said.contains("was stopped: by `pinsched down`") && said.contains("`pinsched resume manual__"), "{said}");
+    assert!(!said.contains("trying to reach it again"), "{said}");
     fs::write(&flag, "").unwrap();
     assert_eq!(product.json(&["run", &file]).await["state"], "success");
+}
+
+#[tokio::test]
+async fn a_run_whose_home_was_removed_ends_and_promises_nothing() {
+    let product = Product::embedded().await;
+    let flag = product.folder().join("flag");
+    let file = product.write("waiting.yaml", &waiting(&flag));
+    let run = product.start(&["run", &file]);
+    lines(&flag.with_extension("log"), 1).await;
+    fs::remove_dir_all(product.home()).unwrap();
+    let ended = timeout(PATIENCE, run.wait_with_output()).await.expect("it has nothing to wait for").unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(2), "{said}");
+    assert!(said.contains("its home is not there any more") && said.contains("is gone with it"), "{said}");
+    assert!(!said.contains("pinsched resume") && !said.contains("nothing is lost"), "{said}");
 }
 
 /// Returns how many kills came before the run's end.

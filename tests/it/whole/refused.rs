@@ -1,6 +1,8 @@
 //! What cannot be done is refused with the right exit code, in words that name the thing and say what to do.
 
 use insta::assert_snapshot;
+use secrecy::ExposeSecret;
+use sqlx::{Connection, Executor, PgConnection, Row};
 
 use crate::services;
 use crate::whole::product::{Answer, Product, dag_file};
@@ -96,4 +98,19 @@ async fn the_tables_of_a_run_read_well() {
         assert_snapshot!("greetings_table", answer.stdout);
     });
     assert_eq!(answer.status.code(), Some(0), "{}", answer.stderr);
+}
+
+#[tokio::test]
+async fn a_command_that_reads_leaves_a_database_that_is_not_pinscheds_as_it_is() {
+    let product = Product::embedded().await;
+    let url = services::database().await;
+    let mut connection = PgConnection::connect(url.expose_secret()).await.unwrap();
+    connection.execute("CREATE TABLE theirs (id int)").await.unwrap();
+    for command in [&["runs"][..], &["show", "latest"], &["logs", "latest", "draw"]] {
+        let answer = product.answer(&[command, &["--database-url", url.expose_secret()]].concat()).await;
+        assert_eq!(answer.status.code(), Some(2), "{}", answer.stderr);
+        assert!(answer.stderr.contains("it has no tables of pinsched's"), "{}", answer.stderr);
+    }
+    let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
+    assert_eq!(connection.fetch_one(tables).await.unwrap().get::<i64, _>(0), 1);
 }
