@@ -44,28 +44,16 @@ impl Connection {
     pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-
-    fn note(&self, words: &str) {
-        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(words.to_owned());
-    }
 }
 
 impl ClientContext for Connection {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(kafka.facility = facility, "librdkafka: {message}");
-        // A refused connection or password is told here at once, as an error only to those who poll for it.
-        let is_error = matches!(
-            level,
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error
-        );
-        if is_error && facility == "FAIL" {
-            self.note(message.split_once("]: ").map_or(message, |(_thread, words)| words));
-        }
     }
 
     fn error(&self, error: DriverError, reason: &str) {
         tracing::debug!("librdkafka: {error}: {reason}");
-        self.note(reason);
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
     }
 }
 
