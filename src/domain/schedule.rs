@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::str::FromStr;
 use std::time::Duration;
 
-use chrono::{DateTime, LocalResult, NaiveDateTime, Offset, TimeDelta, TimeZone, Utc};
+use chrono::{DateTime, LocalResult, NaiveDateTime, Offset, SubsecRound, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
@@ -195,6 +195,7 @@ impl Schedule {
 
 fn next_of_cron(expression: &str, after: Timestamp, zone: Tz, dst: DstPolicy) -> Option<Timestamp> {
     let cron = parse_cron(expression).ok()?;
+    let after = after.trunc_subsecs(0); // the parser carries a fraction of a second over into its ticks
     let offset = |at: Timestamp| zone.offset_from_utc_datetime(&at.naive_utc()).fix();
     if dst == DstPolicy::default() && takes_every_hour(expression) {
         // Airflow's way: what comes every hour is a distance on the clock, kept across its change.
@@ -356,5 +357,21 @@ mod tests {
         assert_eq!(next("2026-01-01T00:00:00Z"), anchor);
         assert_eq!(next("2026-01-01T00:05:00Z"), Some(at("2026-01-01T00:20:00Z")));
         assert_eq!(next("2026-01-01T00:19:59Z"), Some(at("2026-01-01T00:20:00Z")));
+    }
+
+    #[test]
+    fn a_tick_is_a_whole_second_whenever_it_is_asked_for() {
+        for cron in ["30 1 * * *", "*/15 * * * *", "*/20 0-4 * * *", "5 0 2 * * *"] {
+            let schedule: Schedule = cron.parse().unwrap();
+            let next = |after| schedule.next_after(at(after), Tz::Europe__London, DstPolicy::default(), None).unwrap();
+            for (after, whole) in [
+                ("2026-03-28T12:00:00.000001Z", "2026-03-28T12:00:00Z"),
+                ("2026-10-25T00:59:59.999999Z", "2026-10-25T00:59:59Z"),
+                ("1969-12-31T23:59:59.5Z", "1969-12-31T23:59:59Z"),
+            ] {
+                assert_eq!(next(after), next(whole), "{cron} after {after}");
+                assert_eq!(next(after).timestamp_subsec_nanos(), 0);
+            }
+        }
     }
 }
