@@ -11,15 +11,13 @@ use super::component::Ports;
 use super::control::End;
 use super::error::{StackError, told};
 use super::lease::{StackLease, attach_at};
+use super::restarts::{PAUSE, STEADY};
 use super::stack::HOME_GONE;
 
 /// How long a stack that does not come back is tried: as long as a run waits for its database.
 const LIMIT: Duration = Duration::from_secs(300);
-/// The wait before the second try; the first is made at once, each further wait is twice as long, until a stack lasts.
-const PAUSE: Duration = Duration::from_millis(250);
+/// The waits between tries are those between a part's restarts, up to this one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// A stack that has lasted for so long was lost for a new reason.
-const STEADY: Duration = Duration::from_secs(60);
 
 /// What becomes of a stack that is kept.
 #[derive(Debug)]

@@ -10,9 +10,9 @@ use super::component::Component;
 /// In a row. What passes, as a kill or a full disk that is cleared, passes sooner; what does not is told.
 pub(super) const LIMIT: u32 = 5;
 /// The wait before the second start; the first is made at once, each further wait is twice as long.
-const PAUSE: Duration = Duration::from_millis(250);
+pub(super) const PAUSE: Duration = Duration::from_millis(250);
 /// Who has lasted for so long has failed for a new reason.
-const STEADY: Duration = Duration::from_secs(60);
+pub(super) const STEADY: Duration = Duration::from_secs(60);
 
 /// The parts that have failed.
 #[derive(Debug, Default)]

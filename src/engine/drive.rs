@@ -101,10 +101,10 @@ impl Engine {
         let mut former = Vec::new();
         let mut unwritten = Unwritten::default();
         let mut gone_since = None;
-        let mut has_past = run.owner != Some(sign.worker);
+        let was_anothers = run.owner != Some(sign.worker);
         self.take_over(&mut run, &sign, &former).await?;
         loop {
-            let mut worker = Worker::new(self, sign, run.clone(), has_past, former.clone(), unwritten);
+            let mut worker = Worker::new(self, sign, run.clone(), was_anothers, former.clone(), unwritten);
             let error = match worker.work(shutdown).await {
                 Ok(driven) => {
                     worker.end().await;
@@ -121,7 +121,6 @@ impl Engine {
             };
             self.observer.database_lost(&chain(&lost));
             former.push(was);
-            has_past = true;
             gone_since = gone_since.filter(|_| is_idle).or_else(|| Some(clock::monotonic()));
             let since = gone_since.unwrap_or_else(clock::monotonic);
             let back = self.come_back(&mut run, lost, &former, since);

@@ -11,7 +11,7 @@ use pinsched::store::{Claim, EndedAttempt, RunBatch, SignOfLife, Step, Stepped, 
 use secrecy::ExposeSecret;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 
-use super::{assert_history_is_legal, claim, ended, failed, states, succeeded, worker};
+use super::{assert_history_is_legal, claim, end_by as end, ended, failed, states, succeeded, worker};
 use crate::dags::{House, Play};
 
 /// Ends attempts and claims up to `slots` tasks of the run in one step.
@@ -25,11 +25,6 @@ async fn go_on(
     let batches = if ended.is_empty() { vec![] } else { vec![RunBatch { run: play.run.key, dag: &play.dag, ended }] };
     let claim = Some(Claim { worker: worker.worker, slots, runs: vec![play.run.key] });
     stepper.step(&Step { batches, claim }, clock::now()).await.unwrap()
-}
-
-async fn end(stepper: &mut Stepper, play: &Play, ended: Vec<EndedAttempt>) -> Stepped {
-    let batches = vec![RunBatch { run: play.run.key, dag: &play.dag, ended }];
-    stepper.step(&Step { batches, claim: None }, clock::now()).await.unwrap()
 }
 
 #[tokio::test]

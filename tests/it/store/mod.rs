@@ -14,7 +14,7 @@ use pinsched::clock;
 use pinsched::domain::ids::{AttemptKey, RunKey, TaskIndex};
 use pinsched::domain::plan::Ending;
 use pinsched::domain::task_state::TaskState;
-use pinsched::store::{Claim, Claimed, EndedAttempt, RunBatch, SignOfLife, Step, Stepped, Store};
+use pinsched::store::{Claim, Claimed, EndedAttempt, RunBatch, SignOfLife, Step, Stepped, Stepper, Store};
 
 use crate::dags::{House, Play};
 
@@ -31,8 +31,13 @@ async fn claim(store: &Store, worker: &SignOfLife, slots: u32) -> Vec<Claimed> {
 
 /// Ends attempts of one run in one step.
 async fn end(store: &Store, play: &Play, ended: Vec<EndedAttempt>) -> Stepped {
+    end_by(&mut store.stepper(), play, ended).await
+}
+
+/// The same by a stepper that may know the run.
+async fn end_by(stepper: &mut Stepper, play: &Play, ended: Vec<EndedAttempt>) -> Stepped {
     let batches = vec![RunBatch { run: play.run.key, dag: &play.dag, ended }];
-    store.stepper().step(&Step { batches, claim: None }, clock::now()).await.unwrap()
+    stepper.step(&Step { batches, claim: None }, clock::now()).await.unwrap()
 }
 
 fn succeeded(claimed: &Claimed) -> EndedAttempt {
