@@ -23,7 +23,8 @@ use pinsched::engine::running::RunningRun;
 use pinsched::engine::shutdown::Shutdown;
 use pinsched::engine::{self, Driven, Engine};
 use pinsched::operators;
-use pinsched::store::{NewRun, Store};
+use pinsched::domain::run_type::RunType;
+use pinsched::store::{Begin, NewRun, Store};
 use secrecy::SecretString;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
@@ -247,13 +248,17 @@ async fn drive(store: &Store, source: &str) -> Duration {
         dag: &dag,
         file: "/bench.yaml",
         source,
-        run_id: format!("manual__{}", now.format("%Y-%m-%dT%H:%M:%S%.f+00:00")).parse().unwrap(),
+        run_id: RunType::Manual.run_id(now, 0),
+        run_type: RunType::Manual,
         rerun: 0,
         logical_date: now,
         data_interval_start: now,
         data_interval_end: now,
         params: serde_json::Map::new(),
-        owner: Some(sign.worker),
+        conf: serde_json::Map::new(),
+        note: None,
+        triggered_by: "benchmark",
+        begin: Begin::DrivenBy(sign.worker),
     };
     let engine = Engine {
         store: store.clone(),

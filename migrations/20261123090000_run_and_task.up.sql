@@ -9,7 +9,7 @@
 CREATE DOMAIN run_state AS text
     CONSTRAINT run_state_check CHECK (VALUE IN ('queued', 'running', 'success', 'failed'));
 CREATE DOMAIN run_type AS text
-    CONSTRAINT run_type_check CHECK (VALUE IN ('manual', 'scheduled', 'backfill'));
+    CONSTRAINT run_type_check CHECK (VALUE IN ('manual', 'scheduled', 'backfill', 'operator_triggered'));
 CREATE DOMAIN task_state AS text
     CONSTRAINT task_state_check CHECK (VALUE IN
         ('none', 'queued', 'running', 'up_for_retry', 'success', 'failed', 'upstream_failed', 'skipped'));
@@ -30,6 +30,47 @@ CREATE TABLE dag_version (
     CONSTRAINT dag_version_dag_id_content_hash_key UNIQUE (dag_id, content_hash, file)
 );
 
+-- A DAG, once a run or a file of it was seen. What schedules it is its file's last good version; without one it runs
+-- only by hand. Its row is also the lock under which its runs begin.
+CREATE TABLE dag (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    dag_id          text        NOT NULL CONSTRAINT dag_dag_id_key UNIQUE,
+    dag_version_id  bigint      REFERENCES dag_version (id), -- what the next run is made from; null: no service knows it
+    is_paused       boolean     NOT NULL DEFAULT false,
+    retired_at      timestamptz,          -- when its file went away
+    scheduled_until timestamptz,          -- ticks up to here were dealt with, this instant included
+    next_tick       timestamptz,          -- when the schedule is due next, for people
+    max_active_runs  integer    NOT NULL DEFAULT 16 CONSTRAINT dag_max_active_runs_check CHECK (max_active_runs > 0),
+    max_active_tasks integer    CONSTRAINT dag_max_active_tasks_check CHECK (max_active_tasks > 0)
+);
+
+-- A pool's tasks take its slots while they run. One that a task names and nobody made has 128, as Airflow's default pool.
+CREATE TABLE pool (
+    name        text    PRIMARY KEY,
+    slots       integer NOT NULL CONSTRAINT pool_slots_check CHECK (slots >= 0),
+    description text
+);
+
+-- Runs over a stretch of the past, with a limit of their own.
+CREATE TABLE backfill (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    dag_key         bigint      NOT NULL REFERENCES dag (id),
+    from_date       timestamptz NOT NULL,
+    to_date         timestamptz NOT NULL,
+    max_active_runs integer     NOT NULL CONSTRAINT backfill_max_active_runs_check CHECK (max_active_runs > 0),
+    is_paused       boolean     NOT NULL DEFAULT false,
+    created_at      timestamptz NOT NULL,
+    cancelled_at    timestamptz
+);
+
+-- DAG files that are broken; the last good version of their DAGs goes on.
+CREATE TABLE import_error (
+    file     text        PRIMARY KEY,
+    message  text        NOT NULL, -- as a person reads it: the diagnostics with their places underlined
+    findings jsonb       NOT NULL, -- as a program does
+    seen_at  timestamptz NOT NULL
+);
+
 CREATE TABLE worker (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, -- also the key of its advisory lock, its sign of life
     hostname   text        NOT NULL,
@@ -42,6 +83,7 @@ CREATE TABLE worker (
 CREATE TABLE run (
     id                  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     uuid                uuid        NOT NULL CONSTRAINT run_uuid_key UNIQUE,
+    dag_key             bigint      NOT NULL REFERENCES dag (id),
     dag_id              text        NOT NULL,
     run_id              text        NOT NULL,
     dag_version_id      bigint      NOT NULL REFERENCES dag_version (id),
@@ -51,7 +93,12 @@ CREATE TABLE run (
     data_interval_start timestamptz NOT NULL,
     data_interval_end   timestamptz NOT NULL,
     params              jsonb       NOT NULL,
-    state               run_state   NOT NULL,
+    conf                jsonb       NOT NULL DEFAULT '{}', -- what its trigger gave
+    note                text,
+    triggered_by        text        NOT NULL DEFAULT 'run', -- schedule, cli, run, backfill, or a task as dag.task
+    backfill_id         bigint      REFERENCES backfill (id),
+    backfill_place      integer,    -- its turn within the backfill
+    state               run_state   NOT NULL, -- queued: it waits for its turn, and has no tasks yet
     version             bigint      NOT NULL DEFAULT 0, -- rises with each step and each request about the run
     tasks_unfinished    integer     NOT NULL CONSTRAINT run_tasks_unfinished_check CHECK (tasks_unfinished >= 0),
     leaves_failed       integer     NOT NULL DEFAULT 0,
@@ -59,23 +106,33 @@ CREATE TABLE run (
     started_at          timestamptz,
     finished_at         timestamptz,
     cancel_requested_at timestamptz,
+    cancel_reason       text,        -- where it was not a person who asked
+    timeout_at          timestamptz, -- when it is cancelled for taking too long
     owner_id            bigint REFERENCES worker (id), -- the process that `pinsched run` drives it with; null: any worker
     CONSTRAINT run_dag_id_run_id_key UNIQUE (dag_id, run_id),
     CONSTRAINT run_dag_id_logical_date_key UNIQUE (dag_id, logical_date, rerun),
     CONSTRAINT run_finished_at_check CHECK ((finished_at IS NOT NULL) = (state IN ('success', 'failed')))
 );
 
-CREATE INDEX run_unfinished_idx ON run (dag_id, logical_date) WHERE state IN ('queued', 'running');
+CREATE INDEX run_unfinished_idx ON run (dag_key, logical_date) WHERE state IN ('queued', 'running');
+CREATE INDEX run_cancelled_idx ON run (id) WHERE cancel_requested_at IS NOT NULL AND state IN ('queued', 'running');
+CREATE INDEX run_backfill_idx ON run (backfill_id, backfill_place) WHERE backfill_id IS NOT NULL;
 
 CREATE TABLE task_run (
     run_key                    bigint      NOT NULL REFERENCES run (id) ON DELETE CASCADE,
     task_index                 integer     NOT NULL,
+    dag_key                    bigint      NOT NULL,               -- no reference, as in attempt
     task_id                    text        NOT NULL,
     state                      task_state  NOT NULL,
     try_number                 integer     NOT NULL DEFAULT 1 CONSTRAINT task_run_try_number_check CHECK (try_number >= 1),
     fence                      bigint      NOT NULL DEFAULT 0, -- rises on each claim, never reused
     lost                       integer     NOT NULL DEFAULT 0, -- how many workers died under it
     priority                   integer     NOT NULL DEFAULT 1,
+    is_limited                 boolean     NOT NULL DEFAULT false, -- whether more than a worker's slots must be free for it
+    pool                       text,
+    pool_slots                 integer     NOT NULL DEFAULT 1,
+    max_active_tis             integer,                            -- of this task at once, over all runs of the DAG
+    waits_for_past             text[],                             -- tasks that must have succeeded in the run before
     ready_at                   timestamptz,                    -- not before this instant; set while queued or up_for_retry
     worker_id                  bigint,                         -- no reference, as in attempt
     lease_until                timestamptz,                    -- written and compared with clock_timestamp() alone
@@ -96,10 +153,12 @@ CREATE TABLE task_run (
         CHECK ((finished_at IS NOT NULL) = (state IN ('success', 'failed', 'upstream_failed', 'skipped')))
 ) WITH (fillfactor = 70); -- room for updates on the same page: a task is updated a handful of times
 
--- The queue: small however long the history is.
-CREATE INDEX task_run_ready_idx ON task_run (priority DESC, ready_at, run_key, task_index)
+-- The queue: small however long the history is. By DAG, so that each has its share.
+CREATE INDEX task_run_ready_idx ON task_run (dag_key, priority DESC, ready_at, run_key, task_index)
     WHERE state IN ('queued', 'up_for_retry');
+CREATE INDEX task_run_limited_idx ON task_run (dag_key, pool) WHERE is_limited AND state IN ('queued', 'up_for_retry');
 CREATE INDEX task_run_running_idx ON task_run (worker_id) WHERE state = 'running';
+CREATE INDEX task_run_busy_idx ON task_run (dag_key, pool) WHERE state = 'running' AND is_limited;
 
 CREATE TABLE attempt (
     run_key     bigint      NOT NULL,
@@ -163,3 +222,34 @@ $$;
 
 CREATE TRIGGER run_deleted AFTER DELETE ON run REFERENCING OLD TABLE AS deleted
     FOR EACH STATEMENT EXECUTE FUNCTION delete_what_runs_left();
+
+-- What is free of each limit, for the claim, and for who asks why a task does not run.
+CREATE VIEW pool_free AS
+SELECT p.name, p.slots, p.slots - COALESCE(sum(t.pool_slots), 0) AS free
+FROM pool AS p
+LEFT JOIN task_run AS t ON t.pool = p.name AND t.is_limited AND t.state = 'running'
+GROUP BY p.name;
+
+CREATE VIEW dag_free AS
+SELECT d.id AS dag_key, d.max_active_tasks, d.max_active_tasks - count(t.run_key) AS free
+FROM dag AS d
+LEFT JOIN task_run AS t ON t.dag_key = d.id AND t.is_limited AND t.state = 'running'
+WHERE d.max_active_tasks IS NOT NULL
+GROUP BY d.id;
+
+-- Whether the run before lets a task of this run begin: each of these tasks succeeded there, or was skipped. The first run
+-- of a DAG has none before it.
+CREATE FUNCTION past_allows(of_run bigint, tasks text[]) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT NOT EXISTS (
+        SELECT 1
+        FROM task_run AS t
+        WHERE t.run_key = (
+                SELECT before.id
+                FROM run AS this
+                JOIN run AS before ON before.dag_id = this.dag_id AND before.logical_date < this.logical_date
+                WHERE this.id = of_run
+                ORDER BY before.logical_date DESC, before.rerun DESC
+                LIMIT 1)
+          AND t.task_id = ANY (tasks)
+          AND t.state NOT IN ('success', 'skipped'))
+$$;

@@ -17,9 +17,9 @@ use crate::clock;
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
 use crate::domain::diagnostic::closest;
-use crate::domain::ids::RunId;
+use crate::domain::run_type::RunType;
 use crate::engine::{self, KILLED_LINGERS};
-use crate::store::{NewRun, Run, Store, WorkerId};
+use crate::store::{Begin, NewRun, Run, Store, WorkerId};
 
 /// Connections of a process that drives one run: the worker's steps, and the operators' own.
 const CONNECTIONS: u32 = 16;
@@ -134,22 +134,19 @@ async fn create(
         dag,
         file: &absolute.to_string_lossy(),
         source,
-        run_id: run_id(when.logical_date, when.rerun),
+        run_id: RunType::Manual.run_id(when.logical_date, when.rerun),
+        run_type: RunType::Manual,
         rerun: when.rerun,
         logical_date: when.logical_date,
         data_interval_start: when.logical_date,
         data_interval_end: when.logical_date,
         params,
-        owner: Some(owner),
+        conf: Map::new(),
+        note: None,
+        triggered_by: "run",
+        begin: Begin::DrivenBy(owner),
     };
     Ok(store.create_run(&new, clock::now()).await?)
-}
-
-/// `manual__2026-03-01T02:00:00+00:00`, as Airflow forms it; reruns add `~1`, `~2`, ….
-fn run_id(logical_date: Timestamp, rerun: i32) -> RunId {
-    let instant = logical_date.format("%Y-%m-%dT%H:%M:%S%.f+00:00");
-    let text = if rerun == 0 { format!("manual__{instant}") } else { format!("manual__{instant}~{rerun}") };
-    text.parse().expect("an instant's characters are all allowed in a run id")
 }
 
 /// A date, a local time, or an instant.
@@ -229,13 +226,6 @@ mod tests {
         assert!(read("2026-03-29T01:30:00").unwrap_err().contains("the clocks skip it"));
         assert!(read("+262142-12-31").unwrap_err().contains("is no logical date"));
         assert!(read("yesterday").unwrap_err().contains("`yesterday` is no logical date"));
-    }
-
-    #[test]
-    fn run_ids_are_airflows() {
-        let date = DateTime::from_timestamp(1_772_330_400, 123_456_000).unwrap();
-        assert_eq!(run_id(date, 0).as_str(), "manual__2026-03-01T02:00:00.123456+00:00");
-        assert_eq!(run_id(date.with_timezone(&Utc), 2).as_str(), "manual__2026-03-01T02:00:00.123456+00:00~2");
     }
 
     #[test]

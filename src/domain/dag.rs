@@ -49,11 +49,11 @@ pub struct DagSettings {
     pub dst: DstPolicy,
     /// Runs at once.
     pub max_active_runs: u32,
-    /// Task runs at once, over all runs of the DAG (nothing acts on it yet).
+    /// Task runs at once, over all runs of the DAG.
     pub max_active_tasks: Option<u32>,
     /// Whether a new DAG starts paused (`is_paused_upon_creation`).
     pub paused_upon_creation: bool,
-    /// A run that takes longer is failed (nothing acts on it yet).
+    /// A run that takes longer is failed.
     pub dagrun_timeout: Option<Duration>,
     /// Who looks after it.
     pub owner: Option<String>,
@@ -161,17 +161,17 @@ pub struct Task {
     pub trigger_rule: TriggerRule,
     /// Whether it prepares what others use (Airflow's setup tasks).
     pub is_setup: bool,
-    /// The pool whose slots it takes (nothing acts on it yet).
+    /// The pool whose slots it takes.
     pub pool: Option<String>,
-    /// How many slots of the pool (nothing acts on it yet).
+    /// How many slots of the pool.
     pub pool_slots: u32,
     /// Higher goes first among ready tasks.
     pub priority_weight: i32,
-    /// Waits for its own previous run's success (nothing acts on it yet).
+    /// Waits for its own previous run's success.
     pub depends_on_past: bool,
-    /// Waits for its previous run's direct downstreams (nothing acts on it yet).
+    /// Waits for its previous run's direct downstreams.
     pub wait_for_downstream: bool,
-    /// At most so many of it at once, over all runs (nothing acts on it yet).
+    /// At most so many of it at once, over all runs.
     pub max_active_tis_per_dag: Option<u32>,
     /// Markdown about it.
     pub doc_md: Option<String>,
@@ -252,6 +252,15 @@ impl Dag {
     #[must_use]
     pub fn setups_upstream(&self, index: TaskIndex) -> u32 {
         self.setups_upstream.get(index.as_usize()).copied().unwrap_or(0)
+    }
+
+    /// Whether more than a worker's free slot is needed for that task: a pool's, the DAG's, its own, or a run before.
+    #[must_use]
+    pub fn is_limited(&self, index: TaskIndex) -> bool {
+        let is_limited = |task: &Task| {
+            task.pool.is_some() || task.max_active_tis_per_dag.is_some() || task.depends_on_past
+        };
+        self.settings.max_active_tasks.is_some() || self.task(index).is_some_and(is_limited)
     }
 
     /// Everything that `index` waits for, directly or not, in index order. Costs the edges among them.

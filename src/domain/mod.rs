@@ -1,6 +1,7 @@
 //! The rules of the house, pure: no IO, no clock, no SQL. What goes in is values, what comes out is decisions.
 
 pub mod byte_size;
+pub mod catchup;
 pub mod check;
 pub mod dag;
 pub mod diagnostic;
@@ -15,6 +16,7 @@ pub mod reconcile;
 pub mod record_headers;
 pub mod retry;
 pub mod run_state;
+pub mod run_type;
 pub mod schedule;
 pub mod sinking;
 pub mod source;

@@ -8,9 +8,9 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
-    /// Created; no task has been claimed. The first claim moves it on.
+    /// It waits for its turn and has no tasks yet; that its DAG has room for one more run moves it on.
     Queued,
-    /// At least one task was claimed. The last task's completion moves it on.
+    /// It has begun: its tasks are there. The last task's completion moves it on.
     Running,
     /// Every leaf ended well (success or skipped). Final.
     Success,

@@ -1,4 +1,5 @@
-//! Driving one run to its end: registering as a worker, taking the run over, and coming back after the database was away.
+//! Driving one run to its end, or all that come: registering as a worker, taking a run over, and coming back after the
+//! database was away.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,11 +10,14 @@ use crate::clock;
 use crate::connect::Endpoints;
 use crate::domain::run_state::RunState;
 use crate::engine::EngineError;
+use crate::engine::bells::Bells;
+use crate::engine::hand::Unwritten;
 use crate::engine::observer::Observer;
 use crate::engine::operator::{Registration, chain};
 use crate::engine::running::RunningRun;
 use crate::engine::shutdown::Shutdown;
-use crate::engine::worker::{Unwritten, Worker, answered};
+use crate::engine::versions::Versions;
+use crate::engine::worker::{Anything, Assignment, Worker, answered};
 use crate::store::{SignOfLife, Store, StoreError, WorkerId};
 
 /// How long a database that went away is waited for.
@@ -85,26 +89,47 @@ impl Engine {
         // As a task of the runtime's: a run that is driven from the main thread wakes another for each of its attempts.
         let (engine, shutdown) = (self.clone(), shutdown.clone());
         let mut driving = JoinSet::new();
-        driving.spawn(async move { engine.drive_to_its_end(sign, run, &shutdown).await });
+        driving.spawn(async move { engine.drive_to_its_end(sign, Assignment::Run(run), &shutdown).await });
         match driving.join_next().await.expect("one is spawned") {
             Ok(driven) => driven,
             Err(failed) => std::panic::resume_unwind(failed.into_panic()), // nobody aborts it who waits for it
         }
     }
 
+    /// Works on every run that no process drives as its own, until `shutdown` says to stop. A database that goes away is
+    /// waited for.
+    ///
+    /// # Errors
+    /// When the database refuses what it should take.
+    pub async fn work(
+        &self,
+        sign: SignOfLife,
+        versions: Arc<Versions>,
+        bells: Bells,
+        shutdown: &Shutdown,
+    ) -> Result<(), EngineError> {
+        self.drive_to_its_end(sign, Assignment::Any(Anything { versions, bells }), shutdown).await.map(drop)
+    }
+
     async fn drive_to_its_end(
         &self,
         mut sign: SignOfLife,
-        mut run: RunningRun,
+        mut assignment: Assignment,
         shutdown: &Shutdown,
     ) -> Result<Driven, EngineError> {
         let mut former = Vec::new();
         let mut unwritten = Unwritten::default();
         let mut gone_since = None;
-        let was_anothers = run.owner != Some(sign.worker);
-        self.take_over(&mut run, &sign, &former).await?;
+        let was_anothers = match &mut assignment {
+            Assignment::Run(run) => {
+                let was_anothers = run.owner != Some(sign.worker);
+                self.take_over(run, &sign, &former).await?;
+                was_anothers
+            }
+            Assignment::Any(_) => true,
+        };
         loop {
-            let mut worker = Worker::new(self, sign, run.clone(), was_anothers, former.clone(), unwritten);
+            let mut worker = Worker::new(self, sign, assignment.clone(), was_anothers, former.clone(), unwritten);
             let error = match worker.work(shutdown).await {
                 Ok(driven) => {
                     worker.end().await;
@@ -123,7 +148,7 @@ impl Engine {
             former.push(was);
             gone_since = gone_since.filter(|_| is_idle).or_else(|| Some(clock::monotonic()));
             let since = gone_since.unwrap_or_else(clock::monotonic);
-            let back = self.come_back(&mut run, lost, &former, since);
+            let back = self.come_back(&mut assignment, lost, &former, since);
             sign = tokio::select! {
                 back = back => back?,
                 () = shutdown.drained() => return Ok(Driven::Stopped), // nothing runs that could be let end
@@ -163,21 +188,24 @@ impl Engine {
         Ok(EngineError::Driven { hostname, pid })
     }
 
-    /// Registers anew and takes the run over from what this process was before.
+    /// Registers anew and takes its run over from what this process was before.
     async fn come_back(
         &self,
-        run: &mut RunningRun,
+        assignment: &mut Assignment,
         lost: StoreError,
         former: &[WorkerId],
         since: Instant,
     ) -> Result<SignOfLife, EngineError> {
         let mut wait = Duration::from_millis(100);
         let mut last = lost;
-        while since.elapsed() < RECONNECT_LIMIT {
+        // Who works on all runs has nobody to tell that it gave up.
+        while matches!(assignment, Assignment::Any(_)) || since.elapsed() < RECONNECT_LIMIT {
             tokio::time::sleep(wait).await;
             let back = async {
                 let sign = register(&self.store).await?;
-                self.take_over(run, &sign, former).await?;
+                if let Assignment::Run(run) = assignment {
+                    self.take_over(run, &sign, former).await?;
+                }
                 Ok(sign)
             };
             match back.await {

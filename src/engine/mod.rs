@@ -4,14 +4,17 @@
 
 pub mod attempt;
 mod attempt_log;
+pub mod bells;
 mod drive;
 mod error;
+mod hand;
 mod holding;
 pub mod observer;
 pub mod operator;
 mod orphans;
 pub mod running;
 pub mod shutdown;
+pub mod versions;
 mod worker;
 
 pub use drive::{Driven, Engine, KILLED_LINGERS, register};

@@ -28,7 +28,7 @@ pub struct RunningRun {
 impl RunningRun {
     /// From the stored run and its DAG.
     #[must_use]
-    pub fn new(run: &Run, dag: Dag) -> Self {
+    pub fn new(run: &Run, dag: impl Into<Arc<Dag>>) -> Self {
         let facts = RunFacts {
             dag_id: run.dag_id.clone(),
             run_id: run.run_id.clone(),
@@ -37,11 +37,11 @@ impl RunningRun {
             data_interval_start: run.data_interval_start,
             data_interval_end: run.data_interval_end,
             params: run.params.clone(),
-            conf: serde_json::Map::new(),
+            conf: run.conf.clone(),
             variables: BTreeMap::new(),
         };
         let folder = PathBuf::from(&run.file).parent().map(PathBuf::from).unwrap_or_default();
-        Self { key: run.key, dag: Arc::new(dag), facts: Arc::new(facts), folder, owner: run.owner }
+        Self { key: run.key, dag: dag.into(), facts: Arc::new(facts), folder, owner: run.owner }
     }
 }
 

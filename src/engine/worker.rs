@@ -1,8 +1,8 @@
-//! The worker: one task that owns all that is in flight. It waits for what may happen, then does one step: completions
-//! and claims together. While that commits, further completions gather: they are the next step's batch, and a
+//! The worker: one task that owns all that is in flight, of one run or of all that nobody drives as their own. It waits
+//! for what may happen, then does one step: completions and claims together. While that commits, further completions gather: they are the next step's batch, and a
 //! lone one is never held back.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,19 +12,25 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use crate::clock;
-use crate::domain::ids::{AttemptKey, TaskId, TaskIndex, TaskRunKey};
-use crate::domain::plan::Ending;
+use crate::domain::ids::{AttemptKey, RunKey, TaskId, TaskIndex, TaskRunKey};
+use crate::domain::Timestamp;
+use crate::domain::plan::{Ending, Move};
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;
 use crate::engine::EngineError;
 use crate::engine::attempt::{Attempt, Stop, StopHandle, panic_text};
+use crate::engine::bells::{Bell, Bells};
 use crate::engine::drive::{Driven, Engine};
+use crate::engine::hand::{Hand, Held, Unwritten};
 use crate::engine::holding::{Holding, TRUST};
 use crate::engine::operator::{Output, Progress, Registration, UpstreamOutput, chain};
 use crate::engine::orphans::Orphanage;
-use crate::engine::running::{KnownOutputs, RunningRun};
+use crate::engine::running::RunningRun;
 use crate::engine::shutdown::Shutdown;
-use crate::store::{Claim, Claimed, EndedAttempt, RunBatch, SignOfLife, Step, Stepper, StoreError, WorkerId};
+use crate::engine::versions::Versions;
+use crate::store::{
+    Claim, ClaimOf, Claimed, EndedAttempt, RunBatch, SignOfLife, Step, Stepper, StoreError, WorkerId,
+};
 
 /// The safety net: how often the worker looks for work, cancel requests and orphans that nothing told it of.
 const POLL: Duration = Duration::from_secs(1);
@@ -55,8 +61,32 @@ const TROUBLE_LIMIT: Duration = Duration::from_secs(30);
 /// How long all attempts together may take to stop once their worker gives up: each is given less.
 const ABANDON_LIMIT: Duration = Duration::from_secs(15);
 
-/// Ends of attempts that a worker could not write before it lost the database; their fences say what still counts.
-pub(super) type Unwritten = Vec<EndedAttempt>;
+/// What a worker works on.
+#[derive(Clone)]
+pub(super) enum Assignment {
+    /// The one run that this process drives.
+    Run(RunningRun),
+    /// Every run that no process drives as its own.
+    Any(Anything),
+}
+
+/// What is needed to work on any run.
+#[derive(Clone)]
+pub(super) struct Anything {
+    /// The DAGs of runs.
+    pub(super) versions: Arc<Versions>,
+    /// How the other parts of the process say that there is something to do.
+    pub(super) bells: Bells,
+}
+
+impl Assignment {
+    fn claims(&self) -> ClaimOf {
+        match self {
+            Self::Run(run) => ClaimOf::Run(run.key),
+            Self::Any(_) => ClaimOf::AnyUnowned,
+        }
+    }
+}
 
 /// An attempt in flight.
 struct Live {
@@ -64,25 +94,24 @@ struct Live {
     stop: StopHandle,
 }
 
-/// A worker on one run.
+/// A worker.
 pub(super) struct Worker<'a> {
     engine: &'a Engine,
     sign: SignOfLife,
     stepper: Stepper,
     /// Who this process was before it lost the database: what stands under these was stopped, and is its own.
     former: Vec<WorkerId>,
-    run: RunningRun,
-    /// Whether somebody drove the run before this worker, and may have left something.
+    assignment: Assignment,
+    /// Whether somebody worked on this before, and may have left something.
     has_past: bool,
     holding: Holding,
-    outputs: KnownOutputs,
+    hand: Hand,
     attempts: JoinSet<(TaskRunKey, i64, Option<EndedAttempt>)>,
     live: HashMap<TaskRunKey, Live>,
-    ended: Vec<EndedAttempt>,
     orphanage: Orphanage,
     next_ready: Option<Instant>,
     wants_work: bool,
-    sweep: bool,
+    /// The end of the one run that it works on.
     concluded: Option<RunState>,
     stepped: bool,
     troubled_since: Option<Instant>,
@@ -92,27 +121,29 @@ impl<'a> Worker<'a> {
     pub(super) fn new(
         engine: &'a Engine,
         sign: SignOfLife,
-        run: RunningRun,
+        assignment: Assignment,
         was_anothers: bool,
         former: Vec<WorkerId>,
         unwritten: Unwritten,
     ) -> Self {
+        let mut hand = Hand::with(unwritten);
+        if let Assignment::Run(run) = &assignment {
+            hand.take_in(run.clone(), clock::monotonic());
+        }
         Self {
             engine,
             sign,
             stepper: engine.store.stepper(),
             has_past: was_anothers || !former.is_empty(),
             former,
-            run,
+            assignment,
             holding: Holding::new(clock::monotonic()),
-            outputs: KnownOutputs::default(),
+            hand,
             attempts: JoinSet::new(),
             live: HashMap::new(),
-            ended: unwritten,
             orphanage: Orphanage::default(),
             next_ready: None,
             wants_work: true,
-            sweep: false,
             concluded: None,
             stepped: false,
             troubled_since: None,
@@ -164,10 +195,14 @@ impl<'a> Worker<'a> {
             if let Some(state) = self.concluded {
                 return Ok(Driven::Concluded(state));
             }
-            if shutdown.is_draining() && self.live.is_empty() && self.ended.is_empty() {
+            if shutdown.is_draining() && self.live.is_empty() && self.hand.ended.is_empty() {
                 return Ok(Driven::Stopped);
             }
             let next_ready = self.next_ready.unwrap_or_else(|| Instant::now() + POLL);
+            let bells = match &self.assignment {
+                Assignment::Run(_) => None,
+                Assignment::Any(any) => Some(any.bells.clone()),
+            };
             tokio::select! {
                 biased; // what keeps the leases comes first, however many attempts end
                 _ = confirmation.tick() => self.sign.confirm().await?,
@@ -187,6 +222,11 @@ impl<'a> Worker<'a> {
                     self.next_ready = None;
                     self.wants_work = true;
                 }
+                () = rung(bells.as_ref().map(Bells::work)) => self.wants_work = true,
+                () = rung(bells.as_ref().map(Bells::look)) => match self.look_around().await {
+                    Err(EngineError::Store(error)) => self.endure(error)?,
+                    looked => looked?,
+                },
                 _ = poll.tick() => {
                     match self.look_around().await {
                         Err(EngineError::Store(error)) => self.endure(error)?,
@@ -206,7 +246,7 @@ impl<'a> Worker<'a> {
     /// Whatever took the database away may have taken what an attempt needed as well: a failure counts only while the
     /// sign of life stands.
     async fn confirm_before_failures(&mut self) -> Result<(), StoreError> {
-        match self.ended.iter().any(may_pass) {
+        match self.hand.ended.values().flatten().any(may_pass) {
             true => self.sign.confirm().await,
             false => Ok(()),
         }
@@ -233,7 +273,9 @@ impl<'a> Worker<'a> {
                 if self.live.get(&task_run).is_some_and(|live| live.fence == fence) {
                     self.live.remove(&task_run);
                 }
-                self.ended.extend(ended);
+                if let Some(ended) = ended {
+                    self.hand.end(task_run.run, ended);
+                }
             }
             next = self.attempts.try_join_next();
         }
@@ -245,37 +287,27 @@ impl<'a> Worker<'a> {
         loop {
             let free = self.engine.slots.saturating_sub(self.live.len());
             let claims = self.wants_work && !draining && free > 0;
-            if self.ended.is_empty() && !self.sweep && !claims {
+            if self.hand.is_idle() && !claims {
                 return Ok(());
             }
-            let ended = self.ended.clone(); // kept until it is written: a step that fails is done again
-            let written = ended.len();
+            for run in self.hand.missing() {
+                self.take_in(run).await?;
+            }
             let claim = claims.then(|| Claim {
                 worker: self.sign.worker,
                 slots: u32::try_from(free).unwrap_or(u32::MAX),
-                runs: vec![self.run.key],
+                of: self.assignment.claims(),
             });
-            let has_batch = !ended.is_empty() || self.sweep;
-            let errors: BTreeMap<_, _> =
-                ended.iter().filter_map(|ended| Some((ended.task, ended.error.clone()?))).collect();
-            let mut left: BTreeMap<_, _> = ended.iter().map(|ended| (ended.task, ended.output.clone())).collect();
-            let dag = Arc::clone(&self.run.dag);
-            let batches = if has_batch { vec![RunBatch { run: self.run.key, dag: &dag, ended }] } else { Vec::new() };
+            let happened = self.hand.happened(); // kept until it is written: a step that fails is done again
+            let batches: Vec<RunBatch<'_>> = happened
+                .iter()
+                .map(|(run, dag, ended)| RunBatch { run: *run, dag, ended: ended.clone() })
+                .collect();
             let now = clock::now();
-            let stepped = self.stepper.step(&Step { batches, claim }, now).await?;
-            self.ended.drain(..written);
-            self.sweep = false;
-            for (run, step) in &stepped.moves {
-                if step.to.is_final() {
-                    let output = left.remove(&step.task).flatten().filter(|_| step.to == TaskState::Success);
-                    self.outputs.note(step.task, output.and_then(as_object));
-                }
-                // What was ready at once was within this step's own reach.
-                if let Some(ready_at) = step.ready_at.filter(|at| !claims || *at > now) {
-                    self.wake_at(ready_at);
-                }
-                self.engine.observer.task_moved(*run, step, errors.get(&step.task).map(String::as_str));
-            }
+            let step = Step { batches, claim };
+            let stepped = self.stepper.step(&step, now).await?;
+            self.hand.wrote(&step.batches);
+            self.note_moves(&stepped.moves, &step.batches, claims, now);
             for (task_run, fence) in stepped.stale {
                 tracing::warn!(
                     run.key = task_run.run.0,
@@ -289,15 +321,64 @@ impl<'a> Worker<'a> {
                 self.forget(task_run);
             }
             for (run, state) in stepped.concluded {
-                self.engine.observer.run_concluded(run, state);
-                self.concluded = Some(state);
+                self.conclude(run, state);
             }
             self.wants_work = claims && stepped.claimed.len() == free; // there may be more: after these
             self.start_all(&stepped.claimed).await?;
-            if self.ended.is_empty() {
+            if self.hand.ended.is_empty() {
                 return Ok(());
             }
         }
+    }
+
+    /// Tells what moved on, keeps what was left, and notes when something will be ready that was not claimed.
+    fn note_moves(&mut self, moves: &[(RunKey, Move)], batches: &[RunBatch<'_>], claims: bool, now: Timestamp) {
+        let ended = || batches.iter().flat_map(|batch| batch.ended.iter().map(|ended| ((batch.run, ended.task), ended)));
+        let ended: HashMap<(RunKey, TaskIndex), &EndedAttempt> = ended().collect();
+        for (run, step) in moves {
+            let end = ended.get(&(*run, step.task));
+            if step.to.is_final()
+                && let Some(held) = self.hand.held_mut(*run, clock::monotonic())
+            {
+                let output = end.and_then(|end| end.output.clone()).filter(|_| step.to == TaskState::Success);
+                held.outputs.note(step.task, output.and_then(as_object));
+            }
+            // What was ready at once was within this step's own reach.
+            if let Some(ready_at) = step.ready_at.filter(|at| !claims || *at > now) {
+                self.wake_at(ready_at);
+            }
+            self.engine.observer.task_moved(*run, step, end.and_then(|end| end.error.as_deref()));
+        }
+    }
+
+    fn conclude(&mut self, run: RunKey, state: RunState) {
+        self.engine.observer.run_concluded(run, state);
+        match &self.assignment {
+            Assignment::Run(_) => self.concluded = Some(state),
+            Assignment::Any(any) => {
+                any.bells.schedule().ring(); // another run may have its turn
+                self.hand.let_go(run);
+                self.stepper.forget(run);
+            }
+        }
+    }
+
+    /// Takes a run in hand, with its DAG; one that is gone, or whose file this build cannot use, is let go.
+    async fn take_in(&mut self, run: RunKey) -> Result<(), StoreError> {
+        let Assignment::Any(any) = &self.assignment else { return Ok(()) };
+        let Some(stored) = self.engine.store.run(run).await? else {
+            self.hand.let_go(run);
+            return Ok(());
+        };
+        match any.versions.of_run(&self.engine.store, &stored).await? {
+            Ok(dag) => self.hand.take_in(RunningRun::new(&stored, dag), clock::monotonic()),
+            Err(error) => {
+                tracing::error!(dag.id = %stored.dag_id, run.id = %stored.run_id, "{error}");
+                self.engine.store.give_up_run(run, &error.to_string(), clock::now()).await?;
+                self.conclude(run, RunState::Failed);
+            }
+        }
+        Ok(())
     }
 
     fn wake_at(&mut self, ready_at: crate::domain::Timestamp) {
@@ -309,42 +390,55 @@ impl<'a> Worker<'a> {
     /// Starts what was claimed. When the store does not answer nothing of it is started: the next renewal finds that
     /// this worker holds what it does not know of, and hands it back.
     async fn start_all(&mut self, claimed: &[Claimed]) -> Result<(), StoreError> {
-        let ancestors: Vec<_> = claimed.iter().map(|claimed| self.run.dag.ancestors(claimed.task_run.task)).collect();
-        let missing = self.outputs.missing(&ancestors);
-        if !missing.is_empty() {
-            self.outputs.learn(self.engine.store.outputs(self.run.key, &missing).await?);
+        let mut by_run: BTreeMap<RunKey, Vec<Claimed>> = BTreeMap::new();
+        for claimed in claimed {
+            by_run.entry(claimed.task_run.run).or_default().push(*claimed);
         }
-        for (claimed, ancestors) in claimed.iter().zip(ancestors) {
-            self.start(*claimed, &ancestors);
+        for (run, claimed) in by_run {
+            if !self.hand.has(run) {
+                self.take_in(run).await?;
+            }
+            let store = &self.engine.store;
+            let Some(held) = self.hand.held_mut(run, clock::monotonic()) else { continue };
+            let dag = Arc::clone(&held.run.dag);
+            let ancestors: Vec<_> = claimed.iter().map(|claimed| dag.ancestors(claimed.task_run.task)).collect();
+            let missing = held.outputs.missing(&ancestors);
+            if !missing.is_empty() {
+                held.outputs.learn(store.outputs(run, &missing).await?);
+            }
+            for (claimed, ancestors) in claimed.iter().zip(ancestors) {
+                self.start(*claimed, &ancestors);
+            }
         }
         Ok(())
     }
 
     fn start(&mut self, claimed: Claimed, ancestors: &[TaskIndex]) {
+        let TaskRunKey { run: run_key, task: index } = claimed.task_run;
+        let Some(held) = self.hand.held(run_key) else { return };
         let key = AttemptKey {
-            run_uuid: self.run.facts.run_uuid,
+            run_uuid: held.run.facts.run_uuid,
             task_run: claimed.task_run,
             try_number: claimed.try_number,
             fence: claimed.fence,
         };
-        let index = claimed.task_run.task;
-        let found = match self.run.dag.task(index) {
+        let found = match held.run.dag.task(index) {
             Some(task) => self.registration(task.operator).map(|registration| (task.clone(), registration)),
             None => None,
         };
         let Some((task, registration)) = found else {
             let words = "this version of pinsched does not have its operator";
-            self.ended.push(failed(index, claimed.fence, words.to_owned(), None));
+            self.hand.end(run_key, failed(index, claimed.fence, words.to_owned(), None));
             return;
         };
         let stop = StopHandle::default();
         let progress = Arc::new(Progress::default());
-        self.engine.observer.attempt_started(self.run.key, index, claimed.try_number, &progress);
+        self.engine.observer.attempt_started(run_key, index, claimed.try_number, &progress);
         let attempt = Attempt {
             key,
             task,
-            run: self.run.clone(),
-            outputs: self.outputs_of(ancestors),
+            run: held.run.clone(),
+            outputs: outputs_of(held, ancestors),
             registration,
             store: self.engine.store.clone(),
             endpoints: Arc::clone(&self.engine.endpoints),
@@ -371,14 +465,6 @@ impl<'a> Worker<'a> {
         self.engine.registrations.iter().find(|registration| registration.kind.name == operator).copied()
     }
 
-    fn outputs_of(&self, tasks: &[TaskIndex]) -> BTreeMap<TaskId, UpstreamOutput> {
-        let outputs = tasks.iter().filter_map(|&index| {
-            let (task, output) = (self.run.dag.task(index)?, self.outputs.of(index)?);
-            Some((task.id.clone(), UpstreamOutput { operator: task.operator.to_owned(), output }))
-        });
-        outputs.collect()
-    }
-
     /// Renews the leases, stops what was taken from this worker, and hands back what it holds without knowing of it (the
     /// answer to a claim may have been lost).
     async fn renew(&mut self) -> Result<(), StoreError> {
@@ -401,19 +487,16 @@ impl<'a> Worker<'a> {
     /// The slow poll: cancel requests, orphans, and work that became ready without anybody saying so.
     async fn look_around(&mut self) -> Result<(), EngineError> {
         self.wants_work = true;
-        let run = answered(self.engine.store.run(self.run.key)).await?.ok_or(EngineError::RunGone)?;
-        if run.state.is_final() {
-            self.concluded = Some(run.state);
-            return Ok(());
+        let of = self.assignment.claims();
+        match of {
+            ClaimOf::Run(run) => {
+                if !self.look_at_own(run).await? {
+                    return Ok(());
+                }
+            }
+            ClaimOf::AnyUnowned => self.look_at_all().await?,
         }
-        if let Some(owner) = run.owner.filter(|owner| *owner != self.sign.worker) {
-            return Err(self.engine.driven_by(owner).await?); // this process was taken for dead
-        }
-        if run.cancel_requested_at.is_some() {
-            self.stop_all(Stop::Cancelled);
-            self.sweep = true;
-        }
-        let seen = answered(self.engine.store.orphans(self.run.key, &self.former)).await?;
+        let seen = answered(self.engine.store.orphans(of, &self.former)).await?;
         let mut seen: Vec<_> = seen.into_iter().filter(|orphan| orphan.worker != self.sign.worker).collect();
         for orphan in &seen {
             if let Some(live) = self.live.get(&orphan.task_run).filter(|live| live.fence != orphan.fence) {
@@ -430,19 +513,60 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
+    /// Looks at the one run; whether it still goes on.
+    async fn look_at_own(&mut self, key: RunKey) -> Result<bool, EngineError> {
+        let run = answered(self.engine.store.run(key)).await?.ok_or(EngineError::RunGone)?;
+        if run.state.is_final() {
+            self.concluded = Some(run.state);
+            return Ok(false);
+        }
+        if let Some(owner) = run.owner.filter(|owner| *owner != self.sign.worker) {
+            return Err(self.engine.driven_by(owner).await?); // this process was taken for dead
+        }
+        if run.cancel_requested_at.is_some() {
+            self.stop_run(key, Stop::Cancelled);
+            self.hand.sweep.insert(key);
+        }
+        Ok(true)
+    }
+
+    /// Looks for runs that somebody wants cancelled or whose process is gone, and forgets what it has nothing to do with.
+    async fn look_at_all(&mut self) -> Result<(), EngineError> {
+        for run in answered(self.engine.store.runs_to_cancel()).await? {
+            self.stop_run(run, Stop::Cancelled);
+            self.hand.sweep.insert(run);
+        }
+        for run in answered(self.engine.store.adopt_runs()).await? {
+            tracing::info!(run.key = run.0, "the process that drove a run is gone: the run goes on here");
+        }
+        let live: BTreeSet<RunKey> = self.live.keys().map(|task_run| task_run.run).collect();
+        for run in self.hand.forget_idle(clock::monotonic(), |run| live.contains(&run)) {
+            self.stepper.forget(run);
+        }
+        Ok(())
+    }
+
     /// Ends an attempt that nobody runs, unless its end waits to be written already.
     fn hand_back(&mut self, task_run: TaskRunKey, fence: i64, ending: Ending) {
-        if self.ended.iter().any(|ended| ended.task == task_run.task && ended.fence == fence) {
+        let waiting = self.hand.ended.get(&task_run.run).into_iter().flatten();
+        if waiting.into_iter().any(|ended| ended.task == task_run.task && ended.fence == fence) {
             return;
         }
         let error = (ending == Ending::Lost).then(|| "its worker died".to_owned());
-        self.ended.push(EndedAttempt { task: task_run.task, fence, ending, output: None, error });
+        let ended = EndedAttempt { task: task_run.task, fence, ending, output: None, error };
+        self.hand.end(task_run.run, ended);
     }
 
     /// An attempt's end was not written by this step: whoever watches need not wait for it.
     fn forget(&self, task_run: TaskRunKey) {
         if !self.live.contains_key(&task_run) {
             self.engine.observer.attempt_gone(task_run.run, task_run.task);
+        }
+    }
+
+    fn stop_run(&self, run: RunKey, reason: Stop) {
+        for (_, live) in self.live.iter().filter(|(task_run, _)| task_run.run == run) {
+            live.stop.stop(reason);
         }
     }
 
@@ -465,10 +589,27 @@ impl<'a> Worker<'a> {
         if tokio::time::timeout(ABANDON_LIMIT, all_ended).await.is_err() {
             self.attempts.abort_all();
         }
-        for failure in self.ended.iter_mut().filter(|ended| may_pass(ended)) {
+        for failure in self.hand.ended.values_mut().flatten().filter(|ended| may_pass(ended)) {
             failure.ending = Ending::Lost;
         }
-        std::mem::take(&mut self.ended)
+        std::mem::take(&mut self.hand.ended)
+    }
+}
+
+/// What the tasks left, as the attempts after them see it.
+fn outputs_of(held: &Held, tasks: &[TaskIndex]) -> BTreeMap<TaskId, UpstreamOutput> {
+    let outputs = tasks.iter().filter_map(|&index| {
+        let (task, output) = (held.run.dag.task(index)?, held.outputs.of(index)?);
+        Some((task.id.clone(), UpstreamOutput { operator: task.operator.to_owned(), output }))
+    });
+    outputs.collect()
+}
+
+/// Waits for a bell, where there is one.
+async fn rung(bell: Option<&Bell>) {
+    match bell {
+        Some(bell) => bell.rung().await,
+        None => std::future::pending().await,
     }
 }
 

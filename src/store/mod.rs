@@ -3,6 +3,7 @@
 //! What a function writes is one transaction: when the process dies in the middle of it, nothing of it happened. (A
 //! [`Stepper`]'s step may take several, each of them whole.) None is open while an operator runs.
 
+mod creation;
 mod error;
 mod fence;
 mod history;
@@ -24,9 +25,10 @@ use sqlx::{Connection, PgConnection};
 
 pub use error::StoreError;
 pub use history::Transition;
-pub use runs::{NewRun, Run, RunSource};
+pub use creation::{Begin, DagVersionId, NewRun};
+pub use runs::{Run, RunSource};
 pub use sinking::SinkClaimError;
-pub use steps::{Claim, Claimed, EndedAttempt, RunBatch, Step, Stepped, Stepper};
+pub use steps::{Claim, ClaimOf, Claimed, EndedAttempt, RunBatch, Step, Stepped, Stepper};
 pub use tasks::{AttemptRecord, TaskRun};
 pub use workers::{LEASE, Orphan, SignOfLife, WorkerId};
 

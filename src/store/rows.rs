@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::domain::run_state::RunState;
+use crate::domain::run_type::RunType;
 use crate::domain::task_state::{AttemptOutcome, TaskEvent, TaskState};
 use crate::store::StoreError;
 
@@ -20,6 +21,14 @@ pub(in crate::store) fn run_state(text: &str) -> Result<RunState, StoreError> {
         .into_iter()
         .find(|state| state.as_str() == text)
         .ok_or_else(|| StoreError::Corrupt { what: "a run state", value: text.to_owned() })
+}
+
+/// The run type of a row.
+pub(in crate::store) fn run_type(text: &str) -> Result<RunType, StoreError> {
+    RunType::ALL
+        .into_iter()
+        .find(|kind| kind.as_str() == text)
+        .ok_or_else(|| StoreError::Corrupt { what: "a run type", value: text.to_owned() })
 }
 
 /// The event of a row of the history.

@@ -1,39 +1,13 @@
-//! Runs: created whole, found by id or logical date, listed.
+//! Runs as they are stored: found by id or logical date, listed, taken over, cancelled.
 
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::domain::Timestamp;
-use crate::domain::dag::Dag;
 use crate::domain::ids::{DagId, RunId, RunKey};
-use crate::domain::plan;
 use crate::domain::run_state::RunState;
-use crate::store::{Store, StoreError, WorkerId, rows};
-
-/// What a new run is made from.
-pub struct NewRun<'a> {
-    /// The checked DAG.
-    pub dag: &'a Dag,
-    /// The file that it was read from, absolute.
-    pub file: &'a str,
-    /// The file's text: the run keeps it, whatever becomes of the file.
-    pub source: &'a str,
-    /// The run's id.
-    pub run_id: RunId,
-    /// Which it is of its logical date: 0, then 1, 2, … for reruns.
-    pub rerun: i32,
-    /// The logical date.
-    pub logical_date: Timestamp,
-    /// The data interval's start, included.
-    pub data_interval_start: Timestamp,
-    /// The data interval's end, not included.
-    pub data_interval_end: Timestamp,
-    /// The params, defaults and overrides merged.
-    pub params: Map<String, Value>,
-    /// The process that drives it, where one does.
-    pub owner: Option<WorkerId>,
-}
+use crate::domain::run_type::RunType;
+use crate::store::{DagVersionId, Store, StoreError, WorkerId, rows};
 
 /// A run, as stored.
 #[derive(Debug, Clone)]
@@ -44,8 +18,12 @@ pub struct Run {
     pub uuid: Uuid,
     /// The DAG.
     pub dag_id: DagId,
+    /// The version of the DAG's file that it was made from.
+    pub version: DagVersionId,
     /// Its id within the DAG.
     pub run_id: RunId,
+    /// What made it.
+    pub run_type: RunType,
     /// The logical date.
     pub logical_date: Timestamp,
     /// Which it is of its logical date.
@@ -56,6 +34,12 @@ pub struct Run {
     pub data_interval_end: Timestamp,
     /// The params it runs with.
     pub params: Map<String, Value>,
+    /// What its trigger gave.
+    pub conf: Map<String, Value>,
+    /// What somebody wrote about it.
+    pub note: Option<String>,
+    /// Who asked for it: `schedule`, `run`, `cli`, `backfill`, a user, or a task as `dag.task`.
+    pub triggered_by: String,
     /// Where it stands.
     pub state: RunState,
     /// When it was created.
@@ -84,12 +68,17 @@ struct RunRow {
     id: i64,
     uuid: Uuid,
     dag_id: String,
+    dag_version_id: i64,
     run_id: String,
+    run_type: String,
     logical_date: Timestamp,
     rerun: i32,
     data_interval_start: Timestamp,
     data_interval_end: Timestamp,
     params: Value,
+    conf: Value,
+    note: Option<String>,
+    triggered_by: String,
     state: String,
     queued_at: Timestamp,
     started_at: Option<Timestamp>,
@@ -103,19 +92,25 @@ impl TryFrom<RunRow> for Run {
     type Error = StoreError;
 
     fn try_from(row: RunRow) -> Result<Self, StoreError> {
-        let Value::Object(params) = row.params else {
-            return Err(StoreError::Corrupt { what: "params", value: row.params.to_string() });
+        let object = |what, value| match value {
+            Value::Object(map) => Ok(map),
+            other => Err(StoreError::Corrupt { what, value: other.to_string() }),
         };
         Ok(Self {
             key: RunKey(row.id),
             uuid: row.uuid,
             dag_id: rows::id("a DAG id", &row.dag_id)?,
+            version: DagVersionId(row.dag_version_id),
             run_id: rows::id("a run id", &row.run_id)?,
+            run_type: rows::run_type(&row.run_type)?,
             logical_date: row.logical_date,
             rerun: row.rerun,
             data_interval_start: row.data_interval_start,
             data_interval_end: row.data_interval_end,
-            params,
+            params: object("params", row.params)?,
+            conf: object("a conf", row.conf)?,
+            note: row.note,
+            triggered_by: row.triggered_by,
             state: rows::run_state(&row.state)?,
             queued_at: row.queued_at,
             started_at: row.started_at,
@@ -132,8 +127,8 @@ macro_rules! select_runs {
     ($rest:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             RunRow,
-            "SELECT r.id, r.uuid, r.dag_id, r.run_id, r.logical_date, r.rerun, r.data_interval_start,
-                    r.data_interval_end, r.params, r.state, r.queued_at, r.started_at, r.finished_at,
+            "SELECT r.id, r.uuid, r.dag_id, r.dag_version_id, r.run_id, r.run_type, r.logical_date, r.rerun,
+                    r.data_interval_start, r.data_interval_end, r.params, r.conf, r.note, r.triggered_by, r.state, r.queued_at, r.started_at, r.finished_at,
                     r.cancel_requested_at, r.owner_id, v.file
              FROM run AS r
              JOIN dag_version AS v ON v.id = r.dag_version_id " + $rest,
@@ -143,73 +138,6 @@ macro_rules! select_runs {
 }
 
 impl Store {
-    /// Creates a run with all of its task runs in one transaction: it is there whole or not at all.
-    ///
-    /// # Errors
-    /// [`StoreError::RunExists`] when the DAG has a run with that id or that logical date and rerun already.
-    pub async fn create_run(&self, new: &NewRun<'_>, now: Timestamp) -> Result<Run, StoreError> {
-        let failed = StoreError::query("create a run");
-        let dag_id = new.dag.id().as_str();
-        let mut transaction = self.pool.begin().await.map_err(&failed)?;
-        let version = sqlx::query_scalar!(
-            "INSERT INTO dag_version (dag_id, content_hash, file, source, created_at)
-             VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT ON CONSTRAINT dag_version_dag_id_content_hash_key
-                DO UPDATE SET file = EXCLUDED.file -- changes nothing; returns the row that is there
-             RETURNING id",
-            dag_id,
-            Sha256::digest(new.source.as_bytes()).to_vec(),
-            new.file,
-            new.source,
-            now,
-        )
-        .fetch_one(&mut *transaction)
-        .await
-        .map_err(&failed)?;
-        let uuid = Uuid::now_v7();
-        let key = sqlx::query_scalar!(
-            "INSERT INTO run (uuid, dag_id, run_id, dag_version_id, run_type, logical_date, rerun, data_interval_start,
-                              data_interval_end, params, state, tasks_unfinished, queued_at, owner_id)
-             VALUES ($1, $2, $3, $4, 'manual', $5, $6, $7, $8, $9, 'queued', $10, $11, $12)
-             RETURNING id",
-            uuid,
-            dag_id,
-            new.run_id.as_str(),
-            version,
-            new.logical_date,
-            new.rerun,
-            new.data_interval_start,
-            new.data_interval_end,
-            Value::Object(new.params.clone()),
-            i32::try_from(new.dag.tasks().len()).unwrap_or(i32::MAX),
-            now,
-            new.owner.map(|owner| owner.0),
-        )
-        .fetch_one(&mut *transaction)
-        .await
-        .map_err(|source| StoreError::run_exists(source, new.dag.id(), &new.run_id))?;
-        insert_task_runs(&mut transaction, new.dag, key, now).await?;
-        transaction.commit().await.map_err(&failed)?;
-        Ok(Run {
-            key: RunKey(key),
-            uuid,
-            dag_id: new.dag.id().clone(),
-            run_id: new.run_id.clone(),
-            logical_date: new.logical_date,
-            rerun: new.rerun,
-            data_interval_start: new.data_interval_start,
-            data_interval_end: new.data_interval_end,
-            params: new.params.clone(),
-            state: RunState::Queued,
-            queued_at: now,
-            started_at: None,
-            finished_at: None,
-            cancel_requested_at: None,
-            owner: new.owner,
-            file: new.file.to_owned(),
-        })
-    }
-
     /// The run with that key.
     pub async fn run(&self, key: RunKey) -> Result<Option<Run>, StoreError> {
         select_runs!("WHERE r.id = $1", key.0)
@@ -328,12 +256,41 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
+    /// The unfinished runs that somebody wants cancelled and that no process drives as its own; at most 1,000.
+    pub async fn runs_to_cancel(&self) -> Result<Vec<RunKey>, StoreError> {
+        sqlx::query_scalar!(
+            "SELECT id FROM run
+             WHERE cancel_requested_at IS NOT NULL AND state IN ('queued', 'running') AND owner_id IS NULL
+             ORDER BY id
+             LIMIT 1000"
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map(|keys| keys.into_iter().map(RunKey).collect())
+        .map_err(StoreError::query("look for cancelled runs"))
+    }
+
+    /// Fails an unfinished run that nobody can go on with, with its unfinished tasks: `words` say why. One that ended
+    /// meanwhile stays as it is.
+    pub async fn give_up_run(&self, key: RunKey, words: &str, now: Timestamp) -> Result<(), StoreError> {
+        sqlx::query_file!("src/store/sql/give_up_run.sql", key.0, rows::text(words), now)
+            .execute(&self.pool)
+            .await
+            .map_err(StoreError::query("give a run up"))?;
+        Ok(())
+    }
+
     /// Asks for a run's cancellation, once; whoever drives the run acts on it. Says when it was first asked, or `None`
     /// when the run is finished already.
     pub async fn request_cancel(&self, key: RunKey, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         let failed = StoreError::query("ask for a run's cancellation");
         let at = sqlx::query_scalar!(
-            "UPDATE run SET cancel_requested_at = COALESCE(cancel_requested_at, $2), version = version + 1
+            "UPDATE run
+             SET cancel_requested_at = COALESCE(cancel_requested_at, $2),
+                 version             = version + 1,
+                 -- One that waits for its turn has no task that would have to end first.
+                 state               = CASE WHEN state = 'queued' THEN 'failed' ELSE state END,
+                 finished_at         = CASE WHEN state = 'queued' THEN $2::timestamptz END
              WHERE id = $1 AND state IN ('queued', 'running')
              RETURNING cancel_requested_at",
             key.0,
@@ -345,43 +302,4 @@ impl Store {
         .flatten();
         Ok(at)
     }
-}
-
-async fn insert_task_runs(
-    transaction: &mut sqlx::PgConnection,
-    dag: &Dag,
-    run: i64,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let first = plan::begin(dag);
-    let indexes: Vec<i32> = dag.tasks().iter().map(|task| task.index.0.cast_signed()).collect();
-    let ids: Vec<String> = dag.tasks().iter().map(|task| task.id.to_string()).collect();
-    let states: Vec<String> = first.iter().map(|(state, _)| state.as_str().to_owned()).collect();
-    let unfinished: Vec<i32> = first.iter().map(|(_, counts)| rows::stored(counts.unfinished)).collect();
-    let priorities: Vec<i32> = dag.tasks().iter().map(|task| task.priority_weight).collect();
-    sqlx::query!(
-        "WITH task AS (
-            SELECT * FROM unnest($2::int[], $3::text[], $4::text[], $5::int[], $6::int[])
-                AS task (task_index, task_id, state, upstream_unfinished, priority)
-        ), history AS (
-            INSERT INTO transition (run_key, task_index, fence, event, from_state, to_state, at)
-            SELECT $1, task_index, 0, 'released', 'none', state, $7 FROM task WHERE state = 'queued' ORDER BY task_index
-        )
-        INSERT INTO task_run (run_key, task_index, task_id, state, upstream_unfinished, priority, ready_at)
-        SELECT $1, task_index, task_id, state, upstream_unfinished, priority,
-               CASE WHEN state = 'queued' THEN $7::timestamptz END
-        FROM task
-        ORDER BY task_index",
-        run,
-        &indexes,
-        &ids,
-        &states,
-        &unfinished,
-        &priorities,
-        now,
-    )
-    .execute(transaction)
-    .await
-    .map_err(StoreError::query("create a run's tasks"))?;
-    Ok(())
 }

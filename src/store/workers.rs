@@ -9,7 +9,7 @@ use sqlx::{Connection, PgConnection};
 
 use crate::domain::Timestamp;
 use crate::domain::ids::{RunKey, TaskIndex, TaskRunKey};
-use crate::store::{Store, StoreError};
+use crate::store::{ClaimOf, Store, StoreError};
 
 /// The first key of every worker's advisory lock: `pins` in ASCII, so that others' locks are not taken for ours.
 const LOCK_CLASS: i32 = 0x7069_6e73;
@@ -116,14 +116,15 @@ impl Store {
             .collect())
     }
 
-    /// A run's running attempts whose worker is one of `former`, shows no sign of life, or whose lease has ended; in the
-    /// DAG's order, at most 1,000.
-    pub async fn orphans(&self, run: RunKey, former: &[WorkerId]) -> Result<Vec<Orphan>, StoreError> {
+    /// The running attempts of a run, or of all that no process drives as its own, whose worker is one of `former`, shows
+    /// no sign of life, or whose lease has ended; by run and in the DAG's order, at most 1,000.
+    pub async fn orphans(&self, of: ClaimOf, former: &[WorkerId]) -> Result<Vec<Orphan>, StoreError> {
         let former: Vec<i64> = former.iter().map(|worker| worker.0).collect();
         let rows = sqlx::query!(
             r#"SELECT t.run_key, t.task_index, t.fence, t.worker_id AS "worker_id!", t.lease_until < clock_timestamp() AS "expired!"
                FROM task_run AS t
-               WHERE t.run_key = $2
+               JOIN run AS r ON r.id = t.run_key
+               WHERE CASE WHEN $2::bigint IS NULL THEN r.owner_id IS NULL ELSE r.id = $2 END
                  AND t.state = 'running'
                  AND (t.worker_id = ANY ($3) OR t.lease_until < clock_timestamp() OR NOT EXISTS (
                     SELECT 1
@@ -137,7 +138,7 @@ impl Store {
                ORDER BY t.run_key, t.task_index
                LIMIT 1000"#,
             LOCK_CLASS,
-            run.0,
+            of.run().map(|run| run.0),
             &former
         )
         .fetch_all(&self.pool)
@@ -178,6 +179,35 @@ impl Store {
         .fetch_one(&self.pool)
         .await
         .map_err(StoreError::query("look for a worker's sign of life"))
+    }
+
+    /// Takes unfinished runs from processes that drove them and are gone, so that any worker may go on with them; says
+    /// which. A process that was killed shows its sign of life until Postgres notices; a second without one tells.
+    pub async fn adopt_runs(&self) -> Result<Vec<RunKey>, StoreError> {
+        let rows = sqlx::query_scalar!(
+            r#"UPDATE run AS r
+               SET owner_id = NULL, version = r.version + 1
+               FROM worker AS w
+               WHERE w.id = r.owner_id
+                 AND r.state IN ('queued', 'running')
+                 AND (w.ended_at IS NOT NULL OR w.seen_at < clock_timestamp() - make_interval(secs => $2))
+                 AND NOT EXISTS (
+                    SELECT 1
+                    FROM pg_locks AS l
+                    WHERE l.locktype = 'advisory'
+                      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                      AND l.classid = $1::int::oid
+                      AND l.objid = (r.owner_id % 2147483648)::int::oid
+                      AND l.objsubid = 2
+                      AND l.granted)
+               RETURNING r.id"#,
+            LOCK_CLASS,
+            LEASE.as_secs_f64()
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("take runs over"))?;
+        Ok(rows.into_iter().map(RunKey).collect())
     }
 
     /// Where that worker runs: host and process id.

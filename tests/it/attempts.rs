@@ -113,9 +113,9 @@ impl TestRun {
             self.tasks.len() - 1
         });
         let row = sqlx::query(
-            "INSERT INTO task_run (run_key, task_index, task_id, state, fence, worker_id, lease_until,
+            "INSERT INTO task_run (run_key, task_index, dag_key, task_id, state, fence, worker_id, lease_until,
                                    upstream_unfinished, started_at)
-             VALUES ($1, $2, $3, 'running', 1, (SELECT max(id) FROM worker), clock_timestamp() + interval '1 hour',
+             VALUES ($1, $2, (SELECT dag_key FROM run WHERE id = $1), $3, 'running', 1, (SELECT max(id) FROM worker), clock_timestamp() + interval '1 hour',
                      0, clock_timestamp())
              ON CONFLICT (run_key, task_index) DO UPDATE SET fence = task_run.fence + 1
              RETURNING fence, try_number",
@@ -191,15 +191,19 @@ async fn insert_run(connection: &mut PgConnection, uuid: Uuid) -> RunKey {
              VALUES ('pinterest_daily', '', 'test.yaml', '', clock_timestamp())
              ON CONFLICT (dag_id, content_hash, file) DO UPDATE SET source = EXCLUDED.source
              RETURNING id
+         ), dag AS (
+             INSERT INTO dag (dag_id) VALUES ('pinterest_daily')
+             ON CONFLICT (dag_id) DO UPDATE SET dag_id = EXCLUDED.dag_id
+             RETURNING id
          ), before AS (
              SELECT coalesce(max(rerun) + 1, 0) AS runs FROM run
          )
-         INSERT INTO run (uuid, dag_id, run_id, dag_version_id, run_type, logical_date, rerun, data_interval_start,
+         INSERT INTO run (uuid, dag_key, dag_id, run_id, dag_version_id, run_type, logical_date, rerun, data_interval_start,
                           data_interval_end, params, state, tasks_unfinished, queued_at, started_at)
-         SELECT $1, 'pinterest_daily', 'manual__2026-03-01T02:00:00+00:00' || repeat('~', before.runs), version.id,
+         SELECT $1, dag.id, 'pinterest_daily', 'manual__2026-03-01T02:00:00+00:00' || repeat('~', before.runs), version.id,
                 'manual', '2026-03-01T02:00:00Z', before.runs, '2026-02-28T02:00:00Z', '2026-03-01T02:00:00Z', '{}',
                 'running', 1, clock_timestamp(), clock_timestamp()
-         FROM version, before
+         FROM version, dag, before
          RETURNING id",
     )
     .bind(uuid)

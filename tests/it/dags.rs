@@ -14,7 +14,8 @@ use pinsched::domain::task_state::TaskState;
 use pinsched::engine::Engine;
 use pinsched::engine::observer::Nobody;
 use pinsched::engine::running::RunningRun;
-use pinsched::store::{NewRun, Run, Store};
+use pinsched::domain::run_type::RunType;
+use pinsched::store::{Begin, NewRun, Run, Store};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{Connection, Executor, PgConnection};
 
@@ -56,12 +57,16 @@ pub fn new_run<'a>(dag: &'a Dag, text: &'a str) -> NewRun<'a> {
         file: "/dags/orders.yaml",
         source: text,
         run_id: "manual__2026-02-01T00:00:00+00:00".parse().unwrap(),
+        run_type: RunType::Manual,
         rerun: 0,
         logical_date: date(),
         data_interval_start: date(),
         data_interval_end: date(),
         params: serde_json::Map::new(),
-        owner: None,
+        conf: serde_json::Map::new(),
+        note: None,
+        triggered_by: "test",
+        begin: Begin::InTurn,
     }
 }
 
@@ -72,7 +77,7 @@ impl House {
         store.migrate().await.expect("the migrations run on an empty database");
         let mut sql = PgConnection::connect(url.expose_secret()).await.unwrap();
         // Far apart, so that one id in another's place is found out, and beyond 32 bits, since ids are bigints.
-        for (table, start) in [("dag_version", 5_000), ("worker", 6_000_000_123_i64), ("run", 9_000_000_000)] {
+        for (table, start) in [("dag_version", 5_000), ("dag", 7_000_000_321_i64), ("worker", 6_000_000_123_i64), ("run", 9_000_000_000)] {
             let restart = format!("ALTER TABLE {table} ALTER COLUMN id RESTART WITH {start}");
             sql.execute(sqlx::AssertSqlSafe(restart)).await.unwrap();
         }

@@ -69,17 +69,52 @@ WITH planned AS MATERIALIZED (
         finished_at      = CASE WHEN planned.conclusion IS NOT NULL THEN $25::timestamptz END
     FROM planned
     WHERE run.id = planned.id
+), waiting AS MATERIALIZED (
+    -- The DAGs that have something in the queue: a probe of its index for each.
+    WITH RECURSIVE ahead AS (
+        (SELECT t.dag_key
+         FROM task_run AS t
+         WHERE t.state IN ('queued', 'up_for_retry') AND $35::bigint > 0
+         ORDER BY t.dag_key
+         LIMIT 1)
+        UNION ALL
+        SELECT (SELECT t.dag_key
+                FROM task_run AS t
+                WHERE t.state IN ('queued', 'up_for_retry') AND t.dag_key > ahead.dag_key
+                ORDER BY t.dag_key
+                LIMIT 1)
+        FROM ahead
+        WHERE ahead.dag_key IS NOT NULL)
+    SELECT ahead.dag_key
+    FROM ahead
+    JOIN dag AS d ON d.id = ahead.dag_key AND ($34::bigint IS NOT NULL OR NOT d.is_paused)
+), chosen AS MATERIALIZED (
+    SELECT one.run_key, one.task_index
+    FROM waiting
+    CROSS JOIN LATERAL (
+        SELECT mine.*, row_number() OVER (ORDER BY priority DESC, ready_at, run_key, task_index) AS place
+        FROM (
+            SELECT t.run_key, t.task_index, t.priority, t.ready_at
+            FROM task_run AS t
+            JOIN run AS r ON r.id = t.run_key
+            WHERE t.dag_key = waiting.dag_key
+              AND t.state IN ('queued', 'up_for_retry')
+              AND t.ready_at <= $25
+              AND NOT t.is_limited
+              AND r.cancel_requested_at IS NULL
+              AND CASE WHEN $34 IS NULL THEN r.owner_id IS NULL ELSE r.id = $34 END
+            ORDER BY t.priority DESC, t.ready_at, t.run_key, t.task_index -- the key last: equal times must not flap
+            LIMIT $35
+        ) AS mine
+    ) AS one
+    ORDER BY one.priority DESC, one.place, one.ready_at, one.run_key, one.task_index -- a DAG's first before another's second
+    LIMIT $35
 ), ready AS MATERIALIZED (
     -- MATERIALIZED: else Postgres may lock and update more rows than the limit.
     SELECT t.run_key, t.task_index, t.state
     FROM task_run AS t
-    JOIN run AS r ON r.id = t.run_key
+    JOIN chosen ON chosen.run_key = t.run_key AND chosen.task_index = t.task_index
     WHERE t.state IN ('queued', 'up_for_retry')
-      AND t.ready_at <= $25
-      AND t.run_key = ANY ($34)
-      AND r.cancel_requested_at IS NULL
-    ORDER BY t.priority DESC, t.ready_at, t.run_key, t.task_index -- the key last: equal times must not flap
-    LIMIT $35
     FOR UPDATE OF t SKIP LOCKED
 ), claimed AS (
     UPDATE task_run AS t
@@ -118,18 +153,9 @@ WITH planned AS MATERIALIZED (
     INSERT INTO attempt (run_key, task_index, fence, try_number, worker_id, started_at)
     SELECT run_key, task_index, fence, try_number, $23, $25
     FROM taken
-), begun AS (
-    -- SKIP LOCKED: a claim waits for nothing; a run that is locked now is moved on by who locks it.
-    UPDATE run
-    SET state = 'running', started_at = $25
-    WHERE id IN (
-        SELECT r.id
-        FROM run AS r
-        WHERE r.id IN (SELECT run_key FROM claimed) AND r.id <> ALL ($1) AND r.state = 'queued'
-        ORDER BY r.id
-        FOR UPDATE SKIP LOCKED)
 )
--- One row for each run that was written, then one for each claim.
+-- One row for each run that was written, one for each claim, one where others were claiming the same tasks, and one where
+-- tasks with limits of their own are in the queue.
 SELECT id AS "run_key!", NULL::int AS "task_index?", '' AS "state!", 0::bigint AS "fence!", 0 AS "try_number!",
        0 AS "lost!", 0 AS "upstream_unfinished!", 0 AS "upstream_success!", 0 AS "upstream_failed!",
        0 AS "upstream_upstream_failed!", 0 AS "upstream_skipped!", 0 AS "upstream_setups_succeeded!",
@@ -140,3 +166,12 @@ UNION ALL
 SELECT run_key, task_index, 'running', fence, try_number, lost, upstream_unfinished, upstream_success, upstream_failed,
        upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded, upstream_setups_skipped
 FROM taken
+UNION ALL
+SELECT 0, NULL, 'limited', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+WHERE $36 AND EXISTS (
+    SELECT 1
+    FROM task_run AS t
+    WHERE t.is_limited AND t.state IN ('queued', 'up_for_retry') AND t.ready_at <= $25)
+UNION ALL
+SELECT 0, NULL, 'contended', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+WHERE (SELECT count(*) FROM chosen) > (SELECT count(*) FROM ready)

@@ -17,6 +17,8 @@ use crate::store::{StoreError, rows};
 #[derive(Debug)]
 pub(super) struct KnownRun {
     pub(super) version: i64,
+    /// Whether what a step releases may be claimed by it: not of a paused DAG, and not past a limit of the default pool.
+    pub(super) takes: bool,
     pub(super) snapshot: Snapshot,
     pub(super) fences: BTreeMap<TaskIndex, i64>,
 }
@@ -55,9 +57,13 @@ impl KnownRun {
         tasks: &BTreeSet<TaskIndex>,
     ) -> Result<Option<Self>, StoreError> {
         let row = sqlx::query!(
-            r#"SELECT version, cancel_requested_at IS NOT NULL AS "cancel_requested!", tasks_unfinished, leaves_failed
-               FROM run
-               WHERE id = $1"#,
+            r#"SELECT r.version, r.cancel_requested_at IS NOT NULL AS "cancel_requested!", r.tasks_unfinished,
+                      r.leaves_failed,
+                      (r.owner_id IS NOT NULL OR NOT d.is_paused)
+                        AND NOT EXISTS (SELECT 1 FROM pool WHERE name = 'default_pool') AS "takes!"
+               FROM run AS r
+               JOIN dag AS d ON d.id = r.dag_key
+               WHERE r.id = $1"#,
             run.0
         )
         .fetch_optional(&mut *connection)
@@ -66,6 +72,7 @@ impl KnownRun {
         let Some(row) = row else { return Ok(None) };
         let mut known = Self {
             version: row.version,
+            takes: row.takes,
             snapshot: Snapshot {
                 cancel_requested: row.cancel_requested,
                 tasks_unfinished: rows::count(row.tasks_unfinished)?,
@@ -104,11 +111,26 @@ impl KnownRun {
         .fetch_all(connection)
         .await
         .map_err(StoreError::query("read a run's tasks"))?;
-        rows.iter().try_for_each(|row| self.learn(row, dag))
+        rows.iter().try_for_each(|row| match row.index() {
+            Some(index) => self.learn(row, dag.setups_upstream(index)),
+            None => Ok(()),
+        })
     }
 
-    /// Takes in a row of `task_run`.
-    pub(super) fn learn(&mut self, row: &TaskRow, dag: &Dag) -> Result<(), StoreError> {
+    /// Takes in a claimed row, unless it is of a task that was not come across, of a DAG that is not at hand: then it is
+    /// read when it is needed.
+    pub(super) fn learn_claim(&mut self, row: &TaskRow, dag: Option<&Dag>) -> Result<(), StoreError> {
+        let Some(index) = row.index() else { return Ok(()) };
+        let setups = match (dag, self.snapshot.tasks.get(&index)) {
+            (Some(dag), _) => dag.setups_upstream(index),
+            (None, Some(task)) => task.upstream.setups,
+            (None, None) => return Ok(()),
+        };
+        self.learn(row, setups)
+    }
+
+    /// Takes in a row of `task_run`, so many of whose upstreams are setups.
+    fn learn(&mut self, row: &TaskRow, setups: u32) -> Result<(), StoreError> {
         let Some(index) = row.index() else { return Ok(()) };
         let upstream = UpstreamCounts {
             unfinished: rows::count(row.upstream_unfinished)?,
@@ -116,7 +138,7 @@ impl KnownRun {
             failed: rows::count(row.upstream_failed)?,
             upstream_failed: rows::count(row.upstream_upstream_failed)?,
             skipped: rows::count(row.upstream_skipped)?,
-            setups: dag.setups_upstream(index),
+            setups,
             setups_succeeded: rows::count(row.upstream_setups_succeeded)?,
             setups_skipped: rows::count(row.upstream_setups_skipped)?,
         };

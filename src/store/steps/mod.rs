@@ -15,7 +15,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, Postgres};
+use sqlx::{Connection, PgConnection, Postgres};
 
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
@@ -24,8 +24,8 @@ use crate::domain::plan::{self, Ending, Move, Plan, PlanError};
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;
 use crate::store::steps::known::{KnownRun, TaskRow};
-use crate::store::steps::writing::Writing;
-use crate::store::{Store, StoreError, WorkerId};
+use crate::store::steps::writing::{Queue, Writing};
+use crate::store::{LEASE, Store, StoreError, WorkerId};
 
 /// How far beyond the tasks that are asked for is looked at once, for the steps to come; twice as far with each further
 /// question of a plan, so that a skip that runs through the whole DAG asks some eight times.
@@ -33,6 +33,9 @@ const LOOK_AHEAD: usize = 64;
 
 /// How often a plan may not fit what it was just made of: a claim may come between, and not much more.
 const REFUSALS: usize = 3;
+
+/// The first key of the advisory lock of claims with limits: `pinl` in ASCII.
+const LIMITS_LOCK_CLASS: i32 = 0x7069_6e6c;
 
 /// An attempt that ended.
 #[derive(Debug, Clone)]
@@ -65,8 +68,17 @@ pub struct Claim {
     pub worker: WorkerId,
     /// At most so many.
     pub slots: u32,
-    /// Of these runs.
-    pub runs: Vec<RunKey>,
+    /// Of which runs.
+    pub of: ClaimOf,
+}
+
+/// Whose tasks are claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimOf {
+    /// Those of the one run that this process drives.
+    Run(RunKey),
+    /// Those of all runs that no process drives as its own, of DAGs that are not paused.
+    AnyUnowned,
 }
 
 /// A step: what happened, and what is wished for.
@@ -112,6 +124,8 @@ pub struct Stepper {
     known: BTreeMap<RunKey, KnownRun>,
     /// Whether ready tasks may wait in the queue: then what a step releases queues behind them.
     queue_waits: bool,
+    /// Whether tasks with limits of their own are among them: then all are claimed by one statement that counts.
+    limited_wait: bool,
 }
 
 /// A batch's plan, and what it was made of.
@@ -134,11 +148,16 @@ impl Store {
     /// A stepper that knows nothing yet. From its first step on it holds a connection of the pool.
     #[must_use]
     pub fn stepper(&self) -> Stepper {
-        Stepper { store: self.clone(), connection: None, known: BTreeMap::new(), queue_waits: true }
+        Stepper { store: self.clone(), connection: None, known: BTreeMap::new(), queue_waits: true, limited_wait: false }
     }
 }
 
 impl Stepper {
+    /// Forgets a run: nothing of it is in this worker's hands any more.
+    pub fn forget(&mut self, run: RunKey) {
+        self.known.remove(&run);
+    }
+
     /// Does a step: when it returns what is reported is durable. A run's batch is written whole or not at all; what the
     /// step releases it also claims, while slots are left.
     ///
@@ -183,7 +202,8 @@ impl Stepper {
             }
             let claim = step.claim.as_ref().filter(|_| claims).map(|claim| claim.but(stepped.claimed.len()));
             let taken = claim.as_ref().map(|claim| self.take(claim, &planned, now)).unwrap_or_default();
-            let written = match Writing::of(&planned, &taken, claim.as_ref(), now).write(connection).await {
+            let queue = if self.limited_wait { Queue::Left } else { Queue::Claimed };
+            let written = match Writing::of(&planned, &taken, claim.as_ref(), queue, now).write(connection).await {
                 Ok(Some(written)) => written,
                 Ok(None) => {
                     refusals += 1; // a claim came between
@@ -202,6 +222,7 @@ impl Stepper {
                 planned.into_iter().partition(|planned| written.runs.contains(&planned.batch.run));
             batches = moved_on.into_iter().map(|planned| planned.batch).collect();
             let queues = done.iter().any(|planned| planned.leaves_some_queued(&taken, now));
+            let limited = done.iter().any(|planned| planned.releases_limited(now));
             for planned in done {
                 self.follow(planned, &mut stepped);
             }
@@ -209,17 +230,67 @@ impl Stepper {
                 Some(claim) => {
                     let is_full = usize::try_from(claim.slots).is_ok_and(|slots| written.claims.len() >= slots);
                     self.note_claims(&written.claims, step, &mut stepped)?;
-                    self.queue_waits = is_full || queues;
-                    !is_full && (queues || !batches.is_empty())
+                    self.queue_waits = is_full || queues || written.contended;
+                    let was_left = self.limited_wait;
+                    self.limited_wait = limited || written.limited;
+                    let may_find = !self.limited_wait && (was_left || queues || written.contended);
+                    !is_full && (may_find || !batches.is_empty())
                 }
                 None => {
                     self.queue_waits |= queues;
+                    self.limited_wait |= limited;
                     false
                 }
             };
         }
+        if let Some(claim) = step.claim.as_ref().filter(|_| self.limited_wait) {
+            self.claim_limited(connection, &claim.but(stepped.claimed.len()), step, now, &mut stepped).await?;
+        }
         stepped.claimed.sort_by_key(|claimed| claimed.task_run);
         Ok(stepped)
+    }
+
+    /// Claims from the queue under the limits of pools, DAGs and tasks, until slots or tasks run out.
+    async fn claim_limited(
+        &mut self,
+        connection: &mut PgConnection,
+        claim: &Claim,
+        step: &Step<'_>,
+        now: Timestamp,
+        stepped: &mut Stepped,
+    ) -> Result<(), StoreError> {
+        let mut claims: Vec<TaskRow> = Vec::new();
+        let mut slots = i64::from(claim.slots);
+        let mut is_done = slots == 0;
+        if !is_done {
+            let failed = StoreError::query("claim tasks with limits");
+            let mut transaction = connection.begin().await.map_err(&failed)?;
+            // One such claim at a time: what a second one counts as free, the first would be about to take.
+            sqlx::query!("SELECT pg_advisory_xact_lock($1, 0)", LIMITS_LOCK_CLASS)
+                .execute(&mut *transaction)
+                .await
+                .map_err(&failed)?;
+            while slots > 0 && !is_done {
+                let rows = sqlx::query_file_as!(
+                    TaskRow,
+                    "src/store/sql/claim_limited.sql",
+                    claim.worker.0,
+                    LEASE.as_secs_f64(),
+                    claim.of.run().map(|run| run.0),
+                    now,
+                    slots
+                )
+                .fetch_all(&mut *transaction)
+                .await
+                .map_err(&failed)?;
+                slots -= i64::try_from(rows.len()).unwrap_or(slots);
+                is_done = rows.is_empty();
+                claims.extend(rows);
+            }
+            transaction.commit().await.map_err(&failed)?;
+        }
+        self.queue_waits = !is_done; // what is left is kept back by limits, or was being claimed by others
+        self.note_claims(&claims, step, stepped)
     }
 
     /// Plans what is to be written; what is not is noted at once, and its batch taken away.
@@ -315,9 +386,11 @@ impl Stepper {
             return BTreeSet::new();
         }
         let mut ready: Vec<(Reverse<i32>, TaskRunKey)> = Vec::new();
-        for planned in planned.iter().filter(|planned| claim.runs.contains(&planned.batch.run)) {
-            let priority = |task| planned.batch.dag.task(task).map_or(0, |task| task.priority_weight);
-            ready.extend(planned.ready(now).map(|task_run| (Reverse(priority(task_run.task)), task_run)));
+        for planned in planned.iter().filter(|planned| planned.known.takes && claim.of.may_be(planned.batch.run)) {
+            let dag = planned.batch.dag;
+            let unlimited = planned.ready(now).filter(|task_run| !dag.is_limited(task_run.task));
+            let priority = |task| dag.task(task).map_or(0, |task| task.priority_weight);
+            ready.extend(unlimited.map(|task_run| (Reverse(priority(task_run.task)), task_run)));
         }
         ready.sort_unstable();
         let slots = usize::try_from(claim.slots).unwrap_or(usize::MAX);
@@ -340,9 +413,9 @@ impl Stepper {
     fn note_claims(&mut self, claims: &[TaskRow], step: &Step<'_>, stepped: &mut Stepped) -> Result<(), StoreError> {
         for row in claims {
             let (run, Some(task)) = (RunKey(row.run_key), row.index()) else { continue };
-            let batch = step.batches.iter().find(|batch| batch.run == run);
-            if let (Some(known), Some(batch)) = (self.known.get_mut(&run), batch) {
-                known.learn(row, batch.dag)?;
+            if let Some(known) = self.known.get_mut(&run) {
+                let batch = step.batches.iter().find(|batch| batch.run == run);
+                known.learn_claim(row, batch.map(|batch| batch.dag))?;
             }
             let task_run = TaskRunKey { run, task };
             stepped.claimed.push(Claimed { task_run, fence: row.fence, try_number: row.try_number });
@@ -358,6 +431,11 @@ impl Planned<'_> {
         ready.map(|step| TaskRunKey { run: self.batch.run, task: step.task })
     }
 
+    /// Whether it lets tasks into the queue that only a claim with limits takes.
+    fn releases_limited(&self, now: Timestamp) -> bool {
+        self.ready(now).any(|task_run| self.batch.dag.is_limited(task_run.task))
+    }
+
     /// Whether ready tasks are in the queue that the same statement's claim cannot see: what is released by it and not
     /// taken, and what is queued already and has its counts changed by it.
     fn leaves_some_queued(&self, taken: &BTreeSet<TaskRunKey>, now: Timestamp) -> bool {
@@ -371,7 +449,22 @@ impl Claim {
     /// The same with so many slots less.
     fn but(&self, claimed: usize) -> Self {
         let claimed = u32::try_from(claimed).unwrap_or(u32::MAX);
-        Self { worker: self.worker, slots: self.slots.saturating_sub(claimed), runs: self.runs.clone() }
+        Self { worker: self.worker, slots: self.slots.saturating_sub(claimed), of: self.of }
+    }
+}
+
+impl ClaimOf {
+    /// The one run, where it is one.
+    pub(in crate::store) fn run(self) -> Option<RunKey> {
+        match self {
+            Self::Run(run) => Some(run),
+            Self::AnyUnowned => None,
+        }
+    }
+
+    /// Whether that run's tasks may be among them; of a run that this process works on.
+    fn may_be(self, run: RunKey) -> bool {
+        self.run().is_none_or(|only| only == run)
     }
 }
 

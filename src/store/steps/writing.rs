@@ -24,12 +24,25 @@ pub(super) struct Writing<'a> {
     ends: Ends,
 }
 
+/// What becomes of the queue in the same statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Queue {
+    /// The claim's free slots are for it.
+    Claimed,
+    /// It is left to a claim that counts limits.
+    Left,
+}
+
 /// What it wrote.
 pub(super) struct Written {
     /// The runs that had not moved on.
     pub(super) runs: BTreeSet<RunKey>,
     /// What was claimed, from the plans and from the queue.
     pub(super) claims: Vec<TaskRow>,
+    /// Whether others were claiming the same tasks: more may be left.
+    pub(super) contended: bool,
+    /// Whether tasks with limits of their own were in the queue.
+    pub(super) limited: bool,
 }
 
 impl<'a> Writing<'a> {
@@ -38,10 +51,14 @@ impl<'a> Writing<'a> {
         planned: &[Planned<'_>],
         taken: &BTreeSet<TaskRunKey>,
         claim: Option<&'a Claim>,
+        queue: Queue,
         now: Timestamp,
     ) -> Self {
         let slots = claim.map_or(0, |claim| usize::try_from(claim.slots).unwrap_or(usize::MAX));
-        let slots = i64::try_from(slots.saturating_sub(taken.len())).unwrap_or(i64::MAX);
+        let slots = match queue {
+            Queue::Claimed => i64::try_from(slots.saturating_sub(taken.len())).unwrap_or(i64::MAX),
+            Queue::Left => 0,
+        };
         let (runs, changes, ends) = (Runs::default(), Changes::default(), Ends::default());
         let mut writing = Self { claim, slots, now, runs, changes, ends };
         for planned in planned {
@@ -77,7 +94,7 @@ impl<'a> Writing<'a> {
     /// Writes it; `None` when a task was not where its plan had seen it: then nothing was written.
     pub(super) async fn write(&self, connection: &mut PgConnection) -> Result<Option<Written>, StoreError> {
         let (runs, changes, ends) = (&self.runs, &self.changes, &self.ends);
-        let claimed_of: Vec<i64> = self.claim.iter().flat_map(|claim| &claim.runs).map(|run| run.0).collect();
+        let claimed_of = self.claim.and_then(|claim| claim.of.run()).map(|run| run.0);
         let rows = sqlx::query_file_as!(
             TaskRow,
             "src/store/sql/step.sql",
@@ -114,8 +131,9 @@ impl<'a> Writing<'a> {
             &ends.output_runs,
             &ends.output_indexes,
             &ends.outputs,
-            &claimed_of,
+            claimed_of,
             self.slots,
+            self.claim.is_some(),
         )
         .fetch_all(connection)
         .await;
@@ -123,8 +141,11 @@ impl<'a> Writing<'a> {
             Err(error) if !runs.keys.is_empty() && is_refused(&error) => return Ok(None),
             rows => rows.map_err(StoreError::query("write a step of the engine"))?,
         };
-        let (claims, runs): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.task_index.is_some());
-        Ok(Some(Written { runs: runs.into_iter().map(|row| RunKey(row.run_key)).collect(), claims }))
+        let (claims, others): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.task_index.is_some());
+        let says = |word: &str| others.iter().any(|row| row.state == word);
+        let (contended, limited) = (says("contended"), says("limited"));
+        let runs = others.iter().filter(|row| row.state.is_empty()).map(|row| RunKey(row.run_key)).collect();
+        Ok(Some(Written { runs, claims, contended, limited }))
     }
 }
 

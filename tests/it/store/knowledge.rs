@@ -7,7 +7,7 @@ use pinsched::clock;
 use pinsched::domain::plan::Ending;
 use pinsched::domain::run_state::RunState;
 use pinsched::domain::task_state::TaskState;
-use pinsched::store::{Claim, EndedAttempt, RunBatch, SignOfLife, Step, Stepped, Stepper};
+use pinsched::store::{Claim, ClaimOf, EndedAttempt, RunBatch, SignOfLife, Step, Stepped, Stepper};
 use secrecy::ExposeSecret;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 
@@ -23,7 +23,7 @@ async fn go_on(
     slots: u32,
 ) -> Stepped {
     let batches = if ended.is_empty() { vec![] } else { vec![RunBatch { run: play.run.key, dag: &play.dag, ended }] };
-    let claim = Some(Claim { worker: worker.worker, slots, runs: vec![play.run.key] });
+    let claim = Some(Claim { worker: worker.worker, slots, of: ClaimOf::Run(play.run.key) });
     stepper.step(&Step { batches, claim }, clock::now()).await.unwrap()
 }
 

@@ -14,7 +14,7 @@ use pinsched::clock;
 use pinsched::domain::ids::{AttemptKey, RunKey, TaskIndex};
 use pinsched::domain::plan::Ending;
 use pinsched::domain::task_state::TaskState;
-use pinsched::store::{Claim, Claimed, EndedAttempt, RunBatch, SignOfLife, Step, Stepped, Stepper, Store};
+use pinsched::store::{Claim, ClaimOf, Claimed, EndedAttempt, RunBatch, SignOfLife, Step, Stepped, Stepper, Store};
 
 use crate::dags::{House, Play};
 
@@ -24,8 +24,7 @@ async fn worker(house: &House) -> SignOfLife {
 
 /// Claims up to `slots` ready tasks of any run.
 async fn claim(store: &Store, worker: &SignOfLife, slots: u32) -> Vec<Claimed> {
-    let runs = store.list_runs(None, 100).await.unwrap().into_iter().map(|run| run.key).collect();
-    let claim = Some(Claim { worker: worker.worker, slots, runs });
+    let claim = Some(Claim { worker: worker.worker, slots, of: ClaimOf::AnyUnowned });
     store.stepper().step(&Step { batches: Vec::new(), claim }, clock::now()).await.unwrap().claimed
 }
 

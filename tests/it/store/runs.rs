@@ -19,7 +19,7 @@ async fn a_run_is_created_with_its_tasks_and_their_first_steps() {
     let play = house.play(TEXT).await;
     let stored = house.store.run(play.run.key).await.unwrap().unwrap();
     assert_eq!(format!("{stored:?}"), format!("{:?}", play.run), "what is returned is what is stored");
-    assert_eq!(stored.state, RunState::Queued);
+    assert_eq!(stored.state, RunState::Running);
     assert_eq!(house.store.run_source(play.run.key).await.unwrap().source, TEXT);
     insta::assert_snapshot!(house.picture(&play).await, @r"
     orders @ 2026-02-01  queued

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pinsched::clock;
 use pinsched::domain::plan::Ending;
-use pinsched::store::{Orphan, Store, StoreError, WorkerId};
+use pinsched::store::{ClaimOf, Orphan, Store, StoreError, WorkerId};
 use secrecy::SecretString;
 
 use super::{claim, end, ended, worker};
@@ -31,15 +31,15 @@ async fn the_attempts_of_a_worker_whose_connection_is_gone_are_orphans() {
     let (dying, living) = (worker(&house).await, worker(&house).await);
     let orphaned = claim(&house.store, &dying, 1).await[0];
     let kept = claim(&house.store, &living, 1).await[0];
-    assert!(house.store.orphans(play.run.key, &[]).await.unwrap().is_empty());
+    assert!(house.store.orphans(ClaimOf::Run(play.run.key), &[]).await.unwrap().is_empty());
     let dead = dying.worker;
     drop(dying);
     until_dead(&house, dead).await;
     assert!(house.store.is_alive(living.worker).await.unwrap());
     let expected = Orphan { task_run: orphaned.task_run, fence: 1, worker: dead, lease_expired: false };
-    assert_eq!(house.store.orphans(play.run.key, &[]).await.unwrap(), [expected]);
+    assert_eq!(house.store.orphans(ClaimOf::Run(play.run.key), &[]).await.unwrap(), [expected]);
     end(&house.store, &play, vec![ended(&orphaned, Ending::Lost)]).await;
-    assert!(house.store.orphans(play.run.key, &[]).await.unwrap().is_empty());
+    assert!(house.store.orphans(ClaimOf::Run(play.run.key), &[]).await.unwrap().is_empty());
     assert_ne!(kept.task_run, orphaned.task_run);
 }
 
@@ -53,10 +53,10 @@ async fn a_lease_that_ended_makes_an_orphan_of_a_worker_that_still_seems_alive()
         .execute("UPDATE task_run SET lease_until = clock_timestamp() - interval '1 ms' WHERE state = 'running'")
         .await;
     let expected = Orphan { task_run: claimed.task_run, fence: 1, worker: hung.worker, lease_expired: true };
-    assert_eq!(house.store.orphans(play.run.key, &[]).await.unwrap(), [expected]);
+    assert_eq!(house.store.orphans(ClaimOf::Run(play.run.key), &[]).await.unwrap(), [expected]);
     let held = house.store.renew_leases(hung.worker).await.unwrap();
     assert_eq!(held, [(claimed.task_run, 1)], "nobody took it meanwhile: it is the worker's again");
-    assert!(house.store.orphans(play.run.key, &[]).await.unwrap().is_empty());
+    assert!(house.store.orphans(ClaimOf::Run(play.run.key), &[]).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn a_renewal_tells_what_the_worker_still_holds_and_leaves_others_alone() {
     let theirs = claim(&house.store, &other, 1).await[0];
     house.execute("UPDATE task_run SET lease_until = clock_timestamp()").await;
     assert_eq!(house.store.renew_leases(one.worker).await.unwrap(), [(mine.task_run, 1)]);
-    let orphans = house.store.orphans(play.run.key, &[]).await.unwrap();
+    let orphans = house.store.orphans(ClaimOf::Run(play.run.key), &[]).await.unwrap();
     assert_eq!(orphans.iter().map(|orphan| orphan.task_run).collect::<Vec<_>>(), [theirs.task_run]);
     end(&house.store, &play, vec![ended(&mine, Ending::Lost)]).await;
     let again = claim(&house.store, &other, 1).await[0];

@@ -1,0 +1,113 @@
+//! What a worker has in hand: its runs with what it knows of them, and what happened to them and is not written yet.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::domain::dag::Dag;
+use crate::domain::ids::RunKey;
+use crate::engine::running::{KnownOutputs, RunningRun};
+use crate::store::{EndedAttempt, RunBatch};
+
+/// How long a run is remembered that this worker has nothing to do with any more, unless it ends here.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// Ends of attempts that are not written yet, by run; their fences say what still counts.
+pub(super) type Unwritten = BTreeMap<RunKey, Vec<EndedAttempt>>;
+
+/// A run in hand.
+pub(super) struct Held {
+    pub(super) run: RunningRun,
+    pub(super) outputs: KnownOutputs,
+    used: Instant,
+}
+
+/// The runs of a worker.
+#[derive(Default)]
+pub(super) struct Hand {
+    runs: HashMap<RunKey, Held>,
+    /// What ended and is not written.
+    pub(super) ended: Unwritten,
+    /// Runs to be looked at whole, since somebody asked for their cancellation.
+    pub(super) sweep: BTreeSet<RunKey>,
+}
+
+impl Hand {
+    /// Nothing but what could not be written before.
+    pub(super) fn with(unwritten: Unwritten) -> Self {
+        Self { runs: HashMap::new(), ended: unwritten, sweep: BTreeSet::new() }
+    }
+
+    pub(super) fn take_in(&mut self, run: RunningRun, now: Instant) {
+        self.runs.entry(run.key).or_insert(Held { run, outputs: KnownOutputs::default(), used: now });
+    }
+
+    pub(super) fn has(&self, run: RunKey) -> bool {
+        self.runs.contains_key(&run)
+    }
+
+    pub(super) fn held(&self, run: RunKey) -> Option<&Held> {
+        self.runs.get(&run)
+    }
+
+    pub(super) fn held_mut(&mut self, run: RunKey, now: Instant) -> Option<&mut Held> {
+        let held = self.runs.get_mut(&run)?;
+        held.used = now;
+        Some(held)
+    }
+
+    /// The run is over, or gone.
+    pub(super) fn let_go(&mut self, run: RunKey) {
+        self.runs.remove(&run);
+        self.ended.remove(&run);
+        self.sweep.remove(&run);
+    }
+
+    /// Forgets runs that were not used for a while and that nothing `is_live` of; says which.
+    pub(super) fn forget_idle(&mut self, now: Instant, is_live: impl Fn(RunKey) -> bool) -> Vec<RunKey> {
+        let is_idle = |held: &Held| now.duration_since(held.used) > REMEMBERED;
+        let candidates = self.runs.iter().filter(|(run, held)| is_idle(held) && !is_live(**run)).map(|(run, _)| *run);
+        let idle: Vec<RunKey> = candidates.filter(|run| !self.ended.contains_key(run)).collect();
+        for run in &idle {
+            self.runs.remove(run);
+        }
+        idle
+    }
+
+    /// Runs that something happened to, and that are not in hand.
+    pub(super) fn missing(&self) -> Vec<RunKey> {
+        let happened: BTreeSet<RunKey> = self.ended.keys().chain(&self.sweep).copied().collect();
+        happened.into_iter().filter(|run| !self.has(*run)).collect()
+    }
+
+    pub(super) fn end(&mut self, run: RunKey, ended: EndedAttempt) {
+        self.ended.entry(run).or_default().push(ended);
+    }
+
+    /// Whether anything waits to be written.
+    pub(super) fn is_idle(&self) -> bool {
+        self.ended.is_empty() && self.sweep.is_empty()
+    }
+
+    /// What happened, as a step takes it, with the DAGs that it is about.
+    pub(super) fn happened(&self) -> Vec<(RunKey, Arc<Dag>, Vec<EndedAttempt>)> {
+        let runs: BTreeSet<RunKey> = self.ended.keys().chain(&self.sweep).copied().collect();
+        let known = runs.into_iter().filter_map(|run| Some((run, Arc::clone(&self.runs.get(&run)?.run.dag))));
+        known.map(|(run, dag)| (run, dag, self.ended.get(&run).cloned().unwrap_or_default())).collect()
+    }
+
+    /// These ends were written: the first so many of each run.
+    pub(super) fn wrote(&mut self, written: &[RunBatch<'_>]) {
+        for batch in written {
+            if let Some(ended) = self.ended.get_mut(&batch.run) {
+                ended.drain(..batch.ended.len().min(ended.len()));
+                if ended.is_empty() {
+                    self.ended.remove(&batch.run);
+                }
+            }
+            if batch.ended.is_empty() {
+                self.sweep.remove(&batch.run);
+            }
+        }
+    }
+}
