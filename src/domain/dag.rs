@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use crate::domain::Timestamp;
 use crate::domain::ids::{DagId, TaskId, TaskIndex};
 use crate::domain::retry::RetryPolicy;
+pub use crate::domain::schedule::Schedule;
 use crate::domain::trigger_rule::{Role, TriggerRule};
 
 /// A DAG: acyclic, every edge names a task, every key was understood.
@@ -37,6 +38,8 @@ pub struct DagSettings {
     pub schedule: Schedule,
     /// The zone in which `schedule` is read.
     pub timezone: Tz,
+    /// What the run of a tick is for.
+    pub data_interval: DataIntervals,
     /// No logical date before this instant.
     pub start_date: Option<Timestamp>,
     /// No logical date after this instant.
@@ -63,19 +66,14 @@ pub struct DagSettings {
     pub params: Map<String, Value>,
 }
 
-/// When a DAG runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Schedule {
-    /// Only when triggered.
-    None,
-    /// Once, at the start date.
-    Once,
-    /// As soon as the last run ended (Airflow's `@continuous`).
-    Continuous,
-    /// Whenever one of these cron expressions (5 or 6 fields, presets resolved) matches local time.
-    Cron(Vec<String>),
-    /// At this distance from the start date on.
-    Every(Duration),
+/// What the run of a tick is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DataIntervals {
+    /// The tick itself (Airflow 3's way).
+    #[default]
+    Trigger,
+    /// The time from the tick before, which is its logical date, to the tick (Airflow 2's way).
+    Cron,
 }
 
 /// What becomes of ticks that were missed while nothing ran.
@@ -121,7 +119,7 @@ pub struct DstPolicy {
 /// A local time that the clocks skip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DstGap {
-    /// Runs as much later as the clocks moved: 02:30 runs at 03:30 (Airflow's way).
+    /// Runs as much later as the clocks moved: 02:30 runs at 03:30, and the schedule goes on from there (Airflow's way).
     #[default]
     Shift,
     /// Runs when the gap ends: 02:30 runs at 03:00.
@@ -133,7 +131,7 @@ pub enum DstGap {
 /// A local time that the clocks repeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DstOverlap {
-    /// Runs the second time (Airflow's way).
+    /// Runs the second time; what takes every hour runs both times (Airflow's way).
     #[default]
     Second,
     /// Runs the first time.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::{Ending, LOST_LIMIT, Plan, PlanError, Snapshot, TaskSnapshot, begin, plan};
 use crate::domain::Timestamp;
-use crate::domain::dag::{Catchup, Dag, DagSettings, DstPolicy, Overlap, Schedule, Task};
+use crate::domain::dag::{Catchup, Dag, DagSettings, DataIntervals, DstPolicy, Overlap, Schedule, Task};
 use crate::domain::ids::TaskIndex;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::run_state::RunState;
@@ -42,6 +42,7 @@ fn dag_of(drawn: &[Drawn], schedule: Schedule) -> Dag {
         doc_md: None,
         schedule,
         timezone: chrono_tz::UTC,
+        data_interval: DataIntervals::Trigger,
         start_date: None,
         end_date: None,
         catchup: Catchup::None,
@@ -477,7 +478,7 @@ fn a_week_of_retries_passes_in_simulated_time() {
             link(&[1, 2], TriggerRule::NoneFailed),
             link(&[1], TriggerRule::AllDone),
         ],
-        Schedule::Cron(vec!["0 * * * *".to_owned()]),
+        "0 * * * *".parse().unwrap(),
     );
     let choices: Vec<u8> = (0..=255_u8).map(|n| n.wrapping_mul(157).wrapping_add(11)).collect();
     let mut fate = Fate { choices: &choices, at: 0 };

@@ -13,6 +13,7 @@ mod house;
 mod http;
 mod pipeline;
 mod s3;
+mod schedules;
 mod script;
 mod services;
 mod sink;

@@ -54,7 +54,10 @@ fn schedule(schedule: &Schedule, zone: &str) -> String {
         Schedule::None => "when triggered".to_owned(),
         Schedule::Once => "once".to_owned(),
         Schedule::Continuous => "continuously".to_owned(),
-        Schedule::Cron(crons) => format!("{} ({zone})", crons.join(" | ")),
+        Schedule::Times(times) => {
+            let times: Vec<String> = times.iter().map(ToString::to_string).collect();
+            format!("{} ({zone})", times.join(" | "))
+        }
         Schedule::Every(every) => format!("every {}", format_duration(*every)),
     }
 }

@@ -6,11 +6,12 @@ use chrono::{LocalResult, TimeDelta, TimeZone};
 use chrono_tz::Tz;
 
 use crate::domain::Timestamp;
-use crate::domain::dag::{Catchup, DagSettings, Schedule};
+use crate::domain::dag::{Catchup, DagSettings, DataIntervals, Schedule};
 use crate::domain::diagnostic::{Code, Diagnostic};
 use crate::domain::ids::DagId;
 use crate::domain::source::Span;
-use crate::domain::spec::{DagSpec, Date, Problems, Spanned};
+use crate::domain::schedule::Moment;
+use crate::domain::spec::{DagKeys, DagSpec, Problems, Spanned};
 
 /// Airflow's default.
 const MAX_ACTIVE_RUNS: u32 = 16;
@@ -41,6 +42,7 @@ pub(super) fn check(spec: &DagSpec, problems: &mut Problems<'_>) -> Option<DagSe
             .help("give the DAG a `start_date`"),
         );
     }
+    warn_of_what_never_comes(keys, problems);
     not_zero("dagrun_timeout", keys.dagrun_timeout.as_ref().map(|limit| (limit.value.0, limit.span)), problems);
     Some(DagSettings {
         id: id?,
@@ -48,6 +50,7 @@ pub(super) fn check(spec: &DagSpec, problems: &mut Problems<'_>) -> Option<DagSe
         doc_md: value(&keys.doc_md).cloned(),
         schedule: value(&keys.schedule).cloned().unwrap_or(Schedule::None),
         timezone,
+        data_interval: value(&keys.data_interval).copied().unwrap_or_default(),
         start_date,
         end_date,
         catchup,
@@ -61,6 +64,24 @@ pub(super) fn check(spec: &DagSpec, problems: &mut Problems<'_>) -> Option<DagSe
         tags: value(&keys.tags).map(|tags| tags.0.clone()).unwrap_or_default(),
         params: value(&keys.params).map(|params| params.0.clone()).unwrap_or_default(),
     })
+}
+
+/// Says so where a schedule never comes for want of a start, and where intervals have nothing to lie between.
+fn warn_of_what_never_comes(keys: &DagKeys, problems: &mut Problems<'_>) {
+    let schedule = value(&keys.schedule).unwrap_or(&Schedule::None);
+    if let (Schedule::Once, None, Some(typed)) = (schedule, &keys.start_date, &keys.schedule) {
+        let message = "`@once` means the `start_date`, and there is none: it never comes";
+        problems.add(Diagnostic::warning(Code::IgnoredKey, typed.span, message).help("give the DAG a `start_date`"));
+    }
+    if let Some(typed) = keys.data_interval.as_ref().filter(|typed| typed.value == DataIntervals::Cron)
+        && !schedule.recurs()
+    {
+        let message = "`data_interval: cron` is the time between two ticks, and this schedule has none that recur";
+        problems.add(
+            Diagnostic::warning(Code::IgnoredKey, typed.key, message)
+                .help("it goes with cron expressions, presets and durations"),
+        );
+    }
 }
 
 /// What was typed under a key.
@@ -97,10 +118,10 @@ fn check_id(spec: &DagSpec, problems: &mut Problems<'_>) -> Option<DagId> {
 }
 
 /// A date as an instant: what has no offset of its own is in the DAG's zone.
-fn in_zone(date: Date, zone: Tz) -> Timestamp {
+fn in_zone(date: Moment, zone: Tz) -> Timestamp {
     match date {
-        Date::Fixed(fixed) => fixed.to_utc(),
-        Date::Local(local) => match zone.from_local_datetime(&local) {
+        Moment::Fixed(at) => at,
+        Moment::Local(local) => match zone.from_local_datetime(&local) {
             LocalResult::Single(at) | LocalResult::Ambiguous(at, _) => at.to_utc(),
             // A time that the clocks skip: the hour after it exists everywhere.
             LocalResult::None => zone

@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 
-use crate::domain::dag::{Catchup, DstPolicy, Overlap, Schedule};
+use crate::domain::dag::{Catchup, DataIntervals, DstPolicy, Overlap, Schedule};
 use crate::domain::diagnostic::{Code, Diagnostic};
 use crate::domain::spec::Problems;
 use crate::domain::spec::known::without_effect_yet;
@@ -86,11 +86,14 @@ keys! {
         description: String,
         /// Markdown about the DAG.
         doc_md: String,
-        /// When it runs: cron (5 or 6 fields), `@daily` and the like, a duration such as `15m`, a list of crons, or
-        /// `none`.
+        /// When it runs: cron (5 or 6 fields), `@daily` and the like, a date and time, a list of those, a duration such
+        /// as `15m`, or `none`.
         schedule or schedule_interval: Schedule,
         /// The zone in which the schedule and dates are read, as `Europe/London`; UTC unless given.
         timezone: Zone,
+        /// What a run is for: `trigger`, its own time (as in Airflow 3); `cron`, the time since the one before, whose date
+        /// is then its logical date (as in Airflow 2).
+        data_interval: DataIntervals,
         /// No run is for a time before this.
         start_date: DateOrInstant,
         /// No run is for a time after this.

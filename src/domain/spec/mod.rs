@@ -9,7 +9,7 @@ mod value;
 pub(in crate::domain) use file::{DagSpec, TaskSpec, is_dag_key_in_default_args, read_file, report_standing};
 pub(in crate::domain) use keys::{DagKeys, TaskKeys};
 pub(in crate::domain) use known::airflow_task_key;
-pub(in crate::domain) use value::{Date, Spanned};
+pub(in crate::domain) use value::Spanned;
 
 use std::ops::Range;
 

@@ -7,7 +7,7 @@ mod time;
 
 pub(in crate::domain) use mapping::{FreeMapping, Params, Tasks};
 pub(in crate::domain) use plain::{Count, Dependencies, Positive, Tags};
-pub(in crate::domain) use time::{Date, DateOrInstant, Seconds, Zone};
+pub(in crate::domain) use time::{DateOrInstant, Seconds, Zone};
 
 use std::borrow::Cow;
 

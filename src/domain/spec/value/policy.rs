@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::domain::dag::{Catchup, DstGap, DstOverlap, DstPolicy, Overlap};
+use crate::domain::dag::{Catchup, DataIntervals, DstGap, DstOverlap, DstPolicy, Overlap};
 use crate::domain::diagnostic::{Code, Diagnostic, listed};
 use crate::domain::source::Span;
 use crate::domain::spec::Problems;
@@ -69,6 +69,13 @@ impl FromNode for Overlap {
     }
 }
 described!(Overlap, "Overlap", { "enum": ["queue", "skip", "cancel_running"] });
+
+impl FromNode for DataIntervals {
+    fn from_node(node: &Node, key: &str, problems: &mut Problems<'_>) -> Option<Self> {
+        choice(node, key, &[("trigger", Self::Trigger), ("cron", Self::Cron)], problems)
+    }
+}
+described!(DataIntervals, "DataIntervals", { "enum": ["trigger", "cron"] });
 
 impl FromNode for DstPolicy {
     fn from_node(node: &Node, key: &str, problems: &mut Problems<'_>) -> Option<Self> {

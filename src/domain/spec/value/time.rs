@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Datelike, FixedOffset, NaiveDate, NaiveDateTime};
 use chrono_tz::Tz;
 
 use crate::domain::dag::Schedule;
 use crate::domain::diagnostic::{Code, Diagnostic};
 use crate::domain::duration::{DurationError, from_seconds, parse_duration};
-use crate::domain::schedule::ScheduleError;
+use crate::domain::schedule::{Moment, MomentError, ScheduleError};
 use crate::domain::spec::Problems;
 use crate::domain::spec::value::{FromNode, described, wrong_type};
 use crate::domain::yaml::{Node, NodeKind};
@@ -45,41 +44,9 @@ described!(Seconds, "Duration", {
     "anyOf": [{ "type": "number", "minimum": 0 }, { "type": "string", "pattern": "^[0-9]" }]
 });
 
-/// A point in time as typed: with its own offset, or in the DAG's zone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::domain) enum Date {
-    Local(NaiveDateTime),
-    Fixed(DateTime<FixedOffset>),
-}
-
-impl Date {
-    fn year(self) -> i32 {
-        match self {
-            Self::Local(local) => local.year(),
-            Self::Fixed(fixed) => fixed.year(),
-        }
-    }
-}
-
-/// A [`Date`] in a file.
+/// A [`Moment`] in a file.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::domain) struct DateOrInstant(pub(in crate::domain) Date);
-
-fn parse_date(text: &str) -> Option<Date> {
-    let text = text.trim();
-    if let Ok(fixed) =
-        DateTime::parse_from_rfc3339(text).or_else(|_| DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f%:z"))
-    {
-        return Some(Date::Fixed(fixed));
-    }
-    if let Ok(date) = NaiveDate::parse_from_str(text, "%Y-%m-%d") {
-        return Some(Date::Local(date.and_time(chrono::NaiveTime::MIN)));
-    }
-    ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
-        .iter()
-        .find_map(|format| NaiveDateTime::parse_from_str(text, format).ok())
-        .map(Date::Local)
-}
+pub(in crate::domain) struct DateOrInstant(pub(in crate::domain) Moment);
 
 impl FromNode for DateOrInstant {
     fn from_node(node: &Node, key: &str, problems: &mut Problems<'_>) -> Option<Self> {
@@ -87,14 +54,14 @@ impl FromNode for DateOrInstant {
             wrong_type(node, key, "a date", problems);
             return None;
         };
-        // Beyond these years instants run out of range, and nobody means them.
-        let date = parse_date(text).filter(|date| (1..=9999).contains(&date.year()));
-        if date.is_none() {
-            problems.add(Diagnostic::error(Code::BadDate, node.span, format!("`{key}`: `{text}` is not a date")).help(
-                "write 2026-01-31, or 2026-01-31T02:00:00, with an offset (+01:00, Z) if it is not in the DAG's zone",
-            ));
-        }
-        date.map(Self)
+        text.parse()
+            .map_err(|error: MomentError| {
+                problems.add(Diagnostic::error(Code::BadDate, node.span, format!("`{key}`: {error}")).help(
+                    "write 2026-01-31, or 2026-01-31T02:00:00, with an offset (+01:00, Z) if it is not in the DAG's zone",
+                ));
+            })
+            .ok()
+            .map(Self)
     }
 }
 described!(DateOrInstant, "Date", {
@@ -142,21 +109,21 @@ impl FromNode for Schedule {
             }),
             NodeKind::Text(_) => one_schedule(node, problems),
             NodeKind::List(items) if !items.is_empty() => {
-                let mut crons = Vec::new();
+                let mut times = Vec::new();
                 for item in items {
                     match one_schedule(item, problems)? {
-                        Self::Cron(more) => crons.extend(more),
+                        Self::Times(more) => times.extend(more),
                         Self::None | Self::Once | Self::Continuous | Self::Every(_) => {
-                            let message = "a list of schedules holds cron expressions only";
+                            let message = "a list of schedules holds cron expressions, presets and dates only";
                             problems.add(Diagnostic::error(Code::BadSchedule, item.span, message));
                             return None;
                         }
                     }
                 }
-                Some(Self::Cron(crons))
+                Some(Self::Times(times))
             }
             NodeKind::Bool(_) | NodeKind::List(_) | NodeKind::Mapping(_) => {
-                wrong_type(node, key, "a cron expression, a preset, a duration or a list of crons", problems);
+                wrong_type(node, key, "a cron expression, a preset, a duration, a date or a list of those", problems);
                 None
             }
         }
@@ -172,7 +139,7 @@ described!(Schedule, "Schedule", {
 
 fn one_schedule(node: &Node, problems: &mut Problems<'_>) -> Option<Schedule> {
     let Some(text) = node.as_text() else {
-        wrong_type(node, "schedule", "a cron expression", problems);
+        wrong_type(node, "schedule", "a cron expression or a date", problems);
         return None;
     };
     text.parse()

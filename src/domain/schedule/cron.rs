@@ -1,0 +1,119 @@
+//! Cron expressions, parsed once: what they match on the wall, and what is wrong with those that cannot be read.
+
+use std::fmt;
+use std::ops::Range;
+
+use chrono::{DateTime, NaiveDateTime};
+use croner::Cron;
+use croner::parser::{CronParser, Seconds, Year};
+
+use crate::domain::schedule::parse::ScheduleError;
+
+/// The fields of a cron expression, with seconds in front when there are six.
+const FIELDS: [&str; 6] = ["second", "minute", "hour", "day of month", "month", "day of week"];
+
+/// A cron expression of 5 or 6 fields that comes some day.
+#[derive(Debug, Clone)]
+pub struct CronExpression {
+    text: String,
+    cron: Box<Cron>,
+}
+
+impl PartialEq for CronExpression {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for CronExpression {}
+
+impl fmt::Display for CronExpression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl CronExpression {
+    pub(super) fn parse(text: &str) -> Result<Self, ScheduleError> {
+        let fields: Vec<Range<usize>> = words(text);
+        if !(5..=6).contains(&fields.len()) {
+            return Err(ScheduleError {
+                message: format!("a cron expression has 5 or 6 fields, this has {}", fields.len()),
+                range: 0..text.len(),
+                help: Some("minute, hour, day of month, month, day of week; six have seconds in front".to_owned()),
+            });
+        }
+        let cron = parser().parse(text).map_err(|error| mistake(text, &fields, &error.to_string()))?;
+        let expression = Self { text: text.trim().to_owned(), cron: Box::new(cron) };
+        // `0 0 30 2 *` is well formed and never comes.
+        if expression.first_from(DateTime::UNIX_EPOCH.naive_utc()).is_none() {
+            return Err(ScheduleError {
+                message: format!("`{expression}` never comes"),
+                range: 0..text.len(),
+                help: Some("no year has such a day".to_owned()),
+            });
+        }
+        Ok(expression)
+    }
+
+    /// The first match at or after a local time.
+    pub(super) fn first_from(&self, from: NaiveDateTime) -> Option<NaiveDateTime> {
+        // The parser's own mapping of zones is not ours: it sees the wall clock as if it were UTC.
+        self.cron.find_next_occurrence(&from.and_utc(), true).ok().map(|at| at.naive_utc())
+    }
+
+    /// The last match at or before a local time.
+    pub(super) fn last_until(&self, until: NaiveDateTime) -> Option<NaiveDateTime> {
+        self.cron.find_previous_occurrence(&until.and_utc(), true).ok().map(|at| at.naive_utc())
+    }
+
+    /// Whether it takes every hour of the days that it takes.
+    pub(super) fn takes_every_hour(&self) -> bool {
+        self.cron.pattern.hours.is_all_set()
+    }
+}
+
+fn parser() -> CronParser {
+    CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build()
+}
+
+/// What is wrong with an expression that the parser refuses.
+fn mistake(text: &str, fields: &[Range<usize>], error: &str) -> ScheduleError {
+    let names = &FIELDS[FIELDS.len() - fields.len()..];
+    for (position, range) in fields.iter().enumerate() {
+        // Each field alone, among fields that are right: the one that is still refused is the wrong one.
+        let mut alone = vec!["*"; fields.len()];
+        alone[position] = &text[range.clone()];
+        if let Err(error) = parser().parse(&alone.join(" ")) {
+            return ScheduleError {
+                message: format!("`{}` cannot be the {} of a cron expression", &text[range.clone()], names[position]),
+                range: range.clone(),
+                help: Some(field_help(names[position], &error.to_string())),
+            };
+        }
+    }
+    ScheduleError { message: error.to_owned(), range: 0..text.len(), help: None }
+}
+
+fn field_help(field: &str, error: &str) -> String {
+    match field {
+        "second" | "minute" => "0 to 59, as `5`, `*/15`, `10-20` or `0,30`".to_owned(),
+        "hour" => "0 to 23, as `2`, `*/6`, `8-18` or `6,18`".to_owned(),
+        "day of month" => "1 to 31, `L` for the last, `15W` for the workday nearest to the 15th".to_owned(),
+        "month" => "1 to 12, or JAN to DEC".to_owned(),
+        "day of week" => {
+            "0 to 7 (0 and 7 are Sunday), or SUN to SAT; `5L` is the last Friday, `1#2` the second Monday".to_owned()
+        }
+        _ => error.to_owned(),
+    }
+}
+
+fn words(text: &str) -> Vec<Range<usize>> {
+    let start = text.as_ptr() as usize;
+    text.split_whitespace()
+        .map(|word| {
+            let from = word.as_ptr() as usize - start;
+            from..from + word.len()
+        })
+        .collect()
+}
