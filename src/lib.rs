@@ -21,4 +21,6 @@ pub mod operators;
 
 pub mod embedded;
 
+pub mod service;
+
 pub mod cli;

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::domain::ids::{DagId, TaskId};
+use crate::domain::ids::{DagId, RunId, TaskId};
+use crate::service::Role;
 
 /// Managed Airflow in one binary: YAML DAGs of emulate, produce, sink and transform tasks, every row exactly once.
 #[derive(Debug, Parser)]
@@ -16,6 +17,7 @@ use crate::domain::ids::{DagId, TaskId};
   pinsched runs                                   what ran, newest first
   pinsched show latest                            one run in full: tasks, reconciliation, results
   pinsched logs latest sink --follow              a task's log, live
+  pinsched serve                                  run the DAGs of ./dags on schedule
   pinsched up                                     keep the embedded stack running and print its URLs
 
 Exit codes: 0 done, 1 the answer is no (an invalid DAG, a failed run), 2 it could not be tried.")]
@@ -77,6 +79,40 @@ pub(crate) enum Command {
   pinsched run dags/daily.yaml --logical-date 2026-03-01 --rerun  once more
   pinsched run dags/from_airflow.yaml --dag extract_hourly        one of several DAGs")]
     Run(RunArguments),
+    /// Run the service: follow the DAG files, make runs on schedule, run their tasks
+    ///
+    /// Several may share one Postgres, all active: each tick becomes one run, each attempt is one worker's. A worker that
+    /// is killed is taken over within two seconds. Ctrl-C or SIGTERM drains: nothing new begins, what runs may end; again,
+    /// and what runs is handed back uncounted.
+    #[command(after_help = "Examples:
+  pinsched serve                               follow ./dags, on the embedded stack
+  pinsched serve --dags /srv/dags              another folder
+  pinsched serve --roles worker                tasks only, for a second machine on the same database
+  pinsched serve --log-format json             logs for a collector")]
+    Serve(ServeArguments),
+    /// List the DAGs that services have registered, and the files that are broken
+    Dags,
+    /// Ask for a run of a DAG; any worker takes it
+    ///
+    /// It begins at once, or in its turn where the DAG's `max_active_runs` go on already or it is paused.
+    #[command(after_help = "Examples:
+  pinsched trigger pinterest_daily
+  pinsched trigger pinterest_daily --param rows=11000 --note 'the big one'
+  pinsched trigger pinterest_daily --conf '{\"rows\": 11000}' --wait")]
+    Trigger(TriggerArguments),
+    /// Pause a DAG: what runs ends, nothing new begins
+    Pause {
+        /// The DAG
+        dag: DagId,
+    },
+    /// Let a paused DAG go on, and tell what runs because of it
+    Unpause {
+        /// The DAG
+        dag: DagId,
+        /// Only tell what would run
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Check DAG files: every mistake at once, with its place
     ///
     /// Nothing is run and nothing is started. Exit code 1 when something is wrong, 2 when there is nothing to check.
@@ -182,6 +218,47 @@ pub(crate) struct RunArguments {
     /// Run a logical date again that is finished
     #[arg(long, requires = "logical_date")]
     pub(crate) rerun: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArguments {
+    /// The folder of DAG files [env: PINSCHED_DAGS] [default: dags]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dags: Option<PathBuf>,
+    /// What this process does, comma separated
+    #[arg(long, value_name = "ROLES", value_delimiter = ',', default_value = "scheduler,worker")]
+    pub(crate) roles: Vec<Role>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TriggerArguments {
+    /// The DAG
+    pub(crate) dag: DagId,
+    /// Set a param; may be repeated
+    #[arg(long = "param", short, value_name = "KEY=VALUE")]
+    pub(crate) params: Vec<String>,
+    /// Params as one JSON object
+    #[arg(long, value_name = "JSON")]
+    pub(crate) conf: Option<String>,
+    /// The run's logical date [default: now]
+    #[arg(long, value_name = "DATE")]
+    pub(crate) logical_date: Option<String>,
+    /// The run's id [default: manual__ and the logical date]
+    #[arg(long, value_name = "ID")]
+    pub(crate) run_id: Option<RunId>,
+    /// What is to be known about it
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) note: Option<String>,
+    /// Wait for its end; exit code 1 when it failed
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+impl Command {
+    /// Whether it stays, and tells what it does by its logs.
+    pub(crate) fn talks_by_logs(&self) -> bool {
+        matches!(self, Self::Serve(_))
+    }
 }
 
 #[derive(Debug, Args)]

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::cli::dag_files::load;
+use crate::service::dag_files::load;
 use crate::cli::output::Printer;
-use crate::domain::check;
 use crate::domain::dag::Dag;
 use crate::domain::ids::DagId;
-use crate::domain::source::SourceFile;
+use crate::engine::versions;
 use crate::operators;
+use crate::store::RunSource;
 
 /// A file that was read and checked, and has no errors.
 pub(crate) struct DagFile {
@@ -56,13 +56,6 @@ impl DagFile {
 
 /// The DAG of a run, from the text that the run kept.
 pub(crate) fn reread(name: &str, source: String, id: &DagId) -> anyhow::Result<Dag> {
-    let file = SourceFile::new(name, source);
-    let checked = check::check(&file, &operators::catalog());
-    if checked.has_errors() {
-        anyhow::bail!(
-            "the run's DAG file, as it was then, is not valid for this version of pinsched: {}",
-            checked.diagnostics.iter().map(|diagnostic| diagnostic.message.as_str()).collect::<Vec<_>>().join("; ")
-        );
-    }
-    DagFile { name: name.to_owned(), source: file.text().to_owned(), dags: checked.dags }.into_dag(Some(id))
+    let source = RunSource { file: name.to_owned(), source };
+    Ok(versions::reread(source, id, &operators::catalog())?)
 }

@@ -5,24 +5,27 @@ mod cancel;
 mod colour;
 pub mod config;
 mod dag_file;
-mod dag_files;
+mod dags;
 pub mod down;
 mod drive;
 mod exit;
 mod graph;
 mod logs;
-mod named_files;
 mod output;
+mod params;
+mod pause;
 mod progress;
 mod report;
 mod resume;
 mod run;
 mod runs;
 mod schema;
+mod serve;
 mod session;
 mod show;
 pub mod stack;
 mod table;
+mod trigger;
 pub mod up;
 mod validate;
 mod words;
@@ -64,7 +67,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         let printed = printer.text(&String::from_utf8_lossy(&script));
         return printed.map_or_else(|error| refuse(printer, &error), |_| Exit::Done.into());
     }
-    let session = match Session::open(&arguments.everywhere) {
+    let session = match Session::open(&arguments.everywhere, arguments.command.talks_by_logs()) {
         Ok(session) => session,
         Err(error) => return refuse(Printer::new(arguments.everywhere.output, true), &error),
     };
@@ -91,6 +94,11 @@ fn refuse(printer: Printer, error: &anyhow::Error) -> ExitCode {
 async fn execute(session: &Session, command: &Command) -> anyhow::Result<Exit> {
     match command {
         Command::Run(arguments) => run::run(session, arguments).await,
+        Command::Serve(arguments) => serve::serve(session, arguments).await,
+        Command::Dags => dags::dags(session).await,
+        Command::Trigger(arguments) => trigger::trigger(session, arguments).await,
+        Command::Pause { dag } => pause::pause(session, dag).await,
+        Command::Unpause { dag, dry_run } => pause::unpause(session, dag, *dry_run).await,
         Command::Runs { dag, limit } => runs::runs(session, dag.as_ref(), *limit).await,
         Command::Show { run } => show::show(session, run).await,
         Command::Logs(arguments) => logs::logs(session, arguments).await,

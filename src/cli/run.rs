@@ -12,11 +12,11 @@ use crate::cli::arguments::RunArguments;
 use crate::cli::dag_file;
 use crate::cli::drive;
 use crate::cli::exit::Exit;
+use crate::cli::params;
 use crate::cli::session::Session;
 use crate::clock;
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
-use crate::domain::diagnostic::closest;
 use crate::domain::run_type::RunType;
 use crate::engine::{self, KILLED_LINGERS};
 use crate::store::{Begin, NewRun, Run, Store, WorkerId};
@@ -43,7 +43,7 @@ pub(crate) async fn run(session: &Session, arguments: &RunArguments) -> anyhow::
     let dag = file.into_dag(arguments.dag.as_ref())?;
     let logical_date =
         arguments.logical_date.as_deref().map(|text| parse_logical_date(text, dag.settings.timezone)).transpose()?;
-    let params = params(&dag, &arguments.params)?;
+    let params = params::merge(&dag, &arguments.params, &Map::new())?;
     let (resolved, store) = session.connect(CONNECTIONS).await?;
     // Before the run is there: it is created as this process's own, so that no other takes it for one left behind.
     let sign = engine::register(&store).await?;
@@ -168,49 +168,6 @@ fn parse_logical_date(text: &str, zone: Tz) -> anyhow::Result<Timestamp> {
     })
 }
 
-/// The DAG's params with `overrides` (`key=value`) in their place, each of the type that its default has.
-fn params(dag: &Dag, overrides: &[String]) -> anyhow::Result<Map<String, Value>> {
-    let mut params = dag.settings.params.clone();
-    for text in overrides {
-        let (key, value) =
-            text.split_once('=').with_context(|| format!("`{text}` is no param: write --param key=value"))?;
-        let Some(default) = params.get(key) else {
-            anyhow::bail!("DAG `{}` {}", dag.id(), no_such_param(key, &params));
-        };
-        let Some(value) = typed(default, value) else {
-            anyhow::bail!("param `{key}` cannot be `{value}`: its default, {default}, is of another type");
-        };
-        params.insert(key.to_owned(), value);
-    }
-    Ok(params)
-}
-
-fn no_such_param(key: &str, params: &Map<String, Value>) -> String {
-    if params.is_empty() {
-        return format!("has no params, so no `{key}` either; a DAG file declares them under `params`");
-    }
-    let known = || params.keys().map(String::as_str);
-    let hint = closest(key, known()).map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
-    format!("has no param `{key}`{hint} (it has: {})", known().collect::<Vec<_>>().join(", "))
-}
-
-/// The text as a value of the default's type; as any where the default is null.
-fn typed(default: &Value, text: &str) -> Option<Value> {
-    let plain = Value::String(text.to_owned());
-    if default.is_string() {
-        return Some(plain);
-    }
-    let value: Option<Value> = serde_json::from_str(text).ok();
-    match default {
-        Value::Null => Some(value.unwrap_or(plain)),
-        Value::Bool(_) => value.filter(Value::is_boolean),
-        Value::Number(_) => value.filter(Value::is_number),
-        Value::String(_) => value.filter(Value::is_string),
-        Value::Array(_) => value.filter(Value::is_array),
-        Value::Object(_) => value.filter(Value::is_object),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,14 +183,5 @@ mod tests {
         assert!(read("2026-03-29T01:30:00").unwrap_err().contains("the clocks skip it"));
         assert!(read("+262142-12-31").unwrap_err().contains("is no logical date"));
         assert!(read("yesterday").unwrap_err().contains("`yesterday` is no logical date"));
-    }
-
-    #[test]
-    fn params_keep_the_type_of_their_default() {
-        assert_eq!(typed(&Value::from(500), "11000").unwrap(), Value::from(11_000));
-        assert_eq!(typed(&Value::from("x"), "11000").unwrap(), Value::from("11000"));
-        assert!(typed(&Value::from(500), "many").is_none());
-        assert!(typed(&Value::from(500), "\"7\"").is_none());
-        assert_eq!(typed(&Value::Null, "plain").unwrap(), Value::from("plain"));
     }
 }

@@ -7,7 +7,9 @@ use crate::cli::arguments::Everywhere;
 use crate::cli::output::Printer;
 use crate::config::{Environment, Flags, Settings, key};
 use crate::embedded::{self, Component, LeaseRequest, Phase, Progress, Resolved, StackLease};
-use crate::store::{Run, Store};
+use crate::domain::diagnostic::closest;
+use crate::domain::ids::DagId;
+use crate::store::{DagState, Run, Store};
 
 /// A command's settings and its printer.
 pub(crate) struct Session {
@@ -17,10 +19,13 @@ pub(crate) struct Session {
 
 impl Session {
     /// Reads settings and sets logs up.
-    pub(crate) fn open(flags: &Everywhere) -> anyhow::Result<Self> {
+    ///
+    /// A process that stays tells what it does by its logs; a command tells it otherwise.
+    pub(crate) fn open(flags: &Everywhere, stays: bool) -> anyhow::Result<Self> {
         let settings = Settings::load(&to_flags(flags), &Environment::capture(), ".".as_ref())?;
         // A pool that loses its connections says so in many lines; what follows from it the engine tells in one.
-        crate::telemetry::init(&settings.log, "warn,sqlx_core=error")?;
+        let default = if stays { "info,sqlx_core=error,aws_config=warn" } else { "warn,sqlx_core=error" };
+        crate::telemetry::init(&settings.log, default)?;
         let printer = Printer::new(flags.output, settings.no_color);
         Ok(Self { settings, printer })
     }
@@ -108,4 +113,18 @@ fn to_flags(flags: &Everywhere) -> Flags {
         .with(&key::DATABASE_URL, flags.database_url.clone())
         .with(&key::LOG_FILTER, flags.log.clone())
         .with(&key::LOG_FORMAT, flags.log_format.clone())
+}
+
+/// The DAG of that id, as it stands; an error that says what there is.
+pub(crate) async fn find_dag(store: &Store, id: &DagId) -> anyhow::Result<DagState> {
+    if let Some(state) = store.dag_state(id).await? {
+        return Ok(state);
+    }
+    let states = store.dag_states().await?;
+    let names = || states.iter().map(|state| state.dag_id.as_str());
+    let near = closest(id.as_str(), names()).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+    match states.is_empty() {
+        true => anyhow::bail!("there is no DAG `{id}`: none is registered yet (`pinsched serve` registers those of ./dags)"),
+        false => anyhow::bail!("there is no DAG `{id}`{near} (`pinsched dags` lists them)"),
+    }
 }

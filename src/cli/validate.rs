@@ -3,29 +3,15 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use serde::Serialize;
-
-use crate::cli::dag_files::{LoadedFile, count, load_all};
+use crate::service::dag_files::{LoadedFile, count, load_all};
 use crate::cli::exit::Exit;
-use crate::domain::diagnostic::{Code, Severity};
+use crate::domain::diagnostic::Severity;
 use crate::domain::operator_kind::OperatorKind;
 
 /// What the command answers.
 #[derive(Debug)]
 pub(crate) struct ValidateReport {
     files: Vec<LoadedFile>,
-}
-
-/// A diagnostic as it leaves the process.
-#[derive(Debug, Serialize)]
-struct Finding<'a> {
-    code: Code,
-    severity: Severity,
-    file: &'a str,
-    line: usize,
-    column: usize,
-    message: &'a str,
-    help: Option<&'a str>,
 }
 
 /// Checks the files, and the YAML files in the folders, that `paths` name.
@@ -67,20 +53,7 @@ impl ValidateReport {
 
     /// The diagnostics as JSON: a list of `{code, severity, file, line, column, message, help}`.
     pub(crate) fn to_json(&self) -> serde_json::Value {
-        let findings = self.files.iter().flat_map(|file| {
-            file.checked.diagnostics.iter().map(|diagnostic| {
-                let position = file.source.position(diagnostic.span);
-                Finding {
-                    code: diagnostic.code,
-                    severity: diagnostic.severity,
-                    file: file.source.name(),
-                    line: position.line,
-                    column: position.column,
-                    message: &diagnostic.message,
-                    help: diagnostic.help.as_deref(),
-                }
-            })
-        });
+        let findings = self.files.iter().flat_map(LoadedFile::findings);
         serde_json::to_value(findings.collect::<Vec<_>>()).expect("findings are text and numbers")
     }
 }

@@ -139,6 +139,22 @@ pub mod key {
         about: "how much memory a transform takes before it spills to disk",
         ..PLAIN
     };
+    /// Where the DAG files are.
+    pub const SCHEDULER_DAGS: Key = Key {
+        name: "scheduler.dags",
+        variables: &["PINSCHED_DAGS"],
+        default: Some("dags"),
+        about: "the folder of DAG files that `serve` follows",
+        ..PLAIN
+    };
+    /// How late a missed tick may run that nothing catches up with.
+    pub const SCHEDULER_MISFIRE_GRACE: Key = Key {
+        name: "scheduler.misfire_grace",
+        variables: &["PINSCHED_MISFIRE_GRACE"],
+        default: Some("1h"),
+        about: "how late the last missed tick of a DAG without `catchup` may still run, after a stop of the service",
+        ..PLAIN
+    };
     /// How long the embedded stack outlives its last user.
     pub const STACK_LINGER: Key = Key {
         name: "stack.linger",
@@ -180,6 +196,8 @@ pub const KEYS: &[Key] = &[
     key::SOURCE_URL,
     key::ENGINE_PARALLELISM,
     key::ENGINE_MEMORY_LIMIT,
+    key::SCHEDULER_DAGS,
+    key::SCHEDULER_MISFIRE_GRACE,
     key::STACK_LINGER,
     key::LOG_FILTER,
     key::LOG_FORMAT,

@@ -21,6 +21,8 @@
 //! | `connections.<name>`      | `PINSCHED_CONNECTION_<NAME>`                                       |                     |
 //! | `engine.parallelism`      | `PINSCHED_PARALLELISM`                                             | `16`                |
 //! | `engine.memory_limit`     | `PINSCHED_MEMORY_LIMIT`                                            | `512MiB`            |
+//! | `scheduler.dags`          | `PINSCHED_DAGS`                                                    | `dags`              |
+//! | `scheduler.misfire_grace` | `PINSCHED_MISFIRE_GRACE`                                           | `1h`                |
 //! | `stack.linger`            | `PINSCHED_STACK_LINGER`                                            | `10s`               |
 //! | `log.filter`              | `PINSCHED_LOG`, `RUST_LOG`                                         | `warn`              |
 //! | `log.format`              | `PINSCHED_LOG_FORMAT`                                              | `text`              |

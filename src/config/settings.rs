@@ -64,6 +64,10 @@ pub struct Settings {
     pub parallelism: NonZeroUsize,
     /// How many bytes a transform takes before it spills.
     pub memory_limit: u64,
+    /// The folder of DAG files.
+    pub dags: PathBuf,
+    /// How late a missed tick may run that nothing catches up with.
+    pub misfire_grace: Duration,
     /// How long the embedded stack outlives its last user.
     pub stack_linger: Duration,
     /// The logs.
@@ -188,6 +192,8 @@ fn assemble(
         text.parse::<NonZeroUsize>().map_err(|_| "a whole number above 0")
     });
     let memory_limit = values.parse(&key::ENGINE_MEMORY_LIMIT, problems, bytes);
+    let dags = values.parse(&key::SCHEDULER_DAGS, problems, path);
+    let misfire_grace = values.parse(&key::SCHEDULER_MISFIRE_GRACE, problems, duration);
     let stack_linger = values.parse(&key::STACK_LINGER, problems, duration);
     let log_format = values.parse(&key::LOG_FORMAT, problems, str::parse);
     Some(Settings {
@@ -200,6 +206,8 @@ fn assemble(
         connections: table(values, &CONNECTIONS),
         parallelism: parallelism?,
         memory_limit: memory_limit?,
+        dags: directory.join(dags?),
+        misfire_grace: misfire_grace?,
         stack_linger: stack_linger?,
         log: LogSettings {
             filter: values.set(&key::LOG_FILTER).map(|value| value.text.expose_secret().to_owned()),

@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 use chrono::TimeDelta;
 
 use crate::domain::Timestamp;
-use crate::domain::dag::{Catchup, DagSettings, Schedule};
+use crate::domain::dag::{Catchup, DagSettings};
+use crate::domain::schedule::Schedule;
 
 /// A tick that is found within this time came in time: schedulers restart, and databases fail over.
 const IN_TIME: TimeDelta = TimeDelta::seconds(60);
@@ -56,7 +57,10 @@ pub fn due(settings: &DagSettings, until: Timestamp, now: Timestamp, grace: Time
             return due;
         }
         Catchup::None => due.miss(settings, until.max(back(now, grace)), in_time, Some(1)),
-        Catchup::Latest => due.miss(settings, latest_from(settings, until, in_time), in_time, Some(1)),
+        Catchup::Latest => {
+            let latest = settings.previous_tick(in_time + TimeDelta::microseconds(1));
+            due.ticks.extend(latest.filter(|tick| *tick > until));
+        }
         Catchup::Window { window, max } => {
             let window = TimeDelta::from_std(window).unwrap_or(TimeDelta::MAX);
             due.miss(settings, until.max(back(now, window)), in_time, max);
@@ -91,19 +95,6 @@ impl Due {
 
 fn back(now: Timestamp, time: TimeDelta) -> Timestamp {
     now.checked_sub_signed(time).unwrap_or(Timestamp::MIN_UTC)
-}
-
-/// An instant not long before the last tick up to `to`: searched backwards in ever larger steps, so that years of
-/// minutes are not gone through.
-fn latest_from(settings: &DagSettings, until: Timestamp, to: Timestamp) -> Timestamp {
-    let mut step = TimeDelta::hours(1);
-    loop {
-        let from = back(to, step);
-        if from <= until || (Ticks { settings, at: from, now: to }).next().is_some() {
-            return from.max(until);
-        }
-        step = step.checked_mul(4).unwrap_or(TimeDelta::MAX);
-    }
 }
 
 /// The ticks after an instant up to another.

@@ -4,9 +4,11 @@
 //! [`Stepper`]'s step may take several, each of them whole.) None is open while an operator runs.
 
 mod creation;
+mod dags;
 mod error;
 mod fence;
 mod history;
+mod listening;
 mod logs;
 pub mod production;
 mod rows;
@@ -23,9 +25,11 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{Connection, PgConnection};
 
+pub use dags::{DagKey, DagRegistration, DagState, Fired, ImportError, Pause, Tick};
 pub use error::StoreError;
 pub use history::Transition;
 pub use creation::{Begin, DagVersionId, NewRun};
+pub use listening::{Listener, Word};
 pub use runs::{Run, RunSource};
 pub use sinking::SinkClaimError;
 pub use steps::{Claim, ClaimOf, Claimed, EndedAttempt, RunBatch, Step, Stepped, Stepper};

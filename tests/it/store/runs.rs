@@ -22,7 +22,7 @@ async fn a_run_is_created_with_its_tasks_and_their_first_steps() {
     assert_eq!(stored.state, RunState::Running);
     assert_eq!(house.store.run_source(play.run.key).await.unwrap().source, TEXT);
     insta::assert_snapshot!(house.picture(&play).await, @r"
-    orders @ 2026-02-01  queued
+    orders @ 2026-02-01  running
       extract  queued
       load     none
       watch    queued

@@ -2,31 +2,76 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::named_files;
+use serde::Serialize;
+
+use crate::service::named_files;
 use crate::domain::check::{Checked, check, decode};
 use crate::domain::diagnostic::{Code, Diagnostic, Severity};
+use crate::domain::ids::DagId;
 use crate::domain::operator_kind::OperatorKind;
 use crate::domain::source::{LARGEST_FILE, SourceFile, Span};
 
 /// A DAG file and what became of it.
 #[derive(Debug)]
-pub(crate) struct LoadedFile {
+pub struct LoadedFile {
     /// Its text, for showing places in it.
-    pub(crate) source: SourceFile,
+    pub source: SourceFile,
     /// Its DAGs and what is wrong with it.
-    pub(crate) checked: Checked,
+    pub checked: Checked,
 }
 
 impl LoadedFile {
     /// All that is wrong with it, as text.
-    pub(crate) fn render(&self, coloured: bool) -> String {
+    pub fn render(&self, coloured: bool) -> String {
         let rendered = self.checked.diagnostics.iter().map(|one| one.render(&self.source, coloured));
         rendered.collect::<Vec<_>>().join("\n\n")
     }
 
+    /// Takes a DAG back that another file has, too.
+    pub fn refuse_twice(&mut self, id: &DagId, other: &Path) {
+        let message = format!("the DAG `{id}` is in `{}` already", other.display());
+        let problem = Diagnostic::error(Code::DuplicateDag, key_of(&self.source, id.as_str()), message)
+            .help("give one of them another id");
+        self.checked.refuse(id.as_str(), problem);
+    }
+
+    /// Its diagnostics as they leave the process: `{code, severity, file, line, column, message, help}` each.
+    #[must_use]
+    pub fn findings(&self) -> Vec<Finding<'_>> {
+        let finding = |diagnostic| Finding::of(diagnostic, &self.source);
+        self.checked.diagnostics.iter().map(finding).collect()
+    }
+
     /// Why it could not even be read, when it could not.
-    pub(crate) fn unreadable(&self) -> Option<&Diagnostic> {
+    pub fn unreadable(&self) -> Option<&Diagnostic> {
         self.checked.diagnostics.iter().find(|one| one.code == Code::Unreadable)
+    }
+}
+
+/// A diagnostic as it leaves the process.
+#[derive(Debug, Serialize)]
+pub struct Finding<'a> {
+    code: Code,
+    severity: Severity,
+    file: &'a str,
+    line: usize,
+    column: usize,
+    message: &'a str,
+    help: Option<&'a str>,
+}
+
+impl<'a> Finding<'a> {
+    fn of(diagnostic: &'a Diagnostic, source: &'a SourceFile) -> Self {
+        let position = source.position(diagnostic.span);
+        Self {
+            code: diagnostic.code,
+            severity: diagnostic.severity,
+            file: source.name(),
+            line: position.line,
+            column: position.column,
+            message: &diagnostic.message,
+            help: diagnostic.help.as_deref(),
+        }
     }
 }
 
@@ -41,7 +86,7 @@ fn empty_folder(path: &Path) -> LoadedFile {
 }
 
 /// Reads and checks one file.
-pub(crate) fn load(path: &Path, catalog: &[&'static OperatorKind]) -> LoadedFile {
+pub fn load(path: &Path, catalog: &[&'static OperatorKind]) -> LoadedFile {
     let name = path.display().to_string();
     let bytes = match read(path) {
         Ok(bytes) => bytes,
@@ -71,7 +116,7 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 /// Reads and checks files, and the `*.yaml` and `*.yml` files of folders and the folders in them, in order of name.
 ///
 /// A DAG id that two files use is an error in the later one.
-pub(crate) fn load_all(paths: &[PathBuf], catalog: &[&'static OperatorKind]) -> Vec<LoadedFile> {
+pub fn load_all(paths: &[PathBuf], catalog: &[&'static OperatorKind]) -> Vec<LoadedFile> {
     let mut files = Vec::new();
     let mut loaded: Vec<LoadedFile> = Vec::new();
     for path in paths {
@@ -101,10 +146,7 @@ pub(crate) fn load_all(paths: &[PathBuf], catalog: &[&'static OperatorKind]) -> 
             }
         }
         for (id, other) in twice {
-            let message = format!("the DAG `{id}` is in `{}` already", other.display());
-            let problem = Diagnostic::error(Code::DuplicateDag, key_of(&file.source, id.as_str()), message)
-                .help("give one of them another id");
-            file.checked.refuse(id.as_str(), problem);
+            file.refuse_twice(&id, &other);
         }
         loaded.push(file);
     }
@@ -131,7 +173,8 @@ fn key_of(source: &SourceFile, id: &str) -> Span {
     at.map_or_else(Span::default, |at| Span::new(at, at + id.len()))
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+/// Adds the `*.yaml` and `*.yml` files of a folder and of the folders in it, in order of name; hidden ones aside.
+pub fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     let Ok(entries) = std::fs::read_dir(folder) else {
         files.push(folder.to_owned());
         return;
@@ -149,6 +192,6 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
 }
 
 /// How many diagnostics of a severity there are.
-pub(crate) fn count(files: &[LoadedFile], severity: Severity) -> usize {
+pub fn count(files: &[LoadedFile], severity: Severity) -> usize {
     files.iter().flat_map(|file| &file.checked.diagnostics).filter(|one| one.severity == severity).count()
 }

@@ -8,7 +8,7 @@ use crate::operators::file_pattern::matching;
 
 /// Refuses the DAGs of the file at `path` that name a file which is not there. Where an earlier task may write it there is
 /// a warning.
-pub(crate) fn look_for(path: &Path, checked: &mut Checked) {
+pub(super) fn look_for(path: &Path, checked: &mut Checked) {
     let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     let mut files = std::mem::take(&mut checked.files);
     // Errors first: what `default_args` name is an error where one task may not wait for it, and no warning as well.

@@ -1,0 +1,118 @@
+//! `pinsched serve`: the service, until it is told to stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use chrono::TimeDelta;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep_until};
+
+use crate::cli::arguments::ServeArguments;
+use crate::cli::exit::Exit;
+use crate::cli::output::Printer;
+use crate::cli::session::Session;
+use crate::domain::ids::{RunKey, TaskIndex};
+use crate::domain::plan::Move;
+use crate::domain::run_state::RunState;
+use crate::domain::task_state::TaskState;
+use crate::embedded::{StackError, StackLease};
+use crate::engine::observer::Observer;
+use crate::engine::shutdown::{Shutdown, ShutdownStep};
+use crate::engine::{self, Engine};
+use crate::operators;
+use crate::service::{Service, ServiceError};
+
+/// Connections beside those of the operators: the worker's steps, its sign of life, the scheduler, the listener.
+const CONNECTIONS: u32 = 20;
+
+/// How long what runs may go on after SIGTERM: supervisors send SIGKILL ten seconds later or more.
+const TERMINATION_GRACE: Duration = Duration::from_secs(5);
+
+pub(crate) async fn serve(session: &Session, arguments: &ServeArguments) -> anyhow::Result<Exit> {
+    let dags = arguments.dags.clone().unwrap_or_else(|| session.settings.dags.clone());
+    let dags = std::path::absolute(&dags).with_context(|| format!("could not find {}", dags.display()))?;
+    anyhow::ensure!(dags.exists(), "there is no folder {} of DAG files (--dags or PINSCHED_DAGS names it)", dags.display());
+    let (mut resolved, store) = session.connect(CONNECTIONS).await?;
+    let engine = Engine {
+        store: store.clone(),
+        registrations: operators::registry(),
+        endpoints: Arc::new(resolved.endpoints),
+        observer: Arc::new(Logged),
+        slots: session.settings.parallelism.get(),
+        memory_limit: session.settings.memory_limit,
+    };
+    let sign = engine::register(&store).await?;
+    let misfire_grace = TimeDelta::from_std(session.settings.misfire_grace).unwrap_or(TimeDelta::MAX);
+    let roles = arguments.roles.iter().copied().collect();
+    session.printer.say(&format!("serving the DAGs of {}; Ctrl-C drains", dags.display()));
+    let service = Service { engine, dags, roles, misfire_grace, sign };
+    let shutdown = Shutdown::default();
+    let served = stop_when_told(service.run(&shutdown), &shutdown, session.printer);
+    tokio::pin!(served);
+    let gone = tokio::select! {
+        served = &mut served => return served,
+        gone = keep(resolved.stack.as_mut(), session.printer) => gone,
+    };
+    shutdown.stop();
+    served.await?;
+    Err(anyhow::Error::new(gone).context("the service ended with its embedded stack"))
+}
+
+/// Keeps the embedded stack, where there is one, and says what becomes of it; returns when it is gone for good.
+async fn keep(stack: Option<&mut StackLease>, printer: Printer) -> StackError {
+    match stack {
+        Some(stack) => stack.keep(&mut |news| printer.say(&news.to_string())).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn stop_when_told(
+    service: impl Future<Output = Result<(), ServiceError>>,
+    shutdown: &Shutdown,
+    printer: Printer,
+) -> anyhow::Result<Exit> {
+    let mut interrupts = signal(SignalKind::interrupt()).context("could not listen for Ctrl-C")?;
+    let mut terminations = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
+    tokio::pin!(service);
+    let mut asked = 0_u32;
+    let mut grace: Option<Instant> = None;
+    loop {
+        let graced = grace.unwrap_or_else(Instant::now);
+        tokio::select! {
+            served = &mut service => return served.map(|()| Exit::Done).map_err(anyhow::Error::from),
+            _ = interrupts.recv() => grace = None, // who is at the keyboard says when
+            _ = terminations.recv() => grace = (asked == 0).then(|| Instant::now() + TERMINATION_GRACE),
+            () = sleep_until(graced), if grace.is_some() => grace = None,
+        }
+        asked += 1;
+        if asked > 2 {
+            printer.say("killed; what ran is taken over by the other services, or by the next one");
+            return Ok(Exit::Done);
+        }
+        match shutdown.next() {
+            ShutdownStep::Drain => printer.say("draining: nothing new begins, what runs may end"),
+            ShutdownStep::Stop => printer.say("stopping: what runs is handed back uncounted"),
+        }
+    }
+}
+
+/// Tells by the logs what happens.
+struct Logged;
+
+impl Observer for Logged {
+    fn task_moved(&self, run: RunKey, step: &Move, error: Option<&str>) {
+        if matches!(step.to, TaskState::Failed | TaskState::UpForRetry) {
+            let error = error.unwrap_or_default();
+            tracing::warn!(run.key = run.0, task.index = step.task.0, state = %step.to, error, "a task failed");
+        }
+    }
+
+    fn run_concluded(&self, run: RunKey, state: RunState) {
+        tracing::info!(run.key = run.0, %state, "a run ended");
+    }
+
+    fn database_lost(&self, error: &str) {
+        tracing::warn!(error, "the database is away; attempts were stopped, and go on once it is back");
+    }
+}

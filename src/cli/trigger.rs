@@ -1,0 +1,92 @@
+//! `pinsched trigger DAG`: asks for a run, which any worker takes.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::{Map, Value};
+
+use crate::cli::arguments::TriggerArguments;
+use crate::cli::dag_file;
+use crate::cli::dates::parse_logical_date;
+use crate::cli::exit::Exit;
+use crate::cli::params;
+use crate::cli::report::{self, Detail};
+use crate::cli::session::{Session, find_dag};
+use crate::clock;
+use crate::domain::run_state::RunState;
+use crate::domain::run_type::RunType;
+use crate::store::{Begin, NewRun, Run, Store, Word};
+
+/// How often the run is looked at while its end is waited for.
+const LOOK: Duration = Duration::from_millis(200);
+
+pub(crate) async fn trigger(session: &Session, arguments: &TriggerArguments) -> anyhow::Result<Exit> {
+    let (_held, store) = session.connect_store().await?;
+    let state = find_dag(&store, &arguments.dag).await?;
+    let version = state.version.with_context(|| {
+        format!("no service has registered DAG `{}`: `pinsched run FILE` runs it from its file", state.dag_id)
+    })?;
+    anyhow::ensure!(state.retired_at.is_none(), "DAG `{}` is retired: its file is gone", state.dag_id);
+    let source = store.version_source(version).await?;
+    let dag = dag_file::reread(&source.file, source.source.clone(), &state.dag_id)?;
+    let now = clock::now();
+    let logical_date = match &arguments.logical_date {
+        Some(text) => parse_logical_date(text, dag.settings.timezone)?,
+        None => now,
+    };
+    let conf = conf(arguments)?;
+    let params = params::merge(&dag, &arguments.params, &conf)?;
+    let interval = dag.settings.manual_data_interval(logical_date);
+    let new = NewRun {
+        dag: &dag,
+        file: &source.file,
+        source: &source.source,
+        run_id: arguments.run_id.clone().unwrap_or_else(|| RunType::Manual.run_id(logical_date, 0)),
+        run_type: RunType::Manual,
+        rerun: 0,
+        logical_date,
+        data_interval_start: interval.start,
+        data_interval_end: interval.end,
+        params,
+        conf,
+        note: arguments.note.as_deref(),
+        triggered_by: "cli",
+        begin: Begin::InTurn,
+    };
+    let run = store.create_run(&new, now).await?;
+    store.tell(Word::Work).await?;
+    session.printer.say(&format!("{}  {}  {}", run.dag_id, run.run_id, waits(&run, state.is_paused)));
+    if !arguments.wait {
+        report::answer_stored(session, &store, &run, Detail::Brief).await?;
+        return Ok(Exit::Done);
+    }
+    let ended = end_of(&store, &run).await?;
+    report::answer_stored(session, &store, &ended, Detail::Brief).await?;
+    Ok(if ended.state == RunState::Success { Exit::Done } else { Exit::No })
+}
+
+fn waits(run: &Run, is_paused: bool) -> &'static str {
+    match run.state {
+        RunState::Queued if is_paused => "waits: the DAG is paused (`pinsched unpause` lets it go on)",
+        RunState::Queued => "waits for its turn: as many runs as may (max_active_runs) go on already",
+        RunState::Running | RunState::Success | RunState::Failed => "begun",
+    }
+}
+
+fn conf(arguments: &TriggerArguments) -> anyhow::Result<Map<String, Value>> {
+    let Some(text) = &arguments.conf else { return Ok(Map::new()) };
+    match serde_json::from_str(text).with_context(|| format!("`--conf {text}` is no JSON"))? {
+        Value::Object(conf) => Ok(conf),
+        _ => anyhow::bail!("`--conf {text}` is no JSON object"),
+    }
+}
+
+async fn end_of(store: &Store, run: &Run) -> anyhow::Result<Run> {
+    loop {
+        let now = store.run(run.key).await?.context("the run was deleted while it was waited for")?;
+        if now.state.is_final() {
+            return Ok(now);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,118 @@
+//! The service: its parts by role, started together, stopped together.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use tokio::task::JoinSet;
+
+use crate::engine::bells::Bells;
+use crate::engine::shutdown::Shutdown;
+use crate::engine::versions::Versions;
+use crate::engine::{Engine, EngineError};
+use crate::service::folder::Folder;
+use crate::service::listener::listen;
+use crate::service::registry::Registry;
+use crate::service::scheduler::Scheduler;
+use crate::store::SignOfLife;
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Follows the DAG files and makes ticks runs.
+    Scheduler,
+    /// Runs tasks.
+    Worker,
+}
+
+/// A role that there is not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no role: there are `scheduler` and `worker`")]
+pub struct NoRole(String);
+
+impl FromStr for Role {
+    type Err = NoRole;
+
+    fn from_str(text: &str) -> Result<Self, NoRole> {
+        match text {
+            "scheduler" => Ok(Self::Scheduler),
+            "worker" => Ok(Self::Worker),
+            other => Err(NoRole(other.to_owned())),
+        }
+    }
+}
+
+/// Why the service ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// Its worker gave up.
+    #[error("the worker gave up")]
+    Engine(#[from] EngineError),
+    /// A part of it panicked, which is a mistake of ours.
+    #[error("a part of the service panicked: {0}")]
+    Panicked(String),
+}
+
+/// A service that is set up.
+pub struct Service {
+    /// What its worker works with.
+    pub engine: Engine,
+    /// The folder of DAG files, absolute.
+    pub dags: PathBuf,
+    /// What it does.
+    pub roles: BTreeSet<Role>,
+    /// How late a missed tick may run that nothing catches up with.
+    pub misfire_grace: TimeDelta,
+    /// The process's registration.
+    pub sign: SignOfLife,
+}
+
+impl Service {
+    /// Works until `shutdown` says to stop, and what runs has ended then.
+    ///
+    /// # Errors
+    /// When a part cannot go on; the others are stopped first. A database that is away is waited for.
+    pub async fn run(self, shutdown: &Shutdown) -> Result<(), ServiceError> {
+        let (bells, registry) = (Bells::default(), Registry::default());
+        let versions = Arc::new(Versions::new(self.engine.registrations));
+        let store = self.engine.store.clone();
+        let mut parts: JoinSet<Result<(), ServiceError>> = JoinSet::new();
+        let stopping = shutdown.clone();
+        let heard = (store.clone(), bells.clone());
+        parts.spawn(async move {
+            listen(heard.0, heard.1, stopping).await;
+            Ok(())
+        });
+        if self.roles.contains(&Role::Scheduler) {
+            let operators = self.engine.registrations.iter().map(|registration| registration.kind).collect();
+            let (versions, bells) = (Arc::clone(&versions), bells.clone());
+            let scheduler =
+                Scheduler::new(store.clone(), &registry, Arc::clone(&versions), bells.clone(), self.misfire_grace);
+            let folder = Folder::new(self.dags, operators, store, registry, versions, bells);
+            let stopping = (shutdown.clone(), shutdown.clone());
+            parts.spawn(async move {
+                folder.follow(stopping.0).await;
+                Ok(())
+            });
+            parts.spawn(async move {
+                scheduler.work(stopping.1).await;
+                Ok(())
+            });
+        }
+        if self.roles.contains(&Role::Worker) {
+            let (engine, sign, stopping) = (self.engine, self.sign, shutdown.clone());
+            parts.spawn(async move { Ok(engine.work(sign, versions, bells, &stopping).await?) });
+        }
+        let mut ended = Ok(());
+        while let Some(part) = parts.join_next().await {
+            let part = part.unwrap_or_else(|error| Err(ServiceError::Panicked(error.to_string())));
+            if ended.is_ok() && part.is_err() {
+                ended = part;
+                shutdown.stop();
+            }
+        }
+        ended
+    }
+}
