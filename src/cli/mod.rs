@@ -6,6 +6,7 @@ mod colour;
 pub mod config;
 mod dag_file;
 mod dag_files;
+mod dates;
 pub mod down;
 mod drive;
 mod exit;
@@ -18,6 +19,7 @@ mod report;
 mod resume;
 mod run;
 mod runs;
+mod schedule;
 mod schema;
 mod session;
 mod show;
@@ -113,6 +115,7 @@ async fn execute(session: &Session, command: &Command) -> anyhow::Result<Exit> {
             Ok(report.exit())
         }
         Command::Graph(arguments) => graph::graph(arguments, session.printer),
+        Command::Schedule(arguments) => schedule::schedule(arguments, session.printer),
         Command::Schema => {
             let schema = schema::schema(&operators::catalog());
             session.printer.text(&format!("{schema:#}\n"))?;
