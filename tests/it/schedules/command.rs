@@ -122,3 +122,44 @@ fn schedule_says_what_it_cannot_show() {
     ];
     insta::assert_snapshot!(said.join("\n"));
 }
+
+#[test]
+fn the_page_about_schedules_shows_what_is_printed() {
+    let read = |path: &str| std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let page = read("docs/schedules.md");
+    assert!(page.contains(&read("docs/examples/schedules.yaml")), "the page shows its example");
+    let mut shown = 0;
+    for block in page.split("```console\n$ pinsched ").skip(1) {
+        let (command, rest) = block.split_once('\n').unwrap();
+        let printed = rest.split_once("```").unwrap().0;
+        let said = pinsched(&command.split(' ').collect::<Vec<_>>());
+        assert_eq!(said, format!("exit 0\n--- stdout\n{printed}--- stderr\n"), "{command}");
+        shown += 1;
+    }
+    assert!(shown >= 4, "{shown} commands");
+}
+
+/// The table of policies, read off the page and compared with what each of them does.
+#[test]
+fn the_page_about_schedules_says_what_each_policy_does() {
+    let page = std::fs::read_to_string(format!("{}/docs/schedules.md", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .filter(|line| line.starts_with("| `{"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    assert_eq!(rows.len(), 6);
+    for row in rows {
+        let policy = row[0].split('`').nth(1).unwrap();
+        let file = dag(&format!("schedule: \"30 1 * * *\"; timezone: Europe/London; dst: {policy}"));
+        let column = if policy.contains("gap") { 2 } else { 3 };
+        let (from, to) = if column == 2 { ("2026-03-29", "2026-03-30") } else { ("2026-10-25", "2026-10-26") };
+        let answer = answer(&["schedule", file.path().to_str().unwrap(), "--from", from, "--to", to]);
+        let local = |tick: &Value| {
+            let at: pinsched::domain::Timestamp = tick["run_after"].as_str().unwrap().parse().unwrap();
+            at.with_timezone(&chrono_tz::Europe::London).format("%H:%M %:z").to_string()
+        };
+        let ticks: Vec<String> = answer["ticks"].as_array().unwrap().iter().map(local).collect();
+        assert_eq!(ticks.join(" and "), row[column], "{policy}");
+    }
+}
