@@ -132,6 +132,15 @@ pub(crate) enum Command {
   pinsched graph dags/daily.yaml --format dot | dot -Tpng > daily.png
   pinsched graph dags/daily.yaml --output json | jq '.dags[].edges'")]
     Graph(GraphArguments),
+    /// Print when a DAG runs: the ticks of its schedule, and what the run of each is for
+    ///
+    /// Nothing is run and nothing is started. Dates without an offset are in the DAG's zone.
+    #[command(after_help = "Examples:
+  pinsched schedule dags/daily.yaml                                      the next 10 ticks
+  pinsched schedule dags/daily.yaml --from 2026-10-24 --to 2026-10-27    when the clocks change
+  pinsched schedule dags/from_airflow.yaml --dag extract_hourly --limit 3
+  pinsched schedule dags/daily.yaml --output json | jq -r '.ticks[].run_after'")]
+    Schedule(ScheduleArguments),
     /// Print the JSON Schema of DAG files, for editors
     #[command(after_help = "Example:
   pinsched schema > dag.schema.json
@@ -259,6 +268,24 @@ impl Command {
     pub(crate) fn talks_by_logs(&self) -> bool {
         matches!(self, Self::Serve(_))
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScheduleArguments {
+    /// The DAG file
+    pub(crate) file: PathBuf,
+    /// Which DAG, when the file has several
+    #[arg(long, value_name = "ID")]
+    pub(crate) dag: Option<DagId>,
+    /// The first time that counts, as 2026-03-01 or 2026-03-01T02:00:00+01:00 [default: now]
+    #[arg(long, value_name = "DATE")]
+    pub(crate) from: Option<String>,
+    /// The first time that does not count any more
+    #[arg(long, value_name = "DATE")]
+    pub(crate) to: Option<String>,
+    /// At most so many [default: 10; 1000 with --to]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) limit: Option<u32>,
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@ mod colour;
 pub mod config;
 mod dag_file;
 mod dags;
+mod dates;
 pub mod down;
 mod drive;
 mod exit;
@@ -19,6 +20,7 @@ mod report;
 mod resume;
 mod run;
 mod runs;
+mod schedule;
 mod schema;
 mod serve;
 mod session;
@@ -121,6 +123,7 @@ async fn execute(session: &Session, command: &Command) -> anyhow::Result<Exit> {
             Ok(report.exit())
         }
         Command::Graph(arguments) => graph::graph(arguments, session.printer),
+        Command::Schedule(arguments) => schedule::schedule(arguments, session.printer),
         Command::Schema => {
             let schema = schema::schema(&operators::catalog());
             session.printer.text(&format!("{schema:#}\n"))?;

@@ -4,12 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, TimeZone, Utc};
-use chrono_tz::Tz;
 use serde_json::{Map, Value};
 
 use crate::cli::arguments::RunArguments;
 use crate::cli::dag_file;
+use crate::cli::dates::parse_date;
 use crate::cli::drive;
 use crate::cli::exit::Exit;
 use crate::cli::params;
@@ -41,8 +40,8 @@ pub(crate) async fn run(session: &Session, arguments: &RunArguments) -> anyhow::
     let Some(file) = dag_file::read(&arguments.file, session.printer)? else { return Ok(Exit::No) };
     let source = file.source.clone();
     let dag = file.into_dag(arguments.dag.as_ref())?;
-    let logical_date =
-        arguments.logical_date.as_deref().map(|text| parse_logical_date(text, dag.settings.timezone)).transpose()?;
+    let read = |text| parse_date(text, dag.settings.timezone, "logical date");
+    let logical_date = arguments.logical_date.as_deref().map(read).transpose()?;
     let params = params::merge(&dag, &arguments.params, &Map::new())?;
     let (resolved, store) = session.connect(CONNECTIONS).await?;
     // Before the run is there: it is created as this process's own, so that no other takes it for one left behind.
@@ -130,6 +129,7 @@ async fn create(
     owner: WorkerId,
 ) -> anyhow::Result<Run> {
     let absolute = std::path::absolute(path).with_context(|| format!("could not find {}", path.display()))?;
+    let interval = dag.settings.manual_data_interval(when.logical_date);
     let new = NewRun {
         dag,
         file: &absolute.to_string_lossy(),
@@ -138,8 +138,8 @@ async fn create(
         run_type: RunType::Manual,
         rerun: when.rerun,
         logical_date: when.logical_date,
-        data_interval_start: when.logical_date,
-        data_interval_end: when.logical_date,
+        data_interval_start: interval.start,
+        data_interval_end: interval.end,
         params,
         conf: Map::new(),
         note: None,
@@ -147,41 +147,4 @@ async fn create(
         begin: Begin::DrivenBy(owner),
     };
     Ok(store.create_run(&new, clock::now()).await?)
-}
-
-/// A date, a local time, or an instant.
-fn parse_logical_date(text: &str, zone: Tz) -> anyhow::Result<Timestamp> {
-    if let Ok(instant) = DateTime::parse_from_rfc3339(text) {
-        return Ok(instant.with_timezone(&Utc));
-    }
-    let local = NaiveDate::parse_from_str(text, "%Y-%m-%d")
-        .map(|date| date.and_time(chrono::NaiveTime::MIN))
-        .or_else(|_| NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S"))
-        .or_else(|_| NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M"))
-        .ok()
-        .filter(|local| (1..=9999).contains(&local.year())) // Postgres's and RFC 3339's dates end there, too
-        .with_context(|| {
-            format!("`{text}` is no logical date: write 2026-03-01, 2026-03-01T02:00:00 or 2026-03-01T02:00:00+01:00")
-        })?;
-    zone.from_local_datetime(&local).latest().map(|instant| instant.with_timezone(&Utc)).with_context(|| {
-        format!("{local} does not exist in {zone}: the clocks skip it; write the offset, as {local}+00:00")
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn logical_dates_are_read_in_the_dags_zone_unless_they_name_one() {
-        let zone: Tz = "Europe/London".parse().unwrap();
-        let read = |text| parse_logical_date(text, zone).map(|date| date.to_rfc3339()).map_err(|e| e.to_string());
-        assert_eq!(read("2026-07-01").unwrap(), "2026-06-30T23:00:00+00:00");
-        assert_eq!(read("2026-07-01T02:00").unwrap(), "2026-07-01T01:00:00+00:00");
-        assert_eq!(read("2026-07-01T02:00:00Z").unwrap(), "2026-07-01T02:00:00+00:00");
-        assert_eq!(read("2026-10-25T01:30:00").unwrap(), "2026-10-25T01:30:00+00:00", "the second of the two");
-        assert!(read("2026-03-29T01:30:00").unwrap_err().contains("the clocks skip it"));
-        assert!(read("+262142-12-31").unwrap_err().contains("is no logical date"));
-        assert!(read("yesterday").unwrap_err().contains("`yesterday` is no logical date"));
-    }
 }

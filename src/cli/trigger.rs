@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::cli::arguments::TriggerArguments;
 use crate::cli::dag_file;
-use crate::cli::dates::parse_logical_date;
+use crate::cli::dates::parse_date;
 use crate::cli::exit::Exit;
 use crate::cli::params;
 use crate::cli::report::{self, Detail};
@@ -31,7 +31,7 @@ pub(crate) async fn trigger(session: &Session, arguments: &TriggerArguments) -> 
     let dag = dag_file::reread(&source.file, source.source.clone(), &state.dag_id)?;
     let now = clock::now();
     let logical_date = match &arguments.logical_date {
-        Some(text) => parse_logical_date(text, dag.settings.timezone)?,
+        Some(text) => parse_date(text, dag.settings.timezone, "logical date")?,
         None => now,
     };
     let conf = conf(arguments)?;

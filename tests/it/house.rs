@@ -22,7 +22,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("engine", &["clock", "domain", "store", "connect"]),
     ("operators", &["clock", "domain", "store", "connect", "engine"]),
     ("embedded", &["clock", "config", "connect"]),
-    ("cli", &["clock", "config", "telemetry", "domain", "store", "engine", "operators", "embedded"]),
+    ("service", &["clock", "domain", "store", "engine", "operators"]),
+    ("cli", &["clock", "config", "telemetry", "domain", "store", "engine", "operators", "embedded", "service"]),
 ];
 
 /// A file larger than this has more than one thing in it.
@@ -399,16 +400,23 @@ fn the_readme_tells_of_every_operator_and_its_keys() {
 
 #[test]
 fn the_dag_files_that_are_shown_are_valid() {
-    let readme = read("README.md");
-    let shown = readme.split_once("```yaml\n").unwrap().1.split_once("```").unwrap().0;
-    let mut files = vec![("README.md".to_owned(), shown.to_owned())];
-    for path in files_below(&root().join("dags"))
-        .into_iter()
-        .filter(|path| path.extension().is_some_and(|ending| ending == "yaml"))
-    {
-        files.push((path.display().to_string(), fs::read_to_string(&path).unwrap()));
+    let mut files = Vec::new();
+    let pages = [root().join("README.md")].into_iter().chain(files_below(&root().join("docs")));
+    for path in pages.chain(files_below(&root().join("dags"))) {
+        let text = || fs::read_to_string(&path).unwrap();
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("yaml") => files.push((path.display().to_string(), text())),
+            Some("md") => {
+                let text = text();
+                let blocks = text.split("```yaml\n").skip(1).map(|block| block.split_once("```").unwrap().0.to_owned());
+                files.extend(blocks.map(|block| (path.display().to_string(), block)));
+            }
+            _ => {}
+        }
     }
-    assert!(files.len() > 1, "there are example DAGs");
+    for shown in ["README.md", "docs/schedules.md", "dags/daily.yaml"] {
+        assert!(files.iter().any(|(name, _)| name.ends_with(shown)), "{shown} shows DAGs");
+    }
     for (name, text) in files {
         let Ok(file) = decode(&name, text.into_bytes()) else { panic!("{name} is no text") };
         let checked = check(&file, &pinsched::operators::catalog());

@@ -9,8 +9,8 @@ use crate::domain::Timestamp;
 use crate::domain::dag::{Catchup, DagSettings, DataIntervals, Schedule};
 use crate::domain::diagnostic::{Code, Diagnostic};
 use crate::domain::ids::DagId;
-use crate::domain::source::Span;
 use crate::domain::schedule::Moment;
+use crate::domain::source::Span;
 use crate::domain::spec::{DagKeys, DagSpec, Problems, Spanned};
 
 /// Airflow's default.

@@ -13,7 +13,7 @@ use crate::domain::schedule::parse::ScheduleError;
 const FIELDS: [&str; 6] = ["second", "minute", "hour", "day of month", "month", "day of week"];
 
 /// A cron expression of 5 or 6 fields that comes some day.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct CronExpression {
     text: String,
     cron: Box<Cron>,
@@ -26,6 +26,13 @@ impl PartialEq for CronExpression {
 }
 
 impl Eq for CronExpression {}
+
+impl fmt::Debug for CronExpression {
+    /// Its text: what was parsed from it are tables of bits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.text, f)
+    }
+}
 
 impl fmt::Display for CronExpression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -30,21 +30,20 @@ impl FromStr for Moment {
     /// Reads `2026-01-31`, `2026-01-31T02:00`, `2026-01-31 02:00:00`, with fractions, and with an offset behind it.
     fn from_str(text: &str) -> Result<Self, MomentError> {
         let trimmed = text.trim();
-        let moment =
-            if let Some(fixed) = ["%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%dT%H:%M%:z", "%Y-%m-%d %H:%M%:z"]
+        let moment = if let Some(fixed) = ["%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%dT%H:%M%:z", "%Y-%m-%d %H:%M%:z"]
+            .iter()
+            .find_map(|format| DateTime::parse_from_str(trimmed, format).ok())
+            .or_else(|| DateTime::parse_from_rfc3339(trimmed).ok())
+        {
+            Some(Self::Fixed(fixed.to_utc()))
+        } else if let Ok(date) = NaiveDate::parse_from_str(trimmed, "%Y-%m-%d") {
+            Some(Self::Local(date.and_time(NaiveTime::MIN)))
+        } else {
+            ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
                 .iter()
-                .find_map(|format| DateTime::parse_from_str(trimmed, format).ok())
-                .or_else(|| DateTime::parse_from_rfc3339(trimmed).ok())
-            {
-                Some(Self::Fixed(fixed.to_utc()))
-            } else if let Ok(date) = NaiveDate::parse_from_str(trimmed, "%Y-%m-%d") {
-                Some(Self::Local(date.and_time(NaiveTime::MIN)))
-            } else {
-                ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
-                    .iter()
-                    .find_map(|format| NaiveDateTime::parse_from_str(trimmed, format).ok())
-                    .map(Self::Local)
-            };
+                .find_map(|format| NaiveDateTime::parse_from_str(trimmed, format).ok())
+                .map(Self::Local)
+        };
         // Beyond these years instants run out of range, and nobody means them.
         moment.filter(|moment| (1..=9999).contains(&moment.year())).ok_or_else(|| MomentError(text.to_owned()))
     }

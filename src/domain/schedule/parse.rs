@@ -60,10 +60,12 @@ impl FromStr for Schedule {
             });
         }
         if looks_like_a_date(trimmed) {
-            return trimmed.parse().map(|moment| Self::Times(vec![Time::Once(moment)])).map_err(|error: MomentError| {
-                let help = "write 2026-12-24T18:00:00, with an offset (+01:00, Z) if it is not in the DAG's zone";
-                ScheduleError { message: error.to_string(), range: whole, help: Some(help.to_owned()) }
-            });
+            return trimmed.parse().map(|moment| Self::Times(vec![Time::Once(moment)])).map_err(
+                |error: MomentError| {
+                    let help = "write 2026-12-24T18:00:00, with an offset (+01:00, Z) if it is not in the DAG's zone";
+                    ScheduleError { message: error.to_string(), range: whole, help: Some(help.to_owned()) }
+                },
+            );
         }
         if trimmed.contains(char::is_whitespace) {
             return CronExpression::parse(text).map(Self::cron);
@@ -98,8 +100,10 @@ fn preset(typed: &str) -> Result<CronExpression, String> {
     }
     Err(match closest(typed, PRESETS.iter().map(|(name, _)| *name).chain(["@once", "@continuous"])) {
         Some(name) => format!("did you mean `{name}`?"),
-        None => "`@hourly`, `@daily`, `@weekly`, `@monthly`, `@quarterly`, `@yearly`, `@once` and `@continuous` are known"
-            .to_owned(),
+        None => {
+            "`@hourly`, `@daily`, `@weekly`, `@monthly`, `@quarterly`, `@yearly`, `@once` and `@continuous` are known"
+                .to_owned()
+        }
     })
 }
 

@@ -65,7 +65,7 @@ fn every_kind_of_mistake_has_its_fixture() {
 fn described(dag: &Dag) -> String {
     let settings = &dag.settings;
     let mut lines = vec![format!(
-        "{} {:?} {} from {:?} to {:?}\n  catchup {:?} overlap {:?} dst {:?}/{:?}, {} runs, {:?} tasks, timeout {:?}, paused {}, owner {:?}, tags {:?}\n  params {}",
+        "{} {:?} {} from {:?} to {:?}\n  catchup {:?} overlap {:?} dst {:?}/{:?}, data interval {:?}, {} runs, {:?} tasks, timeout {:?}, paused {}, owner {:?}, tags {:?}\n  params {}",
         settings.id,
         settings.schedule,
         settings.timezone,
@@ -75,6 +75,7 @@ fn described(dag: &Dag) -> String {
         settings.overlap,
         settings.dst.gap,
         settings.dst.overlap,
+        settings.data_interval,
         settings.max_active_runs,
         settings.max_active_tasks,
         settings.dagrun_timeout,
