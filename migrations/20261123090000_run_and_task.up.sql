@@ -12,11 +12,11 @@ CREATE DOMAIN run_type AS text
     CONSTRAINT run_type_check CHECK (VALUE IN ('manual', 'scheduled', 'backfill', 'operator_triggered'));
 CREATE DOMAIN task_state AS text
     CONSTRAINT task_state_check CHECK (VALUE IN
-        ('none', 'queued', 'running', 'up_for_retry', 'success', 'failed', 'upstream_failed', 'skipped'));
+        ('none', 'queued', 'running', 'deferred', 'up_for_retry', 'success', 'failed', 'upstream_failed', 'skipped'));
 CREATE DOMAIN task_event AS text
     CONSTRAINT task_event_check CHECK (VALUE IN
-        ('released', 'claimed', 'succeeded', 'failed_for_now', 'failed_for_good', 'interrupted', 'lost',
-         'lost_for_good', 'skipped', 'upstream_failed', 'cancelled'));
+        ('released', 'claimed', 'deferred', 'succeeded', 'failed_for_now', 'failed_for_good', 'interrupted', 'lost',
+         'lost_for_good', 'skipped', 'upstream_failed', 'cancelled', 'cleared', 'marked_success', 'marked_failed'));
 CREATE DOMAIN attempt_outcome AS text
     CONSTRAINT attempt_outcome_check CHECK (VALUE IN ('success', 'failed', 'interrupted', 'lost', 'cancelled'));
 
@@ -108,6 +108,7 @@ CREATE TABLE run (
     cancel_requested_at timestamptz,
     cancel_reason       text,        -- where it was not a person who asked
     timeout_at          timestamptz, -- when it is cancelled for taking too long
+    clears              integer     NOT NULL DEFAULT 0, -- how often tasks of it were cleared
     owner_id            bigint REFERENCES worker (id), -- the process that `pinsched run` drives it with; null: any worker
     CONSTRAINT run_dag_id_run_id_key UNIQUE (dag_id, run_id),
     CONSTRAINT run_dag_id_logical_date_key UNIQUE (dag_id, logical_date, rerun),
@@ -125,6 +126,7 @@ CREATE TABLE task_run (
     task_id                    text        NOT NULL,
     state                      task_state  NOT NULL,
     try_number                 integer     NOT NULL DEFAULT 1 CONSTRAINT task_run_try_number_check CHECK (try_number >= 1),
+    first_try                  integer     NOT NULL DEFAULT 1, -- of those that count against its retries: a clear begins anew
     fence                      bigint      NOT NULL DEFAULT 0, -- rises on each claim, never reused
     lost                       integer     NOT NULL DEFAULT 0, -- how many workers died under it
     priority                   integer     NOT NULL DEFAULT 1,
@@ -147,7 +149,8 @@ CREATE TABLE task_run (
     finished_at                timestamptz,
     error                      text,
     PRIMARY KEY (run_key, task_index),
-    CONSTRAINT task_run_lease_check CHECK ((state = 'running') = (lease_until IS NOT NULL AND worker_id IS NOT NULL)),
+    CONSTRAINT task_run_lease_check CHECK ((state = 'running') = (lease_until IS NOT NULL)),
+    CONSTRAINT task_run_worker_check CHECK ((state IN ('running', 'deferred')) = (worker_id IS NOT NULL)),
     CONSTRAINT task_run_ready_at_check CHECK ((state IN ('queued', 'up_for_retry')) = (ready_at IS NOT NULL)),
     CONSTRAINT task_run_finished_at_check
         CHECK ((finished_at IS NOT NULL) = (state IN ('success', 'failed', 'upstream_failed', 'skipped')))
@@ -157,7 +160,7 @@ CREATE TABLE task_run (
 CREATE INDEX task_run_ready_idx ON task_run (dag_key, priority DESC, ready_at, run_key, task_index)
     WHERE state IN ('queued', 'up_for_retry');
 CREATE INDEX task_run_limited_idx ON task_run (dag_key, pool) WHERE is_limited AND state IN ('queued', 'up_for_retry');
-CREATE INDEX task_run_running_idx ON task_run (worker_id) WHERE state = 'running';
+CREATE INDEX task_run_running_idx ON task_run (worker_id) WHERE state IN ('running', 'deferred');
 CREATE INDEX task_run_busy_idx ON task_run (dag_key, pool) WHERE state = 'running' AND is_limited;
 
 CREATE TABLE attempt (

@@ -113,6 +113,65 @@ pub(crate) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Make runs of the ticks of a stretch of the past
+    ///
+    /// They are ordinary runs, with a limit of their own on how many go on at once. Once it is made it can be paused and
+    /// cancelled by `pinsched backfills`.
+    #[command(after_help = "Examples:
+  pinsched backfill pinterest_daily --from 2026-01-01 --to 2026-02-01 --dry-run
+  pinsched backfill pinterest_daily --from 2026-01-01 --to 2026-02-01 --max-active 4
+  pinsched backfill pinterest_daily --from 2026-01-01 --to 2026-02-01 --only failed --reverse")]
+    Backfill(BackfillArguments),
+    /// List backfills, or pause, resume or cancel one
+    Backfills {
+        #[command(subcommand)]
+        command: Option<BackfillsCommand>,
+    },
+    /// Let tasks of a run run again, once their trigger rules are met
+    ///
+    /// One that runs is stopped and begins anew. A run that was over goes on. What a cleared task left is forgotten, and
+    /// its retries count anew.
+    #[command(after_help = "Examples:
+  pinsched clear latest                            all of it
+  pinsched clear latest sink --downstream          one task and all after it
+  pinsched clear latest --only-failed --dry-run    what failed; only shown
+  pinsched clear latest sink --future              the same task of all later runs, too")]
+    Clear(ClearArguments),
+    /// Take tasks for done, or for failed, whatever became of them
+    ///
+    /// What failed because of them runs again. A task that runs is stopped.
+    #[command(after_help = "Examples:
+  pinsched mark latest sink --as success
+  pinsched mark latest sink --as failed --dry-run")]
+    Mark(MarkArguments),
+    /// Let a run go on from any state: what did not succeed runs again
+    Restart {
+        /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+        run: String,
+        /// What succeeded, too
+        #[arg(long)]
+        all: bool,
+        /// Only show what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Set the priority of a task of a run that has not begun
+    Priority {
+        /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+        run: String,
+        /// The task
+        task: TaskId,
+        /// Higher goes first
+        #[arg(allow_negative_numbers = true)]
+        priority: i32,
+    },
+    /// Write down what is to be known about a run; an empty text removes it
+    Note {
+        /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+        run: String,
+        /// The text
+        text: String,
+    },
     /// Check DAG files: every mistake at once, with its place
     ///
     /// Nothing is run and nothing is started. Exit code 1 when something is wrong, 2 when there is nothing to check.
@@ -167,13 +226,15 @@ and as the first line of a DAG file, for the YAML language server:
   pinsched logs latest sink --attempt 1  the first one
   pinsched logs latest sink --follow     as it grows; waits for a task that has not begun")]
     Logs(LogsArguments),
-    /// Ask for a run's cancellation and wait for its end
+    /// Ask for a run's cancellation and wait for its end; or stop one task of it
     ///
     /// What runs is stopped, what waits does not start, and the run ends as failed. Exit code 1 when it was finished
-    /// already.
+    /// already. With a task that one alone is stopped and fails, and the run goes on.
     Cancel {
         /// A run id, the first 8 or more characters of a run's uuid, or `latest`
         run: String,
+        /// Only this task of it
+        task: Option<TaskId>,
     },
     /// Go on with a run that was killed or stopped, from where it stood
     ///
@@ -237,6 +298,128 @@ pub(crate) struct ServeArguments {
     /// What this process does, comma separated
     #[arg(long, value_name = "ROLES", value_delimiter = ',', default_value = "scheduler,worker")]
     pub(crate) roles: Vec<Role>,
+}
+
+/// Which other runs of the DAG besides.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct Span {
+    /// Also of all runs with a later logical date
+    #[arg(long)]
+    pub(crate) future: bool,
+    /// Also of all runs with an earlier logical date
+    #[arg(long)]
+    pub(crate) past: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClearArguments {
+    /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+    pub(crate) run: String,
+    /// The tasks [default: all]
+    pub(crate) tasks: Vec<TaskId>,
+    /// Also all that they wait for
+    #[arg(long)]
+    pub(crate) upstream: bool,
+    /// Also all that waits for them
+    #[arg(long)]
+    pub(crate) downstream: bool,
+    /// Of all these, those that failed
+    #[arg(long)]
+    pub(crate) only_failed: bool,
+    #[command(flatten)]
+    pub(crate) span: Span,
+    /// Only show what would change
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// What tasks are taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MarkAs {
+    /// Done.
+    Success,
+    /// Failed.
+    Failed,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MarkArguments {
+    /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+    pub(crate) run: String,
+    /// The tasks
+    #[arg(required = true)]
+    pub(crate) tasks: Vec<TaskId>,
+    /// What they are taken for
+    #[arg(long = "as", value_enum)]
+    pub(crate) state: MarkAs,
+    /// Also all that they wait for
+    #[arg(long)]
+    pub(crate) upstream: bool,
+    /// Also all that waits for them
+    #[arg(long)]
+    pub(crate) downstream: bool,
+    #[command(flatten)]
+    pub(crate) span: Span,
+    /// Only show what would change
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Which ticks a backfill makes runs of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Only {
+    /// Those that have no run.
+    Missing,
+    /// Those whose latest run failed.
+    Failed,
+    /// All, unless a run of theirs is unfinished.
+    All,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackfillArguments {
+    /// The DAG
+    pub(crate) dag: DagId,
+    /// From this tick on, as 2026-01-01 or 2026-01-01T02:00:00+01:00
+    #[arg(long, value_name = "DATE")]
+    pub(crate) from: String,
+    /// Up to this one, not included
+    #[arg(long, value_name = "DATE")]
+    pub(crate) to: String,
+    /// Ticks without a run, those whose latest run failed, or all
+    #[arg(long, value_enum, default_value_t = Only::Missing)]
+    pub(crate) only: Only,
+    /// Runs at once [default: the DAG's max_active_runs]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) max_active: Option<u32>,
+    /// The latest first
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// Set a param; may be repeated
+    #[arg(long = "param", short, value_name = "KEY=VALUE")]
+    pub(crate) params: Vec<String>,
+    /// Only show the runs that would be made
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackfillsCommand {
+    /// Let no more of its runs begin
+    Pause {
+        /// The backfill
+        id: i64,
+    },
+    /// Let its runs begin again
+    Resume {
+        /// The backfill
+        id: i64,
+    },
+    /// Cancel it with all of its unfinished runs
+    Cancel {
+        /// The backfill
+        id: i64,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -1,9 +1,11 @@
 //! The command line: one file per command. `output.rs` alone prints, `exit.rs` alone knows the exit codes.
 
 mod arguments;
+mod backfill;
 mod cancel;
 mod colour;
 pub mod config;
+mod control;
 mod dag_file;
 mod dags;
 mod dates;
@@ -104,7 +106,15 @@ async fn execute(session: &Session, command: &Command) -> anyhow::Result<Exit> {
         Command::Runs { dag, limit } => runs::runs(session, dag.as_ref(), *limit).await,
         Command::Show { run } => show::show(session, run).await,
         Command::Logs(arguments) => logs::logs(session, arguments).await,
-        Command::Cancel { run } => cancel::cancel(session, run).await,
+        Command::Backfill(arguments) => backfill::backfill(session, arguments).await,
+        Command::Backfills { command } => backfill::backfills(session, command.as_ref()).await,
+        Command::Clear(arguments) => control::clear(session, arguments).await,
+        Command::Mark(arguments) => control::mark(session, arguments).await,
+        Command::Restart { run, all, dry_run } => control::restart(session, run, *all, *dry_run).await,
+        Command::Priority { run, task, priority } => control::priority(session, run, task, *priority).await,
+        Command::Note { run, text } => control::note(session, run, text).await,
+        Command::Cancel { run, task: None } => cancel::cancel(session, run).await,
+        Command::Cancel { run, task: Some(task) } => control::cancel_task(session, run, task).await,
         Command::Resume { run } => resume::resume(session, run).await,
         Command::Up => keep_up(session).await,
         Command::Down => {

@@ -26,6 +26,8 @@ pub struct TaskSnapshot {
     pub upstream: UpstreamCounts,
     /// Its current try, from 1.
     pub try_number: i32,
+    /// The first of its tries that count against its retries: a clear begins anew.
+    pub first_try: i32,
     /// How many workers died under it.
     pub lost: i32,
 }
@@ -61,6 +63,8 @@ pub enum Ending {
     Interrupted,
     /// Its worker died.
     Lost,
+    /// It goes on, waiting for something outside, and takes no slot any more.
+    Deferred,
 }
 
 /// One step of one task.
@@ -195,19 +199,20 @@ impl<'a> Planner<'a> {
             Ending::Failed { .. } | Ending::Interrupted | Ending::Lost if self.snapshot.cancel_requested => {
                 self.step(index, TaskEvent::Cancelled, None)
             }
-            Ending::Failed { retryable, jitter } if retryable && policy.allows_another(task.try_number) => {
-                let wait = policy.wait_after(task.try_number, jitter);
+            Ending::Failed { retryable, jitter } if retryable && policy.allows_another(tries_of(task)) => {
+                let wait = policy.wait_after(tries_of(task), jitter);
                 self.step(index, TaskEvent::FailedForNow, Some(later(self.now, wait)))
             }
             Ending::Failed { .. } => self.step(index, TaskEvent::FailedForGood, None),
             Ending::Interrupted => self.step(index, TaskEvent::Interrupted, Some(self.now)),
             Ending::Lost if task.lost + 1 >= LOST_LIMIT => self.step(index, TaskEvent::LostForGood, None),
             Ending::Lost => self.step(index, TaskEvent::Lost, Some(self.now)),
+            Ending::Deferred => self.step(index, TaskEvent::Deferred, None),
         }
     }
 
     fn cancel_idle(&mut self) -> Result<(), PlanError> {
-        let is_idle = |task: TaskSnapshot| !task.state.is_final() && task.state != TaskState::Running;
+        let is_idle = |task: TaskSnapshot| !task.state.is_final() && !task.state.is_held();
         let seen = self.snapshot.tasks.keys().copied();
         let idle: Vec<TaskIndex> = seen.filter(|&index| self.task(index).is_some_and(is_idle)).collect();
         idle.into_iter().try_for_each(|index| self.step(index, TaskEvent::Cancelled, None))
@@ -227,12 +232,16 @@ impl<'a> Planner<'a> {
             TaskEvent::Lost | TaskEvent::LostForGood => task.lost += 1,
             TaskEvent::Released
             | TaskEvent::Claimed
+            | TaskEvent::Deferred
             | TaskEvent::Succeeded
             | TaskEvent::FailedForGood
             | TaskEvent::Interrupted
             | TaskEvent::Skipped
             | TaskEvent::UpstreamFailed
-            | TaskEvent::Cancelled => {}
+            | TaskEvent::Cancelled
+            | TaskEvent::Cleared
+            | TaskEvent::MarkedSuccess
+            | TaskEvent::MarkedFailed => {}
         }
         let (try_number, lost) = (task.try_number, task.lost);
         self.plan.moves.push(Move { task: index, event, from, to, ready_at, try_number, lost });
@@ -282,6 +291,11 @@ impl<'a> Planner<'a> {
             Verdict::UpstreamFailed => self.step(downstream, TaskEvent::UpstreamFailed, None),
         }
     }
+}
+
+/// How many tries there were that count, the current one included.
+fn tries_of(task: TaskSnapshot) -> i32 {
+    task.try_number - task.first_try + 1
 }
 
 fn later(now: Timestamp, wait: Duration) -> Timestamp {

@@ -17,6 +17,9 @@ pub enum TaskState {
     Queued,
     /// A worker holds it under a lease; that worker's completion moves it on, or whoever takes it over when the worker died.
     Running,
+    /// Waits for something outside and takes no slot; its worker watches over it without a lease of its own, and moves it
+    /// on, or whoever takes it over when the worker died.
+    Deferred,
     /// Failed with tries left; a claim after its `ready_at` moves it on.
     UpForRetry,
     /// Done. Final.
@@ -37,6 +40,8 @@ pub enum TaskEvent {
     Released,
     /// A worker took it under a new fence.
     Claimed,
+    /// The operator waits for something outside: the slot is free for others.
+    Deferred,
     /// The operator returned its output.
     Succeeded,
     /// The operator failed, and another try is due.
@@ -55,6 +60,12 @@ pub enum TaskEvent {
     UpstreamFailed,
     /// Somebody asked for the run to be cancelled.
     Cancelled,
+    /// A person wants it to run again, whatever became of it.
+    Cleared,
+    /// A person takes it for done.
+    MarkedSuccess,
+    /// A person takes it for failed.
+    MarkedFailed,
 }
 
 /// How an attempt ended, as its row says.
@@ -85,10 +96,11 @@ pub struct IllegalTransition {
 
 impl TaskState {
     /// Every state, in the order of a task's life.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::None,
         Self::Queued,
         Self::Running,
+        Self::Deferred,
         Self::UpForRetry,
         Self::Success,
         Self::Failed,
@@ -107,11 +119,16 @@ impl TaskState {
             (Self::None, E::Skipped) => Self::Skipped,
             (Self::None, E::UpstreamFailed) => Self::UpstreamFailed,
             (Self::Queued | Self::UpForRetry, E::Claimed) => Self::Running,
-            (Self::Running, E::Succeeded) => Self::Success,
-            (Self::Running, E::FailedForNow) => Self::UpForRetry,
-            (Self::Running, E::FailedForGood | E::LostForGood) => Self::Failed,
-            (Self::Running, E::Interrupted | E::Lost) => Self::Queued, // not the task's fault
-            (Self::None | Self::Queued | Self::Running | Self::UpForRetry, E::Cancelled) => Self::Failed,
+            (Self::Running, E::Deferred) => Self::Deferred,
+            (Self::Running | Self::Deferred, E::Succeeded) => Self::Success,
+            (Self::Running | Self::Deferred, E::FailedForNow) => Self::UpForRetry,
+            (Self::Running | Self::Deferred, E::FailedForGood | E::LostForGood) => Self::Failed,
+            (Self::Running | Self::Deferred, E::Interrupted | E::Lost) => Self::Queued, // not the task's fault
+            (Self::None | Self::Queued | Self::Running | Self::Deferred | Self::UpForRetry, E::Cancelled) => Self::Failed,
+            // A person's word counts in every state; a fence that was held before is not held any more.
+            (_, E::Cleared) => Self::None,
+            (_, E::MarkedSuccess) => Self::Success,
+            (_, E::MarkedFailed) => Self::Failed,
             (from, event) => return Err(IllegalTransition { from, event }),
         })
     }
@@ -123,6 +140,7 @@ impl TaskState {
             Self::None => "none",
             Self::Queued => "queued",
             Self::Running => "running",
+            Self::Deferred => "deferred",
             Self::UpForRetry => "up_for_retry",
             Self::Success => "success",
             Self::Failed => "failed",
@@ -135,7 +153,7 @@ impl TaskState {
     #[must_use]
     pub fn is_final(self) -> bool {
         match self {
-            Self::None | Self::Queued | Self::Running | Self::UpForRetry => false,
+            Self::None | Self::Queued | Self::Running | Self::Deferred | Self::UpForRetry => false,
             Self::Success | Self::Failed | Self::UpstreamFailed | Self::Skipped => true,
         }
     }
@@ -145,16 +163,29 @@ impl TaskState {
     pub fn is_failure(self) -> bool {
         match self {
             Self::Failed | Self::UpstreamFailed => true,
-            Self::None | Self::Queued | Self::Running | Self::UpForRetry | Self::Success | Self::Skipped => false,
+            Self::None
+            | Self::Queued
+            | Self::Running
+            | Self::Deferred
+            | Self::UpForRetry
+            | Self::Success
+            | Self::Skipped => false,
         }
+    }
+
+    /// Whether an attempt of it goes on, in some worker's hands.
+    #[must_use]
+    pub fn is_held(self) -> bool {
+        matches!(self, Self::Running | Self::Deferred)
     }
 }
 
 impl TaskEvent {
     /// Every event.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::Released,
         Self::Claimed,
+        Self::Deferred,
         Self::Succeeded,
         Self::FailedForNow,
         Self::FailedForGood,
@@ -164,6 +195,9 @@ impl TaskEvent {
         Self::Skipped,
         Self::UpstreamFailed,
         Self::Cancelled,
+        Self::Cleared,
+        Self::MarkedSuccess,
+        Self::MarkedFailed,
     ];
 
     /// Its name in the history.
@@ -172,6 +206,7 @@ impl TaskEvent {
         match self {
             Self::Released => "released",
             Self::Claimed => "claimed",
+            Self::Deferred => "deferred",
             Self::Succeeded => "succeeded",
             Self::FailedForNow => "failed_for_now",
             Self::FailedForGood => "failed_for_good",
@@ -181,6 +216,9 @@ impl TaskEvent {
             Self::Skipped => "skipped",
             Self::UpstreamFailed => "upstream_failed",
             Self::Cancelled => "cancelled",
+            Self::Cleared => "cleared",
+            Self::MarkedSuccess => "marked_success",
+            Self::MarkedFailed => "marked_failed",
         }
     }
 }
@@ -197,8 +235,14 @@ impl AttemptOutcome {
             TaskEvent::FailedForNow | TaskEvent::FailedForGood => Some(Self::Failed),
             TaskEvent::Interrupted => Some(Self::Interrupted),
             TaskEvent::Lost | TaskEvent::LostForGood => Some(Self::Lost),
-            TaskEvent::Cancelled => Some(Self::Cancelled),
-            TaskEvent::Released | TaskEvent::Claimed | TaskEvent::Skipped | TaskEvent::UpstreamFailed => None,
+            TaskEvent::Cancelled | TaskEvent::Cleared | TaskEvent::MarkedSuccess | TaskEvent::MarkedFailed => {
+                Some(Self::Cancelled)
+            }
+            TaskEvent::Released
+            | TaskEvent::Claimed
+            | TaskEvent::Deferred
+            | TaskEvent::Skipped
+            | TaskEvent::UpstreamFailed => None,
         }
     }
 
@@ -238,9 +282,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn final_states_accept_no_event() {
+    fn final_states_accept_no_event_but_a_persons_word() {
+        use TaskEvent::{Cleared, MarkedFailed, MarkedSuccess};
         for state in TaskState::ALL.into_iter().filter(|state| state.is_final()) {
-            for event in TaskEvent::ALL {
+            for event in TaskEvent::ALL.into_iter().filter(|event| ![Cleared, MarkedFailed, MarkedSuccess].contains(event)) {
                 assert!(state.next(event).is_err(), "{state} moved on by {event}");
             }
         }

@@ -17,7 +17,7 @@ use crate::domain::plan::Ending;
 use crate::domain::template::TemplateScope;
 use crate::engine::attempt_log;
 use crate::engine::holding::{HoldingWatch, LOST_STOP_LIMIT};
-use crate::engine::operator::{Failure, Output, Progress, Registration, TaskContext, TaskLog, UpstreamOutput};
+use crate::engine::operator::{Deferring, Failure, Output, Progress, Registration, TaskContext, TaskLog, UpstreamOutput};
 use crate::engine::running::RunningRun;
 use crate::store::{EndedAttempt, Store};
 
@@ -71,6 +71,7 @@ pub(crate) struct Attempt {
     pub(crate) holding: HoldingWatch,
     pub(crate) stop: StopHandle,
     pub(crate) jitter: f64,
+    pub(crate) deferring: Deferring,
 }
 
 impl Attempt {
@@ -169,6 +170,7 @@ impl Attempt {
             cancel,
             log,
             progress: Arc::clone(&self.progress),
+            deferring: self.deferring.clone(),
         };
         operator.run(&context).await
     }

@@ -19,6 +19,8 @@ pub(super) type Unwritten = BTreeMap<RunKey, Vec<EndedAttempt>>;
 pub(super) struct Held {
     pub(super) run: RunningRun,
     pub(super) outputs: KnownOutputs,
+    /// How often tasks of it had been cleared when its outputs were last known to hold.
+    clears: Option<i32>,
     used: Instant,
 }
 
@@ -39,11 +41,19 @@ impl Hand {
     }
 
     pub(super) fn take_in(&mut self, run: RunningRun, now: Instant) {
-        self.runs.entry(run.key).or_insert(Held { run, outputs: KnownOutputs::default(), used: now });
+        self.runs.entry(run.key).or_insert(Held { run, outputs: KnownOutputs::default(), clears: None, used: now });
     }
 
     pub(super) fn has(&self, run: RunKey) -> bool {
         self.runs.contains_key(&run)
+    }
+
+    /// Tasks of a run were cleared so often: if that is more than before, what they left is not known any more.
+    pub(super) fn note_clears(&mut self, run: RunKey, clears: Option<i32>) {
+        let (Some(held), Some(clears)) = (self.runs.get_mut(&run), clears) else { return };
+        if held.clears.replace(clears).unwrap_or(0) != clears {
+            held.outputs = KnownOutputs::default();
+        }
     }
 
     pub(super) fn held(&self, run: RunKey) -> Option<&Held> {
@@ -80,8 +90,11 @@ impl Hand {
         happened.into_iter().filter(|run| !self.has(*run)).collect()
     }
 
+    /// An attempt ended, or waits for something outside; that it waits is forgotten once it has ended.
     pub(super) fn end(&mut self, run: RunKey, ended: EndedAttempt) {
-        self.ended.entry(run).or_default().push(ended);
+        let waiting = self.ended.entry(run).or_default();
+        waiting.retain(|earlier| (earlier.task, earlier.fence) != (ended.task, ended.fence));
+        waiting.push(ended);
     }
 
     /// Whether anything waits to be written.

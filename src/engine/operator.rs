@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use serde_json::Value;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use crate::connect::Endpoints;
 use crate::domain::Timestamp;
-use crate::domain::ids::{AttemptKey, DagId, RunId, TaskId};
+use crate::domain::ids::{AttemptKey, DagId, RunId, TaskId, TaskRunKey};
 use crate::domain::operator_kind::OperatorKind;
 use crate::domain::template::TemplateScope;
 use crate::store::Store;
@@ -117,6 +118,36 @@ pub struct TaskContext {
     pub log: TaskLog,
     /// How far it is, for who watches.
     pub progress: Arc<Progress>,
+    /// How it says that it waits for something outside.
+    pub deferring: Deferring,
+}
+
+/// How an attempt says that it waits for something outside: its task is `deferred` then and takes no slot, of a worker or
+/// of a pool, while the attempt goes on. Ten thousand may wait so in one process.
+#[derive(Debug, Clone)]
+pub struct Deferring {
+    sender: Option<UnboundedSender<(TaskRunKey, i64)>>,
+    task_run: TaskRunKey,
+    fence: i64,
+}
+
+impl Deferring {
+    pub(super) fn new(sender: UnboundedSender<(TaskRunKey, i64)>, task_run: TaskRunKey, fence: i64) -> Self {
+        Self { sender: Some(sender), task_run, fence }
+    }
+
+    /// Of an attempt that no worker counts: to try an operator by itself.
+    #[must_use]
+    pub fn of_nobody(attempt: AttemptKey) -> Self {
+        Self { sender: None, task_run: attempt.task_run, fence: attempt.fence }
+    }
+
+    /// From now on the attempt waits: what it does from here on must be light, since no slot bounds it.
+    pub fn defer(&self) {
+        if let Some(sender) = &self.sender {
+            let _ = sender.send((self.task_run, self.fence)); // the worker is gone only when the attempt is told to stop
+        }
+    }
 }
 
 /// What an upstream task left.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
@@ -23,7 +24,7 @@ use crate::engine::bells::{Bell, Bells};
 use crate::engine::drive::{Driven, Engine};
 use crate::engine::hand::{Hand, Held, Unwritten};
 use crate::engine::holding::{Holding, TRUST};
-use crate::engine::operator::{Output, Progress, Registration, UpstreamOutput, chain};
+use crate::engine::operator::{Deferring, Output, Progress, Registration, UpstreamOutput, chain};
 use crate::engine::orphans::Orphanage;
 use crate::engine::running::RunningRun;
 use crate::engine::shutdown::Shutdown;
@@ -92,6 +93,8 @@ impl Assignment {
 struct Live {
     fence: i64,
     stop: StopHandle,
+    /// Whether it waits for something outside, and takes no slot.
+    is_deferred: bool,
 }
 
 /// A worker.
@@ -108,6 +111,8 @@ pub(super) struct Worker<'a> {
     hand: Hand,
     attempts: JoinSet<(TaskRunKey, i64, Option<EndedAttempt>)>,
     live: HashMap<TaskRunKey, Live>,
+    /// Attempts say here that they wait for something outside.
+    deferring: (UnboundedSender<(TaskRunKey, i64)>, UnboundedReceiver<(TaskRunKey, i64)>),
     orphanage: Orphanage,
     next_ready: Option<Instant>,
     wants_work: bool,
@@ -141,6 +146,7 @@ impl<'a> Worker<'a> {
             hand,
             attempts: JoinSet::new(),
             live: HashMap::new(),
+            deferring: unbounded_channel(),
             orphanage: Orphanage::default(),
             next_ready: None,
             wants_work: true,
@@ -173,7 +179,7 @@ impl<'a> Worker<'a> {
         let mut poll = if self.has_past { ticker(Duration::ZERO, EAGER_POLL) } else { ticker(POLL, POLL) };
         let mut renewal = ticker(RENEWAL, RENEWAL);
         let mut confirmation = ticker(CONFIRMATION, CONFIRMATION);
-        let mut stopping = false;
+        let (mut stopping, mut drained) = (false, false);
         let mut again_at: Option<Instant> = None;
         loop {
             if again_at.is_none_or(|at| at <= Instant::now()) {
@@ -212,21 +218,32 @@ impl<'a> Worker<'a> {
                     }
                 }
                 Some(joined) = self.attempts.join_next() => self.gather(joined),
+                Some((task_run, fence)) = self.deferring.1.recv() => self.defer(task_run, fence),
                 () = shutdown.stopped(), if !stopping => {
                     stopping = true;
                     self.stop_all(Stop::Shutdown);
                 }
-                () = shutdown.drained(), if !shutdown.is_draining() => {}
+                () = shutdown.drained(), if !drained => {
+                    drained = true;
+                    self.stop_deferred(); // what they wait for may take days: another process waits on
+                }
                 () = sleep_until(again_at.unwrap_or(next_ready)), if again_at.is_some() => {}
                 () = sleep_until(next_ready), if self.next_ready.is_some() => {
                     self.next_ready = None;
                     self.wants_work = true;
                 }
                 () = rung(bells.as_ref().map(Bells::work)) => self.wants_work = true,
-                () = rung(bells.as_ref().map(Bells::look)) => match self.look_around().await {
-                    Err(EngineError::Store(error)) => self.endure(error)?,
-                    looked => looked?,
-                },
+                () = rung(bells.as_ref().map(Bells::look)) => {
+                    // Tasks may have been cleared or marked: what runs of them is not held any more.
+                    let looked = match answered(self.renew()).await {
+                        Ok(()) => self.look_around().await,
+                        Err(error) => Err(error.into()),
+                    };
+                    match looked {
+                        Err(EngineError::Store(error)) => self.endure(error)?,
+                        looked => looked?,
+                    }
+                }
                 _ = poll.tick() => {
                     match self.look_around().await {
                         Err(EngineError::Store(error)) => self.endure(error)?,
@@ -264,6 +281,14 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
+    /// Notes that an attempt waits for something outside.
+    fn defer(&mut self, task_run: TaskRunKey, fence: i64) {
+        if self.live.get(&task_run).is_some_and(|live| live.fence == fence && !live.is_deferred) {
+            let (task, ending) = (task_run.task, Ending::Deferred);
+            self.hand.end(task_run.run, EndedAttempt { task, fence, ending, output: None, error: None });
+        }
+    }
+
     /// Notes that an attempt ended, and all others that did by now.
     fn gather(&mut self, joined: Result<(TaskRunKey, i64, Option<EndedAttempt>), JoinError>) {
         let mut next = Some(joined);
@@ -274,7 +299,7 @@ impl<'a> Worker<'a> {
                     self.live.remove(&task_run);
                 }
                 if let Some(ended) = ended {
-                    self.hand.end(task_run.run, ended);
+                    self.hand.end(task_run.run, ended); // and not that it waits, where that is not written yet
                 }
             }
             next = self.attempts.try_join_next();
@@ -285,7 +310,8 @@ impl<'a> Worker<'a> {
     /// One step: what ended is written, what is ready is claimed.
     async fn step(&mut self, draining: bool) -> Result<(), StoreError> {
         loop {
-            let free = self.engine.slots.saturating_sub(self.live.len());
+            let busy = self.live.values().filter(|live| !live.is_deferred).count();
+            let free = self.engine.slots.saturating_sub(busy);
             let claims = self.wants_work && !draining && free > 0;
             if self.hand.is_idle() && !claims {
                 return Ok(());
@@ -323,7 +349,8 @@ impl<'a> Worker<'a> {
             for (run, state) in stepped.concluded {
                 self.conclude(run, state);
             }
-            self.wants_work = claims && stepped.claimed.len() == free; // there may be more: after these
+            let freed = stepped.moves.iter().any(|(_, step)| step.to == TaskState::Deferred);
+            self.wants_work = freed || claims && stepped.claimed.len() == free; // there may be more: after these
             self.start_all(&stepped.claimed).await?;
             if self.hand.ended.is_empty() {
                 return Ok(());
@@ -336,6 +363,12 @@ impl<'a> Worker<'a> {
         let ended = || batches.iter().flat_map(|batch| batch.ended.iter().map(|ended| ((batch.run, ended.task), ended)));
         let ended: HashMap<(RunKey, TaskIndex), &EndedAttempt> = ended().collect();
         for (run, step) in moves {
+            if step.to == TaskState::Deferred
+                && let Some(live) = self.live.get_mut(&TaskRunKey { run: *run, task: step.task })
+            {
+                live.is_deferred = true; // its slot is free
+                self.wants_work = true;
+            }
             let end = ended.get(&(*run, step.task));
             if step.to.is_final()
                 && let Some(held) = self.hand.held_mut(*run, clock::monotonic())
@@ -395,10 +428,12 @@ impl<'a> Worker<'a> {
             by_run.entry(claimed.task_run.run).or_default().push(*claimed);
         }
         for (run, claimed) in by_run {
+            let clears = claimed.iter().filter_map(|claimed| claimed.clears).max();
             if !self.hand.has(run) {
                 self.take_in(run).await?;
             }
             let store = &self.engine.store;
+            self.hand.note_clears(run, clears);
             let Some(held) = self.hand.held_mut(run, clock::monotonic()) else { continue };
             let dag = Arc::clone(&held.run.dag);
             let ancestors: Vec<_> = claimed.iter().map(|claimed| dag.ancestors(claimed.task_run.task)).collect();
@@ -447,8 +482,9 @@ impl<'a> Worker<'a> {
             holding: self.holding.watch(),
             stop: stop.clone(),
             jitter: rand::random(),
+            deferring: Deferring::new(self.deferring.0.clone(), claimed.task_run, claimed.fence),
         };
-        if let Some(old) = self.live.insert(claimed.task_run, Live { fence: claimed.fence, stop }) {
+        if let Some(old) = self.live.insert(claimed.task_run, Live { fence: claimed.fence, stop, is_deferred: false }) {
             old.stop.stop(Stop::LeaseLost); // it was taken from this worker, and came back before the next renewal
         }
         self.attempts.spawn(async move {
@@ -567,6 +603,12 @@ impl<'a> Worker<'a> {
     fn stop_run(&self, run: RunKey, reason: Stop) {
         for (_, live) in self.live.iter().filter(|(task_run, _)| task_run.run == run) {
             live.stop.stop(reason);
+        }
+    }
+
+    fn stop_deferred(&self) {
+        for live in self.live.values().filter(|live| live.is_deferred) {
+            live.stop.stop(Stop::Shutdown);
         }
     }
 

@@ -43,7 +43,7 @@ pub(in crate::store) async fn check_fence(
     .await
     .map_err(StoreError::query("check a lease"))?;
     match row {
-        Some(row) if row.state == "running" && row.fence == attempt.fence => Ok(()),
+        Some(row) if matches!(row.state.as_str(), "running" | "deferred") && row.fence == attempt.fence => Ok(()),
         Some(row) => {
             Err(StoreError::Fenced { attempt, found: format!("it is {} under fence {}", row.state, row.fence) })
         }

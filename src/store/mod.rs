@@ -3,6 +3,8 @@
 //! What a function writes is one transaction: when the process dies in the middle of it, nothing of it happened. (A
 //! [`Stepper`]'s step may take several, each of them whole.) None is open while an operator runs.
 
+mod backfills;
+mod control;
 mod creation;
 mod dags;
 mod error;
@@ -28,6 +30,8 @@ use sqlx::{Connection, PgConnection};
 pub use dags::{DagKey, DagRegistration, DagState, Fired, ImportError, Pause, Tick};
 pub use error::StoreError;
 pub use history::Transition;
+pub use backfills::{Backfill, BackfillId, NewBackfill};
+pub use control::{Changed, Mode, Request};
 pub use creation::{Begin, DagVersionId, NewRun};
 pub use listening::{Listener, Word};
 pub use runs::{Run, RunSource};

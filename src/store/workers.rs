@@ -97,10 +97,13 @@ impl Store {
     /// taken from it: it must stop those attempts.
     pub async fn renew_leases(&self, worker: WorkerId) -> Result<Vec<(TaskRunKey, i64)>, StoreError> {
         let rows = sqlx::query!(
-            "WITH seen AS (UPDATE worker SET seen_at = clock_timestamp() WHERE id = $1)
-             UPDATE task_run SET lease_until = clock_timestamp() + make_interval(secs => $2)
-             WHERE worker_id = $1 AND state = 'running'
-             RETURNING run_key, task_index, fence",
+            r#"WITH seen AS (UPDATE worker SET seen_at = clock_timestamp() WHERE id = $1), renewed AS (
+                UPDATE task_run SET lease_until = clock_timestamp() + make_interval(secs => $2)
+                WHERE worker_id = $1 AND state = 'running'
+                RETURNING run_key, task_index, fence)
+               SELECT run_key AS "run_key!", task_index AS "task_index!", fence AS "fence!" FROM renewed
+               UNION ALL
+               SELECT run_key, task_index, fence FROM task_run WHERE worker_id = $1 AND state = 'deferred'"#,
             worker.0,
             LEASE.as_secs_f64(),
         )
@@ -121,12 +124,16 @@ impl Store {
     pub async fn orphans(&self, of: ClaimOf, former: &[WorkerId]) -> Result<Vec<Orphan>, StoreError> {
         let former: Vec<i64> = former.iter().map(|worker| worker.0).collect();
         let rows = sqlx::query!(
-            r#"SELECT t.run_key, t.task_index, t.fence, t.worker_id AS "worker_id!", t.lease_until < clock_timestamp() AS "expired!"
+            r#"SELECT t.run_key, t.task_index, t.fence, t.worker_id AS "worker_id!", COALESCE(t.lease_until < clock_timestamp(), w.seen_at < clock_timestamp() - make_interval(secs => $4)) AS "expired!"
                FROM task_run AS t
                JOIN run AS r ON r.id = t.run_key
+               LEFT JOIN worker AS w ON w.id = t.worker_id
                WHERE CASE WHEN $2::bigint IS NULL THEN r.owner_id IS NULL ELSE r.id = $2 END
-                 AND t.state = 'running'
-                 AND (t.worker_id = ANY ($3) OR t.lease_until < clock_timestamp() OR NOT EXISTS (
+                 AND t.state IN ('running', 'deferred')
+                 AND (t.worker_id = ANY ($3) OR t.lease_until < clock_timestamp()
+                      -- One that is deferred has no lease of its own: its worker's sign of life stands for it.
+                      OR t.state = 'deferred' AND w.seen_at < clock_timestamp() - make_interval(secs => $4)
+                      OR NOT EXISTS (
                     SELECT 1
                     FROM pg_locks AS l
                     WHERE l.locktype = 'advisory'
@@ -139,7 +146,8 @@ impl Store {
                LIMIT 1000"#,
             LOCK_CLASS,
             of.run().map(|run| run.0),
-            &former
+            &former,
+            LEASE.as_secs_f64()
         )
         .fetch_all(&self.pool)
         .await

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use pinsched::connect::{Endpoints, KafkaEndpoint, S3Endpoint};
 use pinsched::domain::ids::{AttemptKey, RunKey, TaskId, TaskIndex, TaskRunKey};
 use pinsched::domain::template::TemplateScope;
-use pinsched::engine::operator::{Failure, Output, Progress, TaskContext, TaskLog, UpstreamOutput};
+use pinsched::engine::operator::{Deferring, Failure, Output, Progress, TaskContext, TaskLog, UpstreamOutput};
 use pinsched::store::Store;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -127,13 +127,14 @@ impl TestRun {
         .await
         .unwrap();
         let (sender, log) = tokio::sync::mpsc::unbounded_channel();
+        let key = AttemptKey {
+            run_uuid: self.uuid,
+            task_run: TaskRunKey { run: self.key, task: TaskIndex(u32::try_from(index).unwrap()) },
+            try_number: row.get("try_number"),
+            fence: row.get("fence"),
+        };
         let context = TaskContext {
-            attempt: AttemptKey {
-                run_uuid: self.uuid,
-                task_run: TaskRunKey { run: self.key, task: TaskIndex(u32::try_from(index).unwrap()) },
-                try_number: row.get("try_number"),
-                fence: row.get("fence"),
-            },
+            attempt: key,
             dag_id: "pinterest_daily".parse().unwrap(),
             run_id: "manual__2026-03-01T02:00:00+00:00".parse().unwrap(),
             task_id: task.parse().unwrap(),
@@ -147,6 +148,7 @@ impl TestRun {
             cancel: CancellationToken::new(),
             log: TaskLog::new(sender),
             progress: Arc::new(Progress::default()),
+            deferring: Deferring::of_nobody(key),
         };
         Attempt { context, log: Log(log) }
     }

@@ -24,13 +24,13 @@ WITH RECURSIVE waiting AS (
     WHERE f.free IS NULL OR f.free > 0
 ), candidate AS MATERIALIZED (
     SELECT one.run_key, one.task_index, one.priority, one.ready_at, one.place, one.dag_key, one.task_id, one.pool,
-           one.pool_slots, one.tis_free, dags.free AS dag_free, one.pool_free
+           one.pool_slots, one.tis_free, dags.free AS dag_free, one.pool_free, one.clears
     FROM dags
     CROSS JOIN LATERAL (
         SELECT ahead.*, row_number() OVER (ORDER BY priority DESC, ready_at, run_key, task_index) AS place
         FROM (
             SELECT t.run_key, t.task_index, t.priority, t.ready_at, t.dag_key, t.task_id, t.pool, t.pool_slots,
-                   pools.free AS pool_free, tis.free AS tis_free
+                   pools.free AS pool_free, tis.free AS tis_free, r.clears
             FROM task_run AS t
             JOIN run AS r ON r.id = t.run_key
             LEFT JOIN pools ON pools.name = t.pool
@@ -66,13 +66,13 @@ WITH RECURSIVE waiting AS (
     FROM within_dag AS c
     WHERE dag_free IS NULL OR of_dag <= dag_free
 ), chosen AS MATERIALIZED (
-    SELECT run_key, task_index, priority, place, ready_at
+    SELECT run_key, task_index, priority, place, ready_at, clears
     FROM within_pool
     WHERE pool IS NULL OR of_pool <= pool_free
     ORDER BY priority DESC, place, ready_at, run_key, task_index -- a DAG's first before another's second
     LIMIT $5
 ), ready AS MATERIALIZED (
-    SELECT t.run_key, t.task_index, t.state
+    SELECT t.run_key, t.task_index, t.state, c.clears
     FROM task_run AS t
     JOIN chosen AS c ON c.run_key = t.run_key AND c.task_index = t.task_index
     WHERE t.state IN ('queued', 'up_for_retry')
@@ -88,9 +88,9 @@ WITH RECURSIVE waiting AS (
         error       = NULL
     FROM ready
     WHERE t.run_key = ready.run_key AND t.task_index = ready.task_index
-    RETURNING t.run_key, t.task_index, t.fence, t.try_number, t.lost, t.upstream_unfinished, t.upstream_success,
+    RETURNING t.run_key, t.task_index, t.fence, t.try_number, t.first_try, t.lost, t.upstream_unfinished, t.upstream_success,
               t.upstream_failed, t.upstream_upstream_failed, t.upstream_skipped, t.upstream_setups_succeeded,
-              t.upstream_setups_skipped, ready.state AS from_state
+              t.upstream_setups_skipped, ready.state AS from_state, ready.clears
 ), history AS (
     INSERT INTO transition (run_key, task_index, fence, event, from_state, to_state, at)
     SELECT run_key, task_index, fence, 'claimed', from_state, 'running', $4
@@ -102,7 +102,8 @@ WITH RECURSIVE waiting AS (
     FROM claimed
 )
 SELECT run_key AS "run_key!", task_index AS "task_index?", 'running' AS "state!", fence AS "fence!",
-       try_number AS "try_number!", lost AS "lost!", upstream_unfinished AS "upstream_unfinished!",
+       try_number AS "try_number!", first_try AS "first_try!", lost AS "lost!", clears AS "clears!",
+       upstream_unfinished AS "upstream_unfinished!",
        upstream_success AS "upstream_success!", upstream_failed AS "upstream_failed!",
        upstream_upstream_failed AS "upstream_upstream_failed!", upstream_skipped AS "upstream_skipped!",
        upstream_setups_succeeded AS "upstream_setups_succeeded!", upstream_setups_skipped AS "upstream_setups_skipped!"

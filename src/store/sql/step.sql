@@ -24,7 +24,8 @@ WITH planned AS MATERIALIZED (
     SET state                     = CASE WHEN c.event IS NULL THEN t.state WHEN c.taken THEN 'running' ELSE c.to_state END,
         fence                     = t.fence + c.taken::int,
         ready_at                  = CASE WHEN c.event IS NULL THEN t.ready_at WHEN NOT c.taken THEN c.ready_at END,
-        worker_id                 = CASE WHEN c.event IS NULL THEN t.worker_id WHEN c.taken THEN $23::bigint END,
+        worker_id                 = CASE WHEN c.event IS NULL OR c.to_state = 'deferred' THEN t.worker_id
+                                         WHEN c.taken THEN $23::bigint END,
         lease_until               = CASE WHEN c.event IS NULL THEN t.lease_until
                                          WHEN c.taken THEN clock_timestamp() + make_interval(secs => $24) END,
         error                     = CASE WHEN c.event IS NULL THEN t.error WHEN NOT c.taken THEN c.error END,
@@ -43,7 +44,7 @@ WITH planned AS MATERIALIZED (
         upstream_setups_skipped   = c.setups_skipped
     FROM change AS c
     WHERE t.run_key = c.run_key AND t.task_index = c.task_index AND (c.event IS NULL OR t.state = c.from_state)
-    RETURNING t.run_key, t.task_index, t.fence, t.try_number, t.lost, t.upstream_unfinished, t.upstream_success,
+    RETURNING t.run_key, t.task_index, t.fence, t.try_number, t.first_try, t.lost, t.upstream_unfinished, t.upstream_success,
               t.upstream_failed, t.upstream_upstream_failed, t.upstream_skipped, t.upstream_setups_succeeded,
               t.upstream_setups_skipped, c.event, c.from_state, c.to_state, c.taken
 ), ended AS (
@@ -89,12 +90,12 @@ WITH planned AS MATERIALIZED (
     FROM ahead
     JOIN dag AS d ON d.id = ahead.dag_key AND ($34::bigint IS NOT NULL OR NOT d.is_paused)
 ), chosen AS MATERIALIZED (
-    SELECT one.run_key, one.task_index
+    SELECT one.run_key, one.task_index, one.clears
     FROM waiting
     CROSS JOIN LATERAL (
         SELECT mine.*, row_number() OVER (ORDER BY priority DESC, ready_at, run_key, task_index) AS place
         FROM (
-            SELECT t.run_key, t.task_index, t.priority, t.ready_at
+            SELECT t.run_key, t.task_index, t.priority, t.ready_at, r.clears
             FROM task_run AS t
             JOIN run AS r ON r.id = t.run_key
             WHERE t.dag_key = waiting.dag_key
@@ -111,7 +112,7 @@ WITH planned AS MATERIALIZED (
     LIMIT $35
 ), ready AS MATERIALIZED (
     -- MATERIALIZED: else Postgres may lock and update more rows than the limit.
-    SELECT t.run_key, t.task_index, t.state
+    SELECT t.run_key, t.task_index, t.state, chosen.clears
     FROM task_run AS t
     JOIN chosen ON chosen.run_key = t.run_key AND chosen.task_index = t.task_index
     WHERE t.state IN ('queued', 'up_for_retry')
@@ -127,17 +128,19 @@ WITH planned AS MATERIALIZED (
         error       = NULL
     FROM ready
     WHERE t.run_key = ready.run_key AND t.task_index = ready.task_index
-    RETURNING t.run_key, t.task_index, t.fence, t.try_number, t.lost, t.upstream_unfinished, t.upstream_success,
+    RETURNING t.run_key, t.task_index, t.fence, t.try_number, t.first_try, t.lost, t.upstream_unfinished, t.upstream_success,
               t.upstream_failed, t.upstream_upstream_failed, t.upstream_skipped, t.upstream_setups_succeeded,
-              t.upstream_setups_skipped, ready.state AS from_state
+              t.upstream_setups_skipped, ready.state AS from_state, ready.clears
 ), taken AS (
-    SELECT run_key, task_index, fence, try_number, lost, upstream_unfinished, upstream_success, upstream_failed,
-           upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded, upstream_setups_skipped, to_state AS from_state
+    SELECT run_key, task_index, fence, try_number, first_try, lost, -1 AS clears, upstream_unfinished, upstream_success,
+           upstream_failed, upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded,
+           upstream_setups_skipped, to_state AS from_state
     FROM changed
     WHERE taken
     UNION ALL
-    SELECT run_key, task_index, fence, try_number, lost, upstream_unfinished, upstream_success, upstream_failed,
-           upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded, upstream_setups_skipped, from_state
+    SELECT run_key, task_index, fence, try_number, first_try, lost, clears, upstream_unfinished, upstream_success,
+           upstream_failed, upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded,
+           upstream_setups_skipped, from_state
     FROM claimed
 ), history AS (
     INSERT INTO transition (run_key, task_index, fence, event, from_state, to_state, at)
@@ -157,21 +160,21 @@ WITH planned AS MATERIALIZED (
 -- One row for each run that was written, one for each claim, one where others were claiming the same tasks, and one where
 -- tasks with limits of their own are in the queue.
 SELECT id AS "run_key!", NULL::int AS "task_index?", '' AS "state!", 0::bigint AS "fence!", 0 AS "try_number!",
-       0 AS "lost!", 0 AS "upstream_unfinished!", 0 AS "upstream_success!", 0 AS "upstream_failed!",
+       0 AS "first_try!", 0 AS "lost!", 0 AS "clears!", 0 AS "upstream_unfinished!", 0 AS "upstream_success!", 0 AS "upstream_failed!",
        0 AS "upstream_upstream_failed!", 0 AS "upstream_skipped!", 0 AS "upstream_setups_succeeded!",
        0 AS "upstream_setups_skipped!"
 FROM planned
 WHERE CASE WHEN (SELECT count(*) FROM changed) = (SELECT count(*) FROM change) THEN true ELSE refuse_step() END
 UNION ALL
-SELECT run_key, task_index, 'running', fence, try_number, lost, upstream_unfinished, upstream_success, upstream_failed,
+SELECT run_key, task_index, 'running', fence, try_number, first_try, lost, clears, upstream_unfinished, upstream_success, upstream_failed,
        upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded, upstream_setups_skipped
 FROM taken
 UNION ALL
-SELECT 0, NULL, 'limited', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+SELECT 0, NULL, 'limited', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 WHERE $36 AND EXISTS (
     SELECT 1
     FROM task_run AS t
     WHERE t.is_limited AND t.state IN ('queued', 'up_for_retry') AND t.ready_at <= $25)
 UNION ALL
-SELECT 0, NULL, 'contended', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+SELECT 0, NULL, 'contended', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 WHERE (SELECT count(*) FROM chosen) > (SELECT count(*) FROM ready)

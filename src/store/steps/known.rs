@@ -7,7 +7,6 @@ use sqlx::PgConnection;
 use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskIndex};
 use crate::domain::plan::{Plan, Snapshot, TaskSnapshot};
-use crate::domain::task_state::TaskState;
 use crate::domain::trigger_rule::UpstreamCounts;
 use crate::store::steps::EndedAttempt;
 use crate::store::{StoreError, rows};
@@ -31,7 +30,9 @@ pub(super) struct TaskRow {
     pub(super) state: String,
     pub(super) fence: i64,
     pub(super) try_number: i32,
+    pub(super) first_try: i32,
     pub(super) lost: i32,
+    pub(super) clears: i32,
     pub(super) upstream_unfinished: i32,
     pub(super) upstream_success: i32,
     pub(super) upstream_failed: i32,
@@ -100,8 +101,8 @@ impl KnownRun {
         let wanted: Vec<i32> = tasks.iter().map(|index| index.0.cast_signed()).collect();
         let rows = sqlx::query_as!(
             TaskRow,
-            r#"SELECT run_key, task_index AS "task_index?", state AS "state!", fence, try_number, lost, upstream_unfinished,
-                      upstream_success, upstream_failed, upstream_upstream_failed, upstream_skipped,
+            r#"SELECT run_key, task_index AS "task_index?", state AS "state!", fence, try_number, first_try, lost,
+                      0 AS "clears!", upstream_unfinished, upstream_success, upstream_failed, upstream_upstream_failed, upstream_skipped,
                       upstream_setups_succeeded, upstream_setups_skipped
                FROM task_run
                WHERE run_key = $1 AND task_index = ANY ($2)"#,
@@ -143,7 +144,8 @@ impl KnownRun {
             setups_skipped: rows::count(row.upstream_setups_skipped)?,
         };
         let state = rows::task_state(&row.state)?;
-        let task = TaskSnapshot { state, upstream, try_number: row.try_number, lost: row.lost };
+        let (try_number, first_try, lost) = (row.try_number, row.first_try, row.lost);
+        let task = TaskSnapshot { state, upstream, try_number, first_try, lost };
         self.fences.insert(index, row.fence);
         self.snapshot.tasks.insert(index, task);
         Ok(())
@@ -167,7 +169,7 @@ impl KnownRun {
     /// Whether the attempt holds its task.
     pub(super) fn holds(&self, ended: &EndedAttempt) -> bool {
         self.fences.get(&ended.task) == Some(&ended.fence)
-            && self.snapshot.tasks.get(&ended.task).is_some_and(|task| task.state == TaskState::Running)
+            && self.snapshot.tasks.get(&ended.task).is_some_and(|task| task.state.is_held())
     }
 
     /// Follows a plan that was written.
@@ -191,7 +193,7 @@ impl KnownRun {
 async fn unfinished(connection: &mut PgConnection, run: RunKey) -> Result<Vec<TaskIndex>, StoreError> {
     let rows = sqlx::query_scalar!(
         "SELECT task_index FROM task_run
-         WHERE run_key = $1 AND state IN ('none', 'queued', 'running', 'up_for_retry')",
+         WHERE run_key = $1 AND state IN ('none', 'queued', 'running', 'deferred', 'up_for_retry')",
         run.0
     )
     .fetch_all(connection)

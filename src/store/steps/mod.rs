@@ -99,6 +99,8 @@ pub struct Claimed {
     pub fence: i64,
     /// The try.
     pub try_number: i32,
+    /// How often tasks of its run were cleared, where the claim saw the run: what was left before that may be void.
+    pub clears: Option<i32>,
 }
 
 /// What a step did.
@@ -418,7 +420,8 @@ impl Stepper {
                 known.learn_claim(row, batch.map(|batch| batch.dag))?;
             }
             let task_run = TaskRunKey { run, task };
-            stepped.claimed.push(Claimed { task_run, fence: row.fence, try_number: row.try_number });
+            let clears = Some(row.clears).filter(|clears| *clears >= 0);
+            stepped.claimed.push(Claimed { task_run, fence: row.fence, try_number: row.try_number, clears });
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 
 use crate::domain::Timestamp;
 use crate::domain::ids::{RunKey, TaskIndex, TaskRunKey};
-use crate::domain::plan::{Move, TaskSnapshot};
+use crate::domain::plan::{Ending, Move, TaskSnapshot};
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::AttemptOutcome;
 use crate::domain::trigger_rule::UpstreamCounts;
@@ -85,7 +85,7 @@ impl<'a> Writing<'a> {
             };
             self.changes.push(before, &after);
         }
-        for ended in &planned.held {
+        for ended in planned.held.iter().filter(|ended| ended.ending != Ending::Deferred) {
             let outcome = moves.get(&ended.task).and_then(|step| AttemptOutcome::of(step.event));
             self.ends.push(run, ended, outcome.expect("the plan moves every attempt that ended, and by an end"));
         }

@@ -1,0 +1,213 @@
+//! `pinsched clear`, `mark`, `restart`, `priority` and `note`: what people do to runs. It is written to the database; whoever
+//! runs the tasks acts on it.
+
+use serde::Serialize;
+
+use crate::cli::arguments::{ClearArguments, MarkArguments, MarkAs, Span};
+use crate::cli::colour::Colour;
+use crate::cli::dag_file;
+use crate::cli::exit::Exit;
+use crate::cli::session::{Session, find_run};
+use crate::cli::table::Field;
+use crate::clock;
+use crate::domain::control::{Action, Reach};
+use crate::domain::dag::Dag;
+use crate::domain::diagnostic::closest;
+use crate::domain::ids::{TaskId, TaskIndex, TaskRunKey};
+use crate::domain::task_state::TaskState;
+use crate::store::{Mode, Request, Run, Store, Word};
+
+#[derive(Debug, Serialize)]
+struct ChangeReport {
+    dry_run: bool,
+    changes: Vec<ChangeLine>,
+}
+
+#[derive(Debug, Serialize)]
+struct ChangeLine {
+    dag_id: String,
+    run_id: String,
+    task_id: String,
+    from: TaskState,
+    to: TaskState,
+}
+
+/// What is done to which tasks of which runs.
+struct Wish<'a> {
+    action: Action,
+    tasks: &'a [TaskId],
+    reach: Reach,
+    span: Span,
+    dry_run: bool,
+    words: &'a str,
+}
+
+pub(crate) async fn clear(session: &Session, arguments: &ClearArguments) -> anyhow::Result<Exit> {
+    let reach = Reach {
+        upstream: arguments.upstream,
+        downstream: arguments.downstream,
+        only_failed: arguments.only_failed,
+    };
+    let wish = Wish {
+        action: Action::Clear,
+        tasks: &arguments.tasks,
+        reach,
+        span: arguments.span,
+        dry_run: arguments.dry_run,
+        words: "cleared by a person",
+    };
+    change(session, &arguments.run, &wish).await
+}
+
+pub(crate) async fn mark(session: &Session, arguments: &MarkArguments) -> anyhow::Result<Exit> {
+    let (action, words) = match arguments.state {
+        MarkAs::Success => (Action::MarkSuccess, "marked as success by a person"),
+        MarkAs::Failed => (Action::MarkFailed, "marked as failed by a person"),
+    };
+    let reach = Reach { upstream: arguments.upstream, downstream: arguments.downstream, only_failed: false };
+    let tasks = &arguments.tasks;
+    let wish = Wish { action, tasks, reach, span: arguments.span, dry_run: arguments.dry_run, words };
+    change(session, &arguments.run, &wish).await
+}
+
+/// Fails one task of a run.
+pub(crate) async fn cancel_task(session: &Session, run: &str, task: &TaskId) -> anyhow::Result<Exit> {
+    let wish = Wish {
+        action: Action::MarkFailed,
+        tasks: std::slice::from_ref(task),
+        reach: Reach::default(),
+        span: Span::default(),
+        dry_run: false,
+        words: "cancelled by a person",
+    };
+    change(session, run, &wish).await
+}
+
+/// Lets a run go on from any state: what did not succeed runs again, or all of it.
+pub(crate) async fn restart(session: &Session, run: &str, all: bool, dry_run: bool) -> anyhow::Result<Exit> {
+    let (_held, store) = session.connect_store().await?;
+    let run = find_run(&store, run).await?;
+    let dag = dag_of(&store, &run).await?;
+    let undone: Vec<TaskId> = store
+        .task_runs(run.key)
+        .await?
+        .into_iter()
+        .filter(|task| all || !matches!(task.state, TaskState::Success | TaskState::Skipped))
+        .map(|task| task.task_id)
+        .collect();
+    let wish = Wish {
+        action: Action::Clear,
+        tasks: &undone,
+        reach: Reach::default(),
+        span: Span::default(),
+        dry_run,
+        words: "restarted by a person",
+    };
+    let lines = if undone.is_empty() { Vec::new() } else { apply(&store, &run, &dag, &wish).await? };
+    answer(session, &store, dry_run, lines).await
+}
+
+pub(crate) async fn priority(session: &Session, run: &str, task: &TaskId, priority: i32) -> anyhow::Result<Exit> {
+    let (_held, store) = session.connect_store().await?;
+    let run = find_run(&store, run).await?;
+    let dag = dag_of(&store, &run).await?;
+    let index = find_task(&dag, task)?;
+    if !store.set_priority(TaskRunKey { run: run.key, task: index }, priority).await? {
+        session.printer.error(&format!("task `{task}` of run `{}` runs already, or is over", run.run_id));
+        return Ok(Exit::No);
+    }
+    store.tell(Word::Work).await?;
+    session.printer.say(&format!("{}  {}  {task}  has priority {priority}", run.dag_id, run.run_id));
+    Ok(Exit::Done)
+}
+
+pub(crate) async fn note(session: &Session, run: &str, text: &str) -> anyhow::Result<Exit> {
+    let (_held, store) = session.connect_store().await?;
+    let run = find_run(&store, run).await?;
+    store.note_run(run.key, text).await?;
+    session.printer.say(&format!("{}  {}  noted", run.dag_id, run.run_id));
+    Ok(Exit::Done)
+}
+
+async fn change(session: &Session, run: &str, wish: &Wish<'_>) -> anyhow::Result<Exit> {
+    let (_held, store) = session.connect_store().await?;
+    let run = find_run(&store, run).await?;
+    let mut runs = vec![run.clone()];
+    if wish.span.past || wish.span.future {
+        let from = (!wish.span.past).then_some(run.logical_date);
+        let to = (!wish.span.future).then_some(run.logical_date);
+        let others = store.runs_between(&run.dag_id, from, to).await?;
+        runs.extend(others.into_iter().filter(|other| other.key != run.key));
+    }
+    let mut lines = Vec::new();
+    for one in &runs {
+        let dag = dag_of(&store, one).await?;
+        // Another run's DAG may be of another version, without some of the tasks.
+        if one.key != run.key && wish.tasks.iter().all(|task| dag.task_named(task).is_none()) && !wish.tasks.is_empty() {
+            continue;
+        }
+        lines.extend(apply(&store, one, &dag, wish).await?);
+    }
+    answer(session, &store, wish.dry_run, lines).await
+}
+
+async fn apply(store: &Store, run: &Run, dag: &Dag, wish: &Wish<'_>) -> anyhow::Result<Vec<ChangeLine>> {
+    let tasks = wish.tasks.iter().map(|task| find_task(dag, task)).collect::<anyhow::Result<Vec<TaskIndex>>>()?;
+    let request = Request { action: wish.action, tasks: &tasks, reach: wish.reach, words: wish.words };
+    let mode = if wish.dry_run { Mode::DryRun } else { Mode::Do };
+    let changed = store.change_tasks(run.key, dag, request, mode, clock::now()).await?;
+    Ok(changed
+        .into_iter()
+        .filter_map(|changed| {
+            Some(ChangeLine {
+                dag_id: run.dag_id.to_string(),
+                run_id: run.run_id.to_string(),
+                task_id: dag.task(changed.task)?.id.to_string(),
+                from: changed.from,
+                to: changed.to,
+            })
+        })
+        .collect())
+}
+
+async fn answer(session: &Session, store: &Store, dry_run: bool, changes: Vec<ChangeLine>) -> anyhow::Result<Exit> {
+    if !dry_run && !changes.is_empty() {
+        for word in [Word::Look, Word::Work, Word::Schedule] {
+            store.tell(word).await?;
+        }
+    }
+    let report = ChangeReport { dry_run, changes };
+    session.printer.answer(&report, || {
+        if report.changes.is_empty() {
+            return "nothing changes\n".to_owned();
+        }
+        let mut table = session.printer.table(&["DAG", "RUN", "TASK", "FROM", "TO"]).named_by(3);
+        for line in &report.changes {
+            table.row(vec![
+                Field::text(&line.dag_id),
+                Field::text(&line.run_id),
+                Field::text(&line.task_id),
+                Field::coloured(line.from, Colour::of_task(line.from)),
+                Field::coloured(line.to, Colour::of_task(line.to)),
+            ]);
+        }
+        let (count, would) = (report.changes.len(), if dry_run { "would change" } else { "changed" });
+        let tasks = if count == 1 { "task" } else { "tasks" };
+        format!("{}\n{count} {tasks} {would}\n", table.render())
+    })?;
+    Ok(Exit::Done)
+}
+
+async fn dag_of(store: &Store, run: &Run) -> anyhow::Result<Dag> {
+    let source = store.run_source(run.key).await?;
+    dag_file::reread(&source.file, source.source, &run.dag_id)
+}
+
+fn find_task(dag: &Dag, task: &TaskId) -> anyhow::Result<TaskIndex> {
+    if let Some(found) = dag.task_named(task) {
+        return Ok(found.index);
+    }
+    let names = dag.tasks().iter().map(|task| task.id.as_str());
+    let near = closest(task.as_str(), names).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+    anyhow::bail!("DAG `{}` has no task `{task}`{near}", dag.id())
+}

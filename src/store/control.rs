@@ -1,0 +1,245 @@
+//! What people do to runs and tasks: one implementation, for the command line, pages and APIs alike. It is written here;
+//! the engine reads it. What follows from it is decided in `domain::control`.
+
+use sqlx::PgConnection;
+
+use crate::domain::Timestamp;
+use crate::domain::control::{self, Action, Outcome, Reach};
+use crate::domain::dag::Dag;
+use crate::domain::ids::{DagId, RunKey, TaskIndex, TaskRunKey};
+use crate::domain::task_state::{TaskEvent, TaskState};
+use crate::store::{Run, Store, StoreError, rows};
+
+/// What is to be done to tasks of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// What.
+    pub action: Action,
+    /// To which; to all where none is named.
+    pub tasks: &'a [TaskIndex],
+    /// And to which besides.
+    pub reach: Reach,
+    /// Who or what asks, as it stands with an attempt that is ended by it.
+    pub words: &'a str,
+}
+
+/// A task whose state changes, or would.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed {
+    /// The task.
+    pub task: TaskIndex,
+    /// Where it stands.
+    pub from: TaskState,
+    /// Where it stands after.
+    pub to: TaskState,
+}
+
+/// Whether it is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Yes.
+    Do,
+    /// It is only told what would change.
+    DryRun,
+}
+
+impl Store {
+    /// Does something to tasks of a run, in one transaction; says what changed, in the DAG's order. A run that is over goes
+    /// on if something of it is not over any more, whoever drove it before.
+    ///
+    /// Nothing changes of a run that waits for its turn: it has no tasks yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when the stored tasks are not the DAG's.
+    pub async fn change_tasks(
+        &self,
+        run: RunKey,
+        dag: &Dag,
+        request: Request<'_>,
+        mode: Mode,
+        now: Timestamp,
+    ) -> Result<Vec<Changed>, StoreError> {
+        let failed = StoreError::query("change a run's tasks");
+        let mut transaction = self.pool.begin().await.map_err(&failed)?;
+        sqlx::query!("SELECT id FROM run WHERE id = $1 FOR NO KEY UPDATE", run.0)
+            .fetch_optional(&mut *transaction)
+            .await
+            .map_err(&failed)?;
+        let states = lock_states(&mut transaction, run).await?;
+        if states.is_empty() {
+            return Ok(Vec::new());
+        }
+        if states.len() != dag.tasks().len() {
+            return Err(StoreError::Corrupt { what: "a number of tasks", value: states.len().to_string() });
+        }
+        let selected = control::select(dag, &states, request.tasks, request.reach);
+        let outcome = control::apply(dag, &states, &selected, request.action)
+            .map_err(|source| StoreError::Inconsistent { run, source: source.into() })?;
+        let changed: Vec<Changed> = outcome
+            .steps
+            .iter()
+            .map(|step| Changed { task: step.task, from: step.from, to: step.to })
+            .collect();
+        if mode == Mode::Do && !changed.is_empty() {
+            write(&mut transaction, run, &outcome, request, now).await?;
+            transaction.commit().await.map_err(&failed)?;
+        }
+        Ok(changed)
+    }
+
+    /// Sets the priority of a task that has not begun; says whether it had not.
+    pub async fn set_priority(&self, task: TaskRunKey, priority: i32) -> Result<bool, StoreError> {
+        let done = sqlx::query!(
+            "UPDATE task_run SET priority = $3
+             WHERE run_key = $1 AND task_index = $2 AND state IN ('none', 'queued', 'up_for_retry')",
+            task.run.0,
+            task.task.0.cast_signed(),
+            priority
+        )
+        .execute(&self.pool)
+        .await
+        .map_err(StoreError::query("set a task's priority"))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Writes what is to be known about a run; nothing for an empty text.
+    pub async fn note_run(&self, run: RunKey, note: &str) -> Result<(), StoreError> {
+        sqlx::query!("UPDATE run SET note = NULLIF($2, '') WHERE id = $1", run.0, rows::text(note))
+            .execute(&self.pool)
+            .await
+            .map_err(StoreError::query("write a run's note"))?;
+        Ok(())
+    }
+
+    /// The runs of a DAG whose logical dates lie between two instants, both included, oldest first, at most 10,000.
+    pub async fn runs_between(
+        &self,
+        dag: &DagId,
+        from: Option<Timestamp>,
+        to: Option<Timestamp>,
+    ) -> Result<Vec<Run>, StoreError> {
+        let keys = sqlx::query_scalar!(
+            "SELECT id FROM run
+             WHERE dag_id = $1 AND logical_date >= COALESCE($2, '-infinity') AND logical_date <= COALESCE($3, 'infinity')
+             ORDER BY logical_date, rerun
+             LIMIT 10000",
+            dag.as_str(),
+            from,
+            to
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("look for a DAG's runs"))?;
+        let mut runs = Vec::with_capacity(keys.len());
+        for key in keys {
+            runs.extend(self.run(RunKey(key)).await?);
+        }
+        Ok(runs)
+    }
+}
+
+/// The states of a run's tasks in the DAG's order, which nobody moves on until the transaction's end.
+async fn lock_states(connection: &mut PgConnection, run: RunKey) -> Result<Vec<TaskState>, StoreError> {
+    let rows = sqlx::query_scalar!(
+        r#"SELECT state AS "state!" FROM task_run WHERE run_key = $1 ORDER BY task_index FOR UPDATE"#,
+        run.0
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(StoreError::query("read a run's tasks"))?;
+    rows.iter().map(|state| rows::task_state(state)).collect()
+}
+
+/// A change of each task, a column each.
+#[derive(Default)]
+struct Columns {
+    indexes: Vec<i32>,
+    first: Vec<Option<String>>,
+    second: Vec<Option<String>>,
+    from: Vec<String>,
+    to: Vec<String>,
+    anew: Vec<bool>,
+    unfinished: Vec<i32>,
+    success: Vec<i32>,
+    failed: Vec<i32>,
+    upstream_failed: Vec<i32>,
+    skipped: Vec<i32>,
+    setups_succeeded: Vec<i32>,
+    setups_skipped: Vec<i32>,
+}
+
+async fn write(
+    connection: &mut PgConnection,
+    run: RunKey,
+    outcome: &Outcome,
+    request: Request<'_>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let failed = StoreError::query("change a run's tasks");
+    let mut columns = Columns::default();
+    let mut steps = outcome.steps.iter().peekable();
+    for (position, counts) in outcome.counts.iter().enumerate() {
+        let step = steps.next_if(|step| step.task.as_usize() == position);
+        let event = |place: usize| step.and_then(|step| step.events[place]);
+        columns.indexes.push(i32::try_from(position).unwrap_or(i32::MAX));
+        columns.first.push(event(0).map(|event| event.as_str().to_owned()));
+        columns.second.push(event(1).map(|event| event.as_str().to_owned()));
+        columns.from.push(step.map_or("none", |step| step.from.as_str()).to_owned());
+        columns.to.push(step.map_or("none", |step| step.to.as_str()).to_owned());
+        columns.anew.push(event(0) == Some(TaskEvent::Cleared));
+        columns.unfinished.push(rows::stored(counts.unfinished));
+        columns.success.push(rows::stored(counts.success));
+        columns.failed.push(rows::stored(counts.failed));
+        columns.upstream_failed.push(rows::stored(counts.upstream_failed));
+        columns.skipped.push(rows::stored(counts.skipped));
+        columns.setups_succeeded.push(rows::stored(counts.setups_succeeded));
+        columns.setups_skipped.push(rows::stored(counts.setups_skipped));
+    }
+    sqlx::query_file!(
+        "src/store/sql/control.sql",
+        run.0,
+        &columns.indexes,
+        &columns.first as &[Option<String>],
+        &columns.second as &[Option<String>],
+        &columns.from,
+        &columns.to,
+        &columns.anew,
+        &columns.unfinished,
+        &columns.success,
+        &columns.failed,
+        &columns.upstream_failed,
+        &columns.skipped,
+        &columns.setups_succeeded,
+        &columns.setups_skipped,
+        now,
+        rows::text(request.words),
+    )
+    .execute(&mut *connection)
+    .await
+    .map_err(&failed)?;
+    let clears = i32::from(request.action == Action::Clear);
+    sqlx::query!(
+        "UPDATE run
+         SET state               = $2::text,
+             tasks_unfinished    = $3,
+             leaves_failed       = $4,
+             version             = version + 1,
+             clears              = clears + $5,
+             finished_at         = CASE WHEN $2 IN ('success', 'failed') THEN $6::timestamptz END,
+             -- One that was over goes on in any worker's hands, and its cancellation is over.
+             owner_id            = CASE WHEN finished_at IS NULL THEN owner_id END,
+             cancel_requested_at = CASE WHEN finished_at IS NULL THEN cancel_requested_at END,
+             cancel_reason       = CASE WHEN finished_at IS NULL THEN cancel_reason END
+         WHERE id = $1",
+        run.0,
+        outcome.run.as_str(),
+        rows::stored(outcome.tasks_unfinished),
+        rows::stored(outcome.leaves_failed),
+        clears,
+        now,
+    )
+    .execute(connection)
+    .await
+    .map_err(&failed)?;
+    Ok(())
+}
