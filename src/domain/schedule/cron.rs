@@ -5,12 +5,34 @@ use std::ops::Range;
 
 use chrono::{DateTime, NaiveDateTime};
 use croner::Cron;
+use croner::errors::CronError;
 use croner::parser::{CronParser, Seconds, Year};
 
 use crate::domain::schedule::parse::ScheduleError;
 
-/// The fields of a cron expression, with seconds in front when there are six.
-const FIELDS: [&str; 6] = ["second", "minute", "hour", "day of month", "month", "day of week"];
+/// A field of a cron expression.
+struct Field {
+    name: &'static str,
+    first: u32,
+    last: u32,
+    /// What its values are called, from the first on.
+    names: &'static [&'static str],
+}
+
+/// The fields, with seconds in front when there are six.
+const FIELDS: [Field; 6] = [
+    Field { name: "second", first: 0, last: 59, names: &[] },
+    Field { name: "minute", first: 0, last: 59, names: &[] },
+    Field { name: "hour", first: 0, last: 23, names: &[] },
+    Field { name: "day of month", first: 1, last: 31, names: &[] },
+    Field {
+        name: "month",
+        first: 1,
+        last: 12,
+        names: &["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"],
+    },
+    Field { name: "day of week", first: 0, last: 6, names: &["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"] },
+];
 
 /// A cron expression of 5 or 6 fields that comes some day.
 #[derive(Clone)]
@@ -50,7 +72,8 @@ impl CronExpression {
                 help: Some("minute, hour, day of month, month, day of week; six have seconds in front".to_owned()),
             });
         }
-        let cron = parser().parse(text).map_err(|error| mistake(text, &fields, &error.to_string()))?;
+        let cron = parse_fields(fields.iter().map(|range| &text[range.clone()]))
+            .map_err(|error| mistake(text, &fields, &error.to_string()))?;
         let expression = Self { text: text.trim().to_owned(), cron: Box::new(cron) };
         // `0 0 30 2 *` is well formed and never comes.
         if expression.first_from(DateTime::UNIX_EPOCH.naive_utc()).is_none() {
@@ -84,18 +107,49 @@ fn parser() -> CronParser {
     CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build()
 }
 
+/// Parses the five or six fields.
+fn parse_fields<'a>(typed: impl ExactSizeIterator<Item = &'a str>) -> Result<Cron, CronError> {
+    let kinds = &FIELDS[FIELDS.len() - typed.len()..];
+    let fields: Vec<String> = typed.zip(kinds).map(|(typed, field)| field.upwards(typed)).collect();
+    parser().parse(&fields.join(" "))
+}
+
+impl Field {
+    /// The same with ranges over the end (`FRI-MON`, `22-2`), which Airflow knows and the parser does not, as two.
+    fn upwards(&self, typed: &str) -> String {
+        let part = |part: &str| {
+            let ends = part.split_once('-').and_then(|(from, to)| Some((self.value(from)?, self.value(to)?)));
+            match ends {
+                Some((from, to)) if from > to => format!("{from}-{},{}-{to}", self.last, self.first),
+                _ => part.to_owned(),
+            }
+        };
+        typed.split(',').map(part).collect::<Vec<_>>().join(",")
+    }
+
+    fn value(&self, typed: &str) -> Option<u32> {
+        let named = || self.names.iter().position(|name| name.eq_ignore_ascii_case(typed));
+        let number = || named().and_then(|place| u32::try_from(place).ok()).map(|place| place + self.first);
+        typed.parse().ok().or_else(number).filter(|value| (self.first..=self.last).contains(value))
+    }
+}
+
 /// What is wrong with an expression that the parser refuses.
 fn mistake(text: &str, fields: &[Range<usize>], error: &str) -> ScheduleError {
-    let names = &FIELDS[FIELDS.len() - fields.len()..];
+    let kinds = &FIELDS[FIELDS.len() - fields.len()..];
     for (position, range) in fields.iter().enumerate() {
         // Each field alone, among fields that are right: the one that is still refused is the wrong one.
         let mut alone = vec!["*"; fields.len()];
         alone[position] = &text[range.clone()];
-        if let Err(error) = parser().parse(&alone.join(" ")) {
+        if let Err(error) = parse_fields(alone.into_iter()) {
             return ScheduleError {
-                message: format!("`{}` cannot be the {} of a cron expression", &text[range.clone()], names[position]),
+                message: format!(
+                    "`{}` cannot be the {} of a cron expression",
+                    &text[range.clone()],
+                    kinds[position].name
+                ),
                 range: range.clone(),
-                help: Some(field_help(names[position], &error.to_string())),
+                help: Some(field_help(kinds[position].name, &error.to_string())),
             };
         }
     }

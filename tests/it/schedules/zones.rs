@@ -199,7 +199,7 @@ fn check(zone: Tz, change: Change, nth: usize) {
         };
         for (place, policy) in policies.filter(matters).enumerate() {
             let by_default = policy == DstPolicy::default();
-            if !by_default && (place + nth) % 3 != 0 {
+            if !by_default && !(place + nth).is_multiple_of(3) {
                 continue;
             }
             let expected = if by_default {
