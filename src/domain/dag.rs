@@ -22,6 +22,8 @@ pub struct Dag {
     graph: DiGraph<TaskIndex, ()>,
     /// By task: how many of its direct upstreams are setups.
     setups_upstream: Vec<u32>,
+    /// By task: whether its failure fails the run.
+    decides: Vec<bool>,
 }
 
 /// The keys of a DAG that are not its tasks.
@@ -161,6 +163,10 @@ pub struct Task {
     pub trigger_rule: TriggerRule,
     /// Whether it prepares what others use (Airflow's setup tasks).
     pub is_setup: bool,
+    /// Whether it cleans up what setups prepared (Airflow's teardown tasks).
+    pub is_teardown: bool,
+    /// Whether a teardown's failure fails the run.
+    pub on_failure_fail_dagrun: bool,
     /// The pool whose slots it takes (nothing acts on it yet).
     pub pool: Option<String>,
     /// How many slots of the pool (nothing acts on it yet).
@@ -209,7 +215,8 @@ impl Dag {
             u32::try_from(setups).unwrap_or(u32::MAX)
         };
         let setups_upstream = tasks.iter().map(setups_upstream).collect();
-        Self { settings, tasks, graph, setups_upstream }
+        let decides = deciding(&tasks, &graph);
+        Self { settings, tasks, graph, setups_upstream, decides }
     }
 
     /// The DAG's id.
@@ -254,15 +261,32 @@ impl Dag {
         self.setups_upstream.get(index.as_usize()).copied().unwrap_or(0)
     }
 
+    /// Whether the task's failure fails the run: it is one of the last, teardowns aside that do not ask to count
+    /// (`on_failure_fail_dagrun`). Where there are only such teardowns the last of them decide.
+    #[must_use]
+    pub fn decides(&self, index: TaskIndex) -> bool {
+        self.decides.get(index.as_usize()).copied().unwrap_or(false)
+    }
+
     /// Everything that `index` waits for, directly or not, in index order. Costs the edges among them.
     #[must_use]
     pub fn ancestors(&self, index: TaskIndex) -> Vec<TaskIndex> {
+        self.reached(&[index], Direction::Incoming)
+    }
+
+    /// Everything that waits for one of `indexes`, directly or not, in index order. Costs the edges among them.
+    #[must_use]
+    pub fn descendants(&self, indexes: &[TaskIndex]) -> Vec<TaskIndex> {
+        self.reached(indexes, Direction::Outgoing)
+    }
+
+    fn reached(&self, from: &[TaskIndex], direction: Direction) -> Vec<TaskIndex> {
         let mut seen = vec![false; self.tasks.len()];
-        let mut ahead = vec![node(index)];
+        let mut ahead: Vec<NodeIndex> = from.iter().map(|index| node(*index)).collect();
         while let Some(next) = ahead.pop() {
-            for upstream in self.graph.neighbors_directed(next, Direction::Incoming) {
-                if !std::mem::replace(&mut seen[upstream.index()], true) {
-                    ahead.push(upstream);
+            for neighbour in self.graph.neighbors_directed(next, direction) {
+                if !std::mem::replace(&mut seen[neighbour.index()], true) {
+                    ahead.push(neighbour);
                 }
             }
         }
@@ -313,6 +337,18 @@ impl Dag {
         found.sort_unstable();
         found
     }
+}
+
+/// Which tasks decide a run's state.
+fn deciding(tasks: &[Task], graph: &DiGraph<TaskIndex, ()>) -> Vec<bool> {
+    let counts = |task: &Task| !task.is_teardown || task.on_failure_fail_dagrun;
+    let after = |task: &Task| graph.neighbors_directed(node(task.index), Direction::Outgoing);
+    let is_last = |task: &Task| counts(task) && !after(task).any(|next| counts(&tasks[next.index()]));
+    let deciding: Vec<bool> = tasks.iter().map(is_last).collect();
+    if deciding.contains(&true) {
+        return deciding;
+    }
+    tasks.iter().map(|task| after(task).next().is_none()).collect()
 }
 
 fn node(index: TaskIndex) -> NodeIndex {

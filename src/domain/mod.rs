@@ -2,6 +2,7 @@
 
 pub mod byte_size;
 pub mod check;
+pub mod choice;
 pub mod dag;
 pub mod diagnostic;
 pub mod duration;

@@ -353,6 +353,7 @@ impl<'a> Worker<'a> {
             holding: self.holding.watch(),
             stop: stop.clone(),
             jitter: rand::random(),
+            choice: Arc::default(),
         };
         if let Some(old) = self.live.insert(claimed.task_run, Live { fence: claimed.fence, stop }) {
             old.stop.stop(Stop::LeaseLost); // it was taken from this worker, and came back before the next renewal

@@ -1,5 +1,6 @@
 //! From a file's text to checked DAGs, or to all that is wrong with it at once. Only this makes a [`Dag`].
 
+mod branches;
 mod catalog;
 mod config;
 mod graph;
@@ -141,6 +142,7 @@ fn check_dag(
         has_upstream: !task.upstream.is_empty(),
     }));
     let order = graph::order(&tasks, problems);
+    branches::check(&tasks, problems);
     templates::check(spec, &tasks, &order, problems);
     let settings = settings.filter(|_| spec.sound && problems.errors() == errors_before)?;
     let edges = tasks.edges();

@@ -43,6 +43,11 @@ impl CheckedTasks<'_> {
         self.by_id.get(id).copied()
     }
 
+    /// Which of `among` a name means: the task of that id.
+    pub(super) fn named_in(&self, name: &str, among: &[usize]) -> Vec<usize> {
+        among.iter().copied().filter(|position| self.checked[*position].spec.id.text == name).collect()
+    }
+
     /// The ids, for "did you mean".
     pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
         self.checked.iter().map(|task| task.spec.id.text.as_str())
@@ -283,6 +288,8 @@ fn assemble(spec: &TaskSpec, index: TaskIndex, id: TaskId, operator: &Described,
         execution_timeout: value(&keys.execution_timeout).map(|limit| limit.0),
         trigger_rule: value(&keys.trigger_rule).copied().unwrap_or_default(),
         is_setup: value(&keys.setup).copied().unwrap_or(false),
+        is_teardown: false,
+        on_failure_fail_dagrun: false,
         pool: value(&keys.pool).cloned(),
         pool_slots: value(&keys.pool_slots).map_or(1, |slots| slots.0),
         priority_weight: value(&keys.priority_weight).copied().unwrap_or(1),

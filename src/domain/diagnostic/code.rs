@@ -58,6 +58,8 @@ codes! {
     BadId = "015",
     /// A dependency named twice.
     RepeatedDependency = "016",
+    /// A branch that follows what is not right after it.
+    NotDownstream = "017",
     /// A cron expression or preset that cannot be read.
     BadSchedule = "020",
     /// A timezone that does not exist.

@@ -1,8 +1,10 @@
 //! The engine on a real Postgres with scripted operators: whole runs, as text.
 
 mod endings;
+mod examples;
 mod logs;
 mod rules;
+mod skips;
 mod stops;
 mod takeover;
 
