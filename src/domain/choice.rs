@@ -32,13 +32,36 @@ pub fn chosen(dag: &Dag, me: TaskIndex, names: &[String]) -> Result<Vec<TaskInde
     let mut chosen = Vec::new();
     for name in names {
         let is_named = |index: &TaskIndex| dag.task(*index).is_some_and(|task| task.id.as_str() == name);
-        let named: Vec<TaskIndex> = next.iter().copied().filter(is_named).collect();
+        let mut named: Vec<TaskIndex> = next.iter().copied().filter(is_named).collect();
+        if named.is_empty() {
+            let mut members = members(dag, name);
+            members.retain(|index| next.contains(index));
+            named = members;
+        }
         if named.is_empty() {
             return Err(NoSuchChoice { name: name.clone(), known: known(dag, &next) });
         }
         chosen.extend(named);
     }
     Ok(chosen)
+}
+
+/// The tasks of the group of that id or name; or the task in a group that is called so there.
+fn members(dag: &Dag, name: &str) -> Vec<TaskIndex> {
+    let groups = dag.groups();
+    let group = groups
+        .iter()
+        .position(|group| group.id == name)
+        .or_else(|| groups.iter().position(|group| group.label == name));
+    if let Some(group) = group {
+        return dag.tasks_of_group(group);
+    }
+    let in_groups = groups.iter().flat_map(|group| &group.tasks);
+    let is_called = |index: &&TaskIndex| {
+        dag.task(**index).is_some_and(|task| task.id.as_str().rsplit_once('.').is_some_and(|(_, label)| label == name))
+    };
+    let called: Vec<TaskIndex> = in_groups.filter(is_called).copied().collect();
+    if called.len() == 1 { called } else { Vec::new() }
 }
 
 /// The names that a branch before `next` may follow.

@@ -24,6 +24,7 @@ pub struct Dag {
     setups_upstream: Vec<u32>,
     /// By task: whether its failure fails the run.
     decides: Vec<bool>,
+    groups: Vec<TaskGroup>,
 }
 
 /// The keys of a DAG that are not its tasks.
@@ -171,7 +172,7 @@ pub struct Task {
     pub pool: Option<String>,
     /// How many slots of the pool (nothing acts on it yet).
     pub pool_slots: u32,
-    /// Higher goes first among ready tasks.
+    /// Higher goes first among ready tasks: what its weight rule makes of the weights in the file.
     pub priority_weight: i32,
     /// Waits for its own previous run's success (nothing acts on it yet).
     pub depends_on_past: bool,
@@ -181,6 +182,33 @@ pub struct Task {
     pub max_active_tis_per_dag: Option<u32>,
     /// Markdown about it.
     pub doc_md: Option<String>,
+}
+
+/// What counts beside a task's own `priority_weight`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WeightRule {
+    /// The weights of all tasks that come after it (Airflow's default): what much waits for goes first.
+    #[default]
+    Downstream,
+    /// The weights of all tasks that come before it: runs that are far go first.
+    Upstream,
+    /// Nothing.
+    Absolute,
+}
+
+/// Tasks that belong together: drawn as one, and waited for as one. The engine knows tasks alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskGroup {
+    /// Its id: the names of the groups that it is in, and its own.
+    pub id: String,
+    /// Its own name.
+    pub label: String,
+    /// A line about it.
+    pub tooltip: Option<String>,
+    /// The place, in [`Dag::groups`], of the group that it is in.
+    pub parent: Option<usize>,
+    /// The tasks that are in it, those in its own groups aside.
+    pub tasks: Vec<TaskIndex>,
 }
 
 impl Task {
@@ -216,7 +244,30 @@ impl Dag {
         };
         let setups_upstream = tasks.iter().map(setups_upstream).collect();
         let decides = deciding(&tasks, &graph);
-        Self { settings, tasks, graph, setups_upstream, decides }
+        Self { settings, tasks, graph, setups_upstream, decides, groups: Vec::new() }
+    }
+
+    /// With its task groups.
+    pub(in crate::domain) fn with_groups(self, groups: Vec<TaskGroup>) -> Self {
+        Self { groups, ..self }
+    }
+
+    /// The task groups, in the file's order.
+    #[must_use]
+    pub fn groups(&self) -> &[TaskGroup] {
+        &self.groups
+    }
+
+    /// The tasks of the group at that place and of the groups in it, in index order.
+    #[must_use]
+    pub fn tasks_of_group(&self, position: usize) -> Vec<TaskIndex> {
+        let is_within = |at: usize| {
+            std::iter::successors(Some(at), |at| self.groups.get(*at)?.parent).any(|around| around == position)
+        };
+        let within = self.groups.iter().enumerate().filter(|(at, _)| is_within(*at));
+        let mut tasks: Vec<TaskIndex> = within.flat_map(|(_, group)| group.tasks.iter().copied()).collect();
+        tasks.sort_unstable();
+        tasks
     }
 
     /// The DAG's id.

@@ -52,3 +52,19 @@ async fn branching_goes_one_way() {
     }
     insta::assert_snapshot!(ways.join("\n"));
 }
+
+#[tokio::test]
+async fn groups_wait_for_each_other_as_one() {
+    insta::assert_snapshot!(example("task_groups", json!({})).await);
+}
+
+#[tokio::test]
+async fn what_was_set_up_is_cleaned_up_and_the_run_fails_by_its_work_alone() {
+    let folder = regex::Regex::new("/tmp/tmp[.][A-Za-z0-9]+").unwrap();
+    let worked = example("cleanup", json!({})).await;
+    let failed = example("cleanup", json!({"fail": true})).await;
+    for made in folder.find_iter(&format!("{worked}{failed}")) {
+        assert!(!Path::new(made.as_str()).exists(), "{} is still there", made.as_str());
+    }
+    insta::assert_snapshot!(folder.replace_all(&format!("{worked}\n{failed}"), "[folder]"));
+}

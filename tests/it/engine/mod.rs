@@ -7,6 +7,7 @@ mod rules;
 mod skips;
 mod stops;
 mod takeover;
+mod teardowns;
 
 use pinsched::domain::run_state::RunState;
 use pinsched::engine::shutdown::Shutdown;
