@@ -16,9 +16,9 @@ CREATE DOMAIN task_state AS text
 CREATE DOMAIN task_event AS text
     CONSTRAINT task_event_check CHECK (VALUE IN
         ('released', 'claimed', 'deferred', 'succeeded', 'failed_for_now', 'failed_for_good', 'interrupted', 'lost',
-         'lost_for_good', 'skipped', 'upstream_failed', 'cancelled', 'cleared', 'marked_success', 'marked_failed'));
+         'lost_for_good', 'skipped', 'skipped_itself', 'upstream_failed', 'cancelled', 'cleared', 'marked_success', 'marked_failed'));
 CREATE DOMAIN attempt_outcome AS text
-    CONSTRAINT attempt_outcome_check CHECK (VALUE IN ('success', 'failed', 'interrupted', 'lost', 'cancelled'));
+    CONSTRAINT attempt_outcome_check CHECK (VALUE IN ('success', 'failed', 'interrupted', 'lost', 'cancelled', 'skipped'));
 
 CREATE TABLE dag_version (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

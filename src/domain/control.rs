@@ -160,7 +160,7 @@ pub fn apply(
         u32::try_from(found).unwrap_or(u32::MAX)
     };
     let tasks_unfinished = count(&|index| !after[index.as_usize()].is_final());
-    let leaves_failed = count(&|index| after[index.as_usize()].is_failure() && dag.out_degree(index) == 0);
+    let leaves_failed = count(&|index| after[index.as_usize()].is_failure() && dag.decides(index));
     let run = match (tasks_unfinished, leaves_failed) {
         (0, 0) => RunState::Success,
         (0, _) => RunState::Failed,

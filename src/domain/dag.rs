@@ -23,6 +23,9 @@ pub struct Dag {
     graph: DiGraph<TaskIndex, ()>,
     /// By task: how many of its direct upstreams are setups.
     setups_upstream: Vec<u32>,
+    /// By task: whether its failure fails the run.
+    decides: Vec<bool>,
+    groups: Vec<TaskGroup>,
 }
 
 /// The keys of a DAG that are not its tasks.
@@ -159,11 +162,15 @@ pub struct Task {
     pub trigger_rule: TriggerRule,
     /// Whether it prepares what others use (Airflow's setup tasks).
     pub is_setup: bool,
+    /// Whether it cleans up what setups prepared (Airflow's teardown tasks).
+    pub is_teardown: bool,
+    /// Whether a teardown's failure fails the run.
+    pub on_failure_fail_dagrun: bool,
     /// The pool whose slots it takes.
     pub pool: Option<String>,
     /// How many slots of the pool.
     pub pool_slots: u32,
-    /// Higher goes first among ready tasks.
+    /// Higher goes first among ready tasks: what its weight rule makes of the weights in the file.
     pub priority_weight: i32,
     /// Waits for its own previous run's success.
     pub depends_on_past: bool,
@@ -173,6 +180,33 @@ pub struct Task {
     pub max_active_tis_per_dag: Option<u32>,
     /// Markdown about it.
     pub doc_md: Option<String>,
+}
+
+/// What counts beside a task's own `priority_weight`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WeightRule {
+    /// The weights of all tasks that come after it (Airflow's default): what much waits for goes first.
+    #[default]
+    Downstream,
+    /// The weights of all tasks that come before it: runs that are far go first.
+    Upstream,
+    /// Nothing.
+    Absolute,
+}
+
+/// Tasks that belong together: drawn as one, and waited for as one. The engine knows tasks alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskGroup {
+    /// Its id: the names of the groups that it is in, and its own.
+    pub id: String,
+    /// Its own name.
+    pub label: String,
+    /// A line about it.
+    pub tooltip: Option<String>,
+    /// The place, in [`Dag::groups`], of the group that it is in.
+    pub parent: Option<usize>,
+    /// The tasks that are in it, those in its own groups aside.
+    pub tasks: Vec<TaskIndex>,
 }
 
 impl Task {
@@ -207,7 +241,31 @@ impl Dag {
             u32::try_from(setups).unwrap_or(u32::MAX)
         };
         let setups_upstream = tasks.iter().map(setups_upstream).collect();
-        Self { settings, tasks, graph, setups_upstream }
+        let decides = deciding(&tasks, &graph);
+        Self { settings, tasks, graph, setups_upstream, decides, groups: Vec::new() }
+    }
+
+    /// With its task groups.
+    pub(in crate::domain) fn with_groups(self, groups: Vec<TaskGroup>) -> Self {
+        Self { groups, ..self }
+    }
+
+    /// The task groups, in the file's order.
+    #[must_use]
+    pub fn groups(&self) -> &[TaskGroup] {
+        &self.groups
+    }
+
+    /// The tasks of the group at that place and of the groups in it, in index order.
+    #[must_use]
+    pub fn tasks_of_group(&self, position: usize) -> Vec<TaskIndex> {
+        let is_within = |at: usize| {
+            std::iter::successors(Some(at), |at| self.groups.get(*at)?.parent).any(|around| around == position)
+        };
+        let within = self.groups.iter().enumerate().filter(|(at, _)| is_within(*at));
+        let mut tasks: Vec<TaskIndex> = within.flat_map(|(_, group)| group.tasks.iter().copied()).collect();
+        tasks.sort_unstable();
+        tasks
     }
 
     /// The DAG's id.
@@ -261,15 +319,32 @@ impl Dag {
         self.settings.max_active_tasks.is_some() || self.task(index).is_some_and(is_limited)
     }
 
+    /// Whether the task's failure fails the run: it is one of the last, teardowns aside that do not ask to count
+    /// (`on_failure_fail_dagrun`). Where there are only such teardowns the last of them decide.
+    #[must_use]
+    pub fn decides(&self, index: TaskIndex) -> bool {
+        self.decides.get(index.as_usize()).copied().unwrap_or(false)
+    }
+
     /// Everything that `index` waits for, directly or not, in index order. Costs the edges among them.
     #[must_use]
     pub fn ancestors(&self, index: TaskIndex) -> Vec<TaskIndex> {
+        self.reached(&[index], Direction::Incoming)
+    }
+
+    /// Everything that waits for one of `indexes`, directly or not, in index order. Costs the edges among them.
+    #[must_use]
+    pub fn descendants(&self, indexes: &[TaskIndex]) -> Vec<TaskIndex> {
+        self.reached(indexes, Direction::Outgoing)
+    }
+
+    fn reached(&self, from: &[TaskIndex], direction: Direction) -> Vec<TaskIndex> {
         let mut seen = vec![false; self.tasks.len()];
-        let mut ahead = vec![node(index)];
+        let mut ahead: Vec<NodeIndex> = from.iter().map(|index| node(*index)).collect();
         while let Some(next) = ahead.pop() {
-            for upstream in self.graph.neighbors_directed(next, Direction::Incoming) {
-                if !std::mem::replace(&mut seen[upstream.index()], true) {
-                    ahead.push(upstream);
+            for neighbour in self.graph.neighbors_directed(next, direction) {
+                if !std::mem::replace(&mut seen[neighbour.index()], true) {
+                    ahead.push(neighbour);
                 }
             }
         }
@@ -320,6 +395,18 @@ impl Dag {
         found.sort_unstable();
         found
     }
+}
+
+/// Which tasks decide a run's state.
+fn deciding(tasks: &[Task], graph: &DiGraph<TaskIndex, ()>) -> Vec<bool> {
+    let counts = |task: &Task| !task.is_teardown || task.on_failure_fail_dagrun;
+    let after = |task: &Task| graph.neighbors_directed(node(task.index), Direction::Outgoing);
+    let is_last = |task: &Task| counts(task) && !after(task).any(|next| counts(&tasks[next.index()]));
+    let deciding: Vec<bool> = tasks.iter().map(is_last).collect();
+    if deciding.contains(&true) {
+        return deciding;
+    }
+    tasks.iter().map(|task| after(task).next().is_none()).collect()
 }
 
 fn node(index: TaskIndex) -> NodeIndex {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// Airflow's own limit for the ids of DAGs, tasks and runs.
-const LONGEST_ID: usize = 250;
+pub(in crate::domain) const LONGEST_ID: usize = 250;
 
 /// A name that is not one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

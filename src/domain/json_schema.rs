@@ -4,7 +4,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::domain::operator_kind::OperatorKind;
-use crate::domain::spec::{DagKeys, TaskKeys, is_dag_key_in_default_args};
+use crate::domain::spec::{DagKeys, GroupKeys, TaskKeys, is_dag_key_in_default_args};
 
 /// The schema of a file whose tasks use these operators.
 #[must_use]
@@ -21,6 +21,7 @@ pub fn file_schema(operators: &[&'static OperatorKind]) -> Value {
     definitions.insert("task".to_owned(), json!({ "oneOf": variants }));
     let mut dag_keys = properties_of::<DagKeys>(DagKeys::ALIASES);
     dag_keys.insert("default_args".to_owned(), default_args(&task_keys, &dag_keys));
+    dag_keys.insert("task_groups".to_owned(), task_groups(default_args(&task_keys, &dag_keys)));
     let mut default_keys = dag_keys.clone();
     default_keys.remove("tasks");
     dag_keys.insert(
@@ -60,6 +61,20 @@ pub fn file_schema(operators: &[&'static OperatorKind]) -> Value {
         },
         "additionalProperties": { "$ref": "#/$defs/dag" },
         "$defs": definitions
+    })
+}
+
+/// The task groups of a DAG, in either form.
+fn task_groups(default_args: Value) -> Value {
+    let mut keys = properties_of::<GroupKeys>(GroupKeys::ALIASES);
+    keys.insert("default_args".to_owned(), default_args);
+    let group = json!({ "type": ["object", "null"], "properties": keys, "additionalProperties": false });
+    json!({
+        "description": "The task groups: a mapping keyed by name, or a list of groups with `group_name`.",
+        "anyOf": [
+            { "type": "object", "additionalProperties": group },
+            { "type": "array", "items": { "allOf": [group, { "required": ["group_name"] }] } }
+        ]
     })
 }
 

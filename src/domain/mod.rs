@@ -3,6 +3,7 @@
 pub mod byte_size;
 pub mod catchup;
 pub mod check;
+pub mod choice;
 pub mod control;
 pub mod dag;
 pub mod diagnostic;

@@ -2,6 +2,9 @@
 
 use serde_json::Value;
 
+/// The mark, in an operator's schema, of a key whose text, or list of texts, names tasks right after its own.
+pub const NAMES_DOWNSTREAM: &str = "x-names-downstream";
+
 /// The pure side of an operator: its names, the keys that it takes, and its own check.
 pub struct OperatorKind {
     /// Its short name in a DAG file, as `sink`.

@@ -39,17 +39,21 @@ pub struct Snapshot {
     pub cancel_requested: bool,
     /// Tasks that are not final.
     pub tasks_unfinished: u32,
-    /// Leaves that ended in a failure.
+    /// Tasks that decide the run's state ([`Dag::decides`]) and ended in a failure.
     pub leaves_failed: u32,
     /// The tasks that were looked up.
     pub tasks: BTreeMap<TaskIndex, TaskSnapshot>,
 }
 
 /// How an attempt ended.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Ending {
     /// With an output.
     Succeeded,
+    /// With an output, and a word on what after it is not to run.
+    Chose(Skips),
+    /// With nothing to do: the task counts as skipped.
+    Skipped,
     /// With an error.
     Failed {
         /// Whether another try may help.
@@ -65,6 +69,20 @@ pub enum Ending {
     Lost,
     /// It goes on, waiting for something outside, and takes no slot any more.
     Deferred,
+}
+
+/// What a task that succeeded keeps from running. Teardowns run all the same, unless a branch leaves them out.
+///
+/// As in Airflow this is done at once, whatever the trigger rules of the skipped tasks say. It is done only to tasks that wait
+/// or are queued: one that another upstream let start before goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Skips {
+    /// Of the tasks right after it all but these, and but those that come after one of these as well.
+    AllBut(Vec<TaskIndex>),
+    /// The tasks right after it; what comes later goes by its trigger rules.
+    Next,
+    /// Everything that comes after it.
+    Downstream,
 }
 
 /// One step of one task.
@@ -95,7 +113,7 @@ pub struct Plan {
     pub counts: BTreeMap<TaskIndex, UpstreamCounts>,
     /// How many tasks became final.
     pub finished: u32,
-    /// How many of them are leaves that ended in a failure.
+    /// How many of them decide the run's state and ended in a failure.
     pub leaves_failed: u32,
     /// The run's end, when this was its last task.
     pub concluded: Option<RunState>,
@@ -143,11 +161,18 @@ fn initial_counts(dag: &Dag, task: &Task) -> UpstreamCounts {
 /// [`PlanError::Needs`] when the snapshot is too small; [`PlanError::Illegal`] when it contradicts `ended`.
 pub fn plan(dag: &Dag, snapshot: &Snapshot, ended: &[(TaskIndex, Ending)], now: Timestamp) -> Result<Plan, PlanError> {
     let mut planner = Planner::new(dag, snapshot, now);
-    for &(index, ending) in ended {
-        planner.end_attempt(index, ending)?;
+    for (index, ending) in ended {
+        planner.end_attempt(*index, ending)?;
     }
     if snapshot.cancel_requested {
         planner.cancel_idle()?;
+    } else {
+        // Before anybody is told of an end: a task that one upstream would release and another skips is skipped.
+        for (index, ending) in ended {
+            if let Ending::Chose(skips) = ending {
+                planner.skip(*index, skips)?;
+            }
+        }
     }
     planner.follow()
 }
@@ -187,14 +212,15 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn end_attempt(&mut self, index: TaskIndex, ending: Ending) -> Result<(), PlanError> {
+    fn end_attempt(&mut self, index: TaskIndex, ending: &Ending) -> Result<(), PlanError> {
         let Some(task) = self.task(index) else {
             self.needs.insert(index);
             return Ok(());
         };
         let policy = &self.dag.task(index).ok_or(PlanError::UnknownTask(index))?.retry;
-        match ending {
-            Ending::Succeeded => self.step(index, TaskEvent::Succeeded, None),
+        match *ending {
+            Ending::Succeeded | Ending::Chose(_) => self.step(index, TaskEvent::Succeeded, None),
+            Ending::Skipped => self.step(index, TaskEvent::SkippedItself, None),
             Ending::Cancelled => self.step(index, TaskEvent::Cancelled, None),
             Ending::Failed { .. } | Ending::Interrupted | Ending::Lost if self.snapshot.cancel_requested => {
                 self.step(index, TaskEvent::Cancelled, None)
@@ -209,6 +235,24 @@ impl<'a> Planner<'a> {
             Ending::Lost => self.step(index, TaskEvent::Lost, Some(self.now)),
             Ending::Deferred => self.step(index, TaskEvent::Deferred, None),
         }
+    }
+
+    /// Skips what a task that succeeded keeps from running. What this plan has moved already was started.
+    fn skip(&mut self, index: TaskIndex, skips: &Skips) -> Result<(), PlanError> {
+        for index in skipped_by(self.dag, index, skips) {
+            match self.task(index) {
+                None => {
+                    self.needs.insert(index);
+                }
+                Some(TaskSnapshot { state: TaskState::None | TaskState::Queued, .. })
+                    if !self.plan.moves.iter().any(|step| step.task == index) =>
+                {
+                    self.step(index, TaskEvent::Skipped, None)?;
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
     }
 
     fn cancel_idle(&mut self) -> Result<(), PlanError> {
@@ -237,6 +281,7 @@ impl<'a> Planner<'a> {
             | TaskEvent::FailedForGood
             | TaskEvent::Interrupted
             | TaskEvent::Skipped
+            | TaskEvent::SkippedItself
             | TaskEvent::UpstreamFailed
             | TaskEvent::Cancelled
             | TaskEvent::Cleared
@@ -247,7 +292,7 @@ impl<'a> Planner<'a> {
         self.plan.moves.push(Move { task: index, event, from, to, ready_at, try_number, lost });
         if to.is_final() {
             self.plan.finished += 1;
-            self.plan.leaves_failed += u32::from(to.is_failure() && self.dag.out_degree(index) == 0);
+            self.plan.leaves_failed += u32::from(to.is_failure() && self.dag.decides(index));
             self.ended.push_back((index, to));
         }
         Ok(())
@@ -296,6 +341,20 @@ impl<'a> Planner<'a> {
 /// How many tries there were that count, the current one included.
 fn tries_of(task: TaskSnapshot) -> i32 {
     task.try_number - task.first_try + 1
+}
+
+/// The tasks that `index` keeps from running by `skips`, in index order.
+fn skipped_by(dag: &Dag, index: TaskIndex, skips: &Skips) -> Vec<TaskIndex> {
+    let is_teardown = |index: &TaskIndex| dag.task(*index).is_some_and(|task| task.is_teardown);
+    match skips {
+        Skips::AllBut(chosen) => {
+            let followed = dag.descendants(chosen);
+            let is_followed = |next: &TaskIndex| chosen.contains(next) || followed.binary_search(next).is_ok();
+            dag.downstream(index).into_iter().filter(|next| !is_followed(next)).collect()
+        }
+        Skips::Next => dag.downstream(index).into_iter().filter(|next| !is_teardown(next)).collect(),
+        Skips::Downstream => dag.descendants(&[index]).into_iter().filter(|next| !is_teardown(next)).collect(),
+    }
 }
 
 fn later(now: Timestamp, wait: Duration) -> Timestamp {

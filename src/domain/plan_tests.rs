@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta};
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
-use super::{Ending, LOST_LIMIT, Plan, PlanError, Snapshot, TaskSnapshot, begin, plan};
+use super::{Ending, LOST_LIMIT, Plan, PlanError, Skips, Snapshot, TaskSnapshot, begin, plan};
 use crate::domain::Timestamp;
 use crate::domain::dag::{Catchup, Dag, DagSettings, DataIntervals, DstPolicy, Overlap, Schedule, Task};
 use crate::domain::ids::TaskIndex;
@@ -33,6 +33,16 @@ struct Drawn {
     back: BTreeSet<usize>,
     retries: u32,
     is_setup: bool,
+    is_teardown: bool,
+    fails_run: bool,
+}
+
+impl Drawn {
+    /// A task that is neither setup nor teardown.
+    fn work(rule: TriggerRule, back: &[usize], retries: u32) -> Self {
+        let back = back.iter().copied().collect();
+        Self { rule, back, retries, is_setup: false, is_teardown: false, fails_run: false }
+    }
 }
 
 fn dag_of(drawn: &[Drawn], schedule: Schedule) -> Dag {
@@ -71,6 +81,8 @@ fn dag_of(drawn: &[Drawn], schedule: Schedule) -> Dag {
         execution_timeout: None,
         trigger_rule: drawn.rule,
         is_setup: drawn.is_setup,
+        is_teardown: drawn.is_teardown,
+        on_failure_fail_dagrun: drawn.fails_run,
         pool: None,
         pool_slots: 1,
         priority_weight: 1,
@@ -114,7 +126,7 @@ struct World<'a> {
     tasks: BTreeMap<TaskIndex, TaskSnapshot>,
     ready_at: BTreeMap<TaskIndex, Timestamp>,
     handed_back: BTreeMap<TaskIndex, i32>,
-    attempts: u32,
+    tried_again: u32,
 }
 
 impl<'a> World<'a> {
@@ -130,7 +142,7 @@ impl<'a> World<'a> {
             tasks: BTreeMap::new(),
             ready_at: BTreeMap::new(),
             handed_back: BTreeMap::new(),
-            attempts: 0,
+            tried_again: 0,
         };
         for (task, (state, upstream)) in dag.tasks().iter().zip(first) {
             world.tasks.insert(task.index, TaskSnapshot { state, upstream, try_number: 1, lost: 0 });
@@ -165,7 +177,6 @@ impl<'a> World<'a> {
             let claim = TaskEvent::Claimed;
             let running = task.state.next(claim).expect("only what is not running is claimed");
             *task = TaskSnapshot { state: running, ..*task };
-            self.attempts += 1;
         }
     }
 
@@ -198,11 +209,44 @@ impl<'a> World<'a> {
         panic!("the plan is never satisfied");
     }
 
-    fn apply(&mut self, plan: &Plan) {
+    /// What the ended attempts keep from running, told naively: by walking the tasks' own lists of edges.
+    fn kept_from_running(&self, ended: &[(TaskIndex, Ending)]) -> BTreeSet<TaskIndex> {
+        let comes_after = |later: TaskIndex, earlier: TaskIndex| self.dag.ancestors(later).contains(&earlier);
+        let is_teardown = |task: TaskIndex| self.dag.task(task).unwrap().is_teardown;
+        let all = || self.dag.tasks().iter().map(|task| task.index);
+        let mut kept = BTreeSet::new();
+        for (index, ending) in ended {
+            let Ending::Chose(skips) = ending else { continue };
+            let is_next = |task: TaskIndex| self.dag.upstream(task).contains(index);
+            let is_kept = |task: TaskIndex| match skips {
+                Skips::Next => is_next(task) && !is_teardown(task),
+                Skips::Downstream => comes_after(task, *index) && !is_teardown(task),
+                Skips::AllBut(chosen) => {
+                    is_next(task) && !chosen.iter().any(|one| *one == task || comes_after(task, *one))
+                }
+            };
+            kept.extend(all().filter(|task| is_kept(*task)));
+        }
+        let ended_now = |task: &TaskIndex| ended.iter().any(|(index, _)| index == task);
+        let waits = |task: &TaskIndex| matches!(self.tasks[task].state, TaskState::None | TaskState::Queued);
+        kept.retain(|task| waits(task) && !ended_now(task) && !self.cancel_requested);
+        kept
+    }
+
+    fn apply(&mut self, plan: &Plan, ended: &[(TaskIndex, Ending)]) {
+        let kept = self.kept_from_running(ended);
+        for task in &kept {
+            let step = plan.moves.iter().find(|step| step.task == *task);
+            assert_eq!(step.map(|step| step.event), Some(TaskEvent::Skipped), "{task:?} was to be skipped");
+        }
         let mut moved = BTreeSet::new();
         for step in &plan.moves {
             assert!(moved.insert(step.task), "two steps of one task in one plan");
-            if step.from == TaskState::None && step.event != TaskEvent::Cancelled {
+            if step.from == TaskState::Queued {
+                let is_kept = step.event == TaskEvent::Skipped && kept.contains(&step.task);
+                assert!(is_kept || step.event == TaskEvent::Cancelled, "a queued task was {}", step.event);
+            }
+            if step.from == TaskState::None && step.event != TaskEvent::Cancelled && !kept.contains(&step.task) {
                 self.assert_rule_says(step.task, step.event, plan);
             }
             let task = self.tasks.get_mut(&step.task).unwrap();
@@ -222,6 +266,7 @@ impl<'a> World<'a> {
                 None => self.ready_at.remove(&step.task),
             };
             self.tasks_unfinished -= u32::from(step.to.is_final());
+            self.tried_again += u32::from(step.event == TaskEvent::FailedForNow);
         }
         for (index, counts) in &plan.counts {
             self.tasks.get_mut(index).unwrap().upstream = *counts;
@@ -257,9 +302,9 @@ impl<'a> World<'a> {
     fn assert_consistent(&self) {
         let unfinished = self.tasks.values().filter(|task| !task.state.is_final()).count();
         assert_eq!(self.tasks_unfinished as usize, unfinished);
+        let deciding = deciding(self.dag);
         let failed_leaves = self.tasks.iter().filter(|(index, task)| {
-            self.dag.downstream(**index).is_empty()
-                && matches!(task.state, TaskState::Failed | TaskState::UpstreamFailed)
+            deciding.contains(index) && matches!(task.state, TaskState::Failed | TaskState::UpstreamFailed)
         });
         assert_eq!(self.leaves_failed as usize, failed_leaves.count());
         for (&index, task) in &self.tasks {
@@ -308,8 +353,10 @@ impl<'a> World<'a> {
 
     fn ending(&mut self, index: TaskIndex, fate: &mut Fate<'_>) -> Ending {
         let jitter = f64::from(u8::try_from(fate.below(100)).unwrap()) / 100.0;
-        let drawn = match fate.below(8) {
+        let drawn = match fate.below(11) {
             0 | 1 => Ending::Succeeded,
+            8 => Ending::Skipped,
+            9 | 10 => Ending::Chose(self.skips(index, fate)),
             2 | 3 => Ending::Failed { retryable: true, jitter },
             4 => Ending::Failed { retryable: false, jitter },
             5 => Ending::Interrupted,
@@ -324,6 +371,14 @@ impl<'a> World<'a> {
         if drawn == Ending::Interrupted && *handed_back > PATIENCE { Ending::Succeeded } else { drawn }
     }
 
+    fn skips(&self, index: TaskIndex, fate: &mut Fate<'_>) -> Skips {
+        match fate.below(4) {
+            0 => Skips::Next,
+            1 => Skips::Downstream,
+            _ => Skips::AllBut(self.dag.downstream(index).into_iter().filter(|_| fate.below(2) == 0).collect()),
+        }
+    }
+
     /// Runs to the conclusion; the cancel request comes before step `cancel_at`.
     fn run(&mut self, fate: &mut Fate<'_>, slots: usize, cancel_at: Option<usize>) -> RunState {
         let most: usize = self.dag.tasks().iter().map(|task| task.retry.retries as usize + 12).sum::<usize>() * 2 + 11;
@@ -334,7 +389,7 @@ impl<'a> World<'a> {
             if cancel_at == Some(step) {
                 self.cancel_requested = true;
                 let swept = self.decide(&[]);
-                self.apply(&swept);
+                self.apply(&swept, &[]);
                 self.assert_consistent();
                 continue;
             }
@@ -349,12 +404,28 @@ impl<'a> World<'a> {
             }
             let ended = self.end_some(&running, fate);
             let decided = self.decide(&ended);
-            self.apply(&decided);
+            self.apply(&decided, &ended);
             self.assert_consistent();
             self.now += TimeDelta::seconds(1);
         }
         panic!("the run does not conclude");
     }
+}
+
+/// The tasks whose failure fails the run, in Airflow's words: teardowns count only if they say so, and are not seen where
+/// they do not; if nothing is left, what has nothing after it counts.
+fn deciding(dag: &Dag) -> BTreeSet<TaskIndex> {
+    let is_seen = |index: &TaskIndex| {
+        let task = dag.task(*index).unwrap();
+        !task.is_teardown || task.on_failure_fail_dagrun
+    };
+    let all: Vec<TaskIndex> = dag.tasks().iter().map(|task| task.index).collect();
+    let seen = all.iter().filter(|index| is_seen(index) && !dag.downstream(**index).iter().any(is_seen));
+    let deciding: BTreeSet<TaskIndex> = seen.copied().collect();
+    if deciding.is_empty() {
+        return all.into_iter().filter(|index| dag.downstream(*index).is_empty()).collect();
+    }
+    deciding
 }
 
 /// The rules in plain words, of the upstreams' states and whether each is a setup.
@@ -406,11 +477,13 @@ fn drawn_task() -> impl Strategy<Value = Drawn> {
     let rule =
         prop_oneof![2 => Just(TriggerRule::AllSuccess), 5 => proptest::sample::select(TriggerRule::ALL.to_vec())];
     let back = proptest::collection::btree_set(1_usize..6, 0..4);
-    (rule, back, 0_u32..4, proptest::bool::weighted(0.2)).prop_map(|(rule, back, retries, is_setup)| Drawn {
+    (rule, back, 0_u32..4, 0_u8..10, any::<bool>()).prop_map(|(rule, back, retries, role, fails_run)| Drawn {
         rule,
         back,
         retries,
-        is_setup,
+        is_setup: role < 2,
+        is_teardown: role > 7,
+        fails_run,
     })
 }
 
@@ -436,10 +509,7 @@ proptest! {
 
 #[test]
 fn an_end_that_contradicts_the_snapshot_is_illegal_and_plans_nothing() {
-    let dag = dag_of(
-        &[Drawn { rule: TriggerRule::AllSuccess, back: BTreeSet::new(), retries: 0, is_setup: false }],
-        Schedule::None,
-    );
+    let dag = dag_of(&[Drawn::work(TriggerRule::AllSuccess, &[], 0)], Schedule::None);
     let world = World::new(&dag, start());
     let snapshot =
         Snapshot { cancel_requested: false, tasks_unfinished: 1, leaves_failed: 0, tasks: world.tasks.clone() };
@@ -449,13 +519,7 @@ fn an_end_that_contradicts_the_snapshot_is_illegal_and_plans_nothing() {
 
 #[test]
 fn a_completion_looks_at_its_own_downstreams_only() {
-    let link = |back: &[usize]| Drawn {
-        rule: TriggerRule::AllSuccess,
-        back: back.iter().copied().collect(),
-        retries: 0,
-        is_setup: false,
-    };
-    let chain: Vec<Drawn> = (0..10_000).map(|_| link(&[1])).collect();
+    let chain: Vec<Drawn> = (0..10_000).map(|_| Drawn::work(TriggerRule::AllSuccess, &[1], 0)).collect();
     let dag = dag_of(&chain, Schedule::None);
     let mut tasks = World::new(&dag, start()).tasks;
     tasks.retain(|index, _| index.0 < 2);
@@ -469,7 +533,7 @@ fn a_completion_looks_at_its_own_downstreams_only() {
 /// A week of an hourly DAG whose tasks fail often: 168 runs, hours of waits for retries, and not one of them waited for.
 #[test]
 fn a_week_of_retries_passes_in_simulated_time() {
-    let link = |back: &[usize], rule| Drawn { rule, back: back.iter().copied().collect(), retries: 3, is_setup: false };
+    let link = |back: &[usize], rule| Drawn::work(rule, back, 3);
     let dag = dag_of(
         &[
             link(&[], TriggerRule::AllSuccess),
@@ -482,7 +546,7 @@ fn a_week_of_retries_passes_in_simulated_time() {
     );
     let choices: Vec<u8> = (0..=255_u8).map(|n| n.wrapping_mul(157).wrapping_add(11)).collect();
     let mut fate = Fate { choices: &choices, at: 0 };
-    let (mut tick, mut runs, mut attempts, mut waited) = (start(), 0, 0, TimeDelta::zero());
+    let (mut tick, mut runs, mut tried_again, mut waited) = (start(), 0, 0, TimeDelta::zero());
     let end = start() + TimeDelta::days(7);
     let mut states = BTreeSet::new();
     loop {
@@ -494,11 +558,11 @@ fn a_week_of_retries_passes_in_simulated_time() {
         let mut world = World::new(&dag, tick);
         states.insert(world.run(&mut fate, 2, None).as_str());
         runs += 1;
-        attempts += world.attempts;
+        tried_again += world.tried_again;
         waited += world.now - tick;
     }
     assert_eq!(runs, 7 * 24);
-    assert!(attempts > runs * 5, "{attempts} attempts: nothing was tried again");
-    assert!(waited > TimeDelta::days(1), "only {waited} were waited");
+    assert!(tried_again > runs / 2, "{tried_again} retries in {runs} runs");
+    assert!(waited > TimeDelta::hours(12), "only {waited} were waited");
     assert_eq!(states, BTreeSet::from(["failed", "success"]));
 }

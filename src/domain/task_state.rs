@@ -28,7 +28,7 @@ pub enum TaskState {
     Failed,
     /// Never ran: an upstream failed. Final.
     UpstreamFailed,
-    /// Never ran: its rule or an upstream said so. Final.
+    /// Its rule or an upstream said not to run it, or its own attempt said that there was nothing to do. Final.
     Skipped,
 }
 
@@ -54,8 +54,10 @@ pub enum TaskEvent {
     Lost,
     /// Too many workers died under it.
     LostForGood,
-    /// Its trigger rule or an upstream's skip said not to run it.
+    /// Its trigger rule, or a branch before it, said not to run it.
     Skipped,
+    /// Its own attempt found nothing to do.
+    SkippedItself,
     /// An upstream failed, so that its trigger rule can never be met.
     UpstreamFailed,
     /// Somebody asked for the run to be cancelled.
@@ -82,6 +84,8 @@ pub enum AttemptOutcome {
     Lost,
     /// Its run was cancelled.
     Cancelled,
+    /// It found nothing to do.
+    Skipped,
 }
 
 /// An event that cannot happen in that state: a broken invariant of ours or a corrupt row, never a user's mistake.
@@ -116,11 +120,12 @@ impl TaskState {
         use TaskEvent as E;
         Ok(match (self, event) {
             (Self::None, E::Released) => Self::Queued,
-            (Self::None, E::Skipped) => Self::Skipped,
+            (Self::None | Self::Queued, E::Skipped) => Self::Skipped,
             (Self::None, E::UpstreamFailed) => Self::UpstreamFailed,
             (Self::Queued | Self::UpForRetry, E::Claimed) => Self::Running,
             (Self::Running, E::Deferred) => Self::Deferred,
             (Self::Running | Self::Deferred, E::Succeeded) => Self::Success,
+            (Self::Running | Self::Deferred, E::SkippedItself) => Self::Skipped,
             (Self::Running | Self::Deferred, E::FailedForNow) => Self::UpForRetry,
             (Self::Running | Self::Deferred, E::FailedForGood | E::LostForGood) => Self::Failed,
             (Self::Running | Self::Deferred, E::Interrupted | E::Lost) => Self::Queued, // not the task's fault
@@ -182,7 +187,7 @@ impl TaskState {
 
 impl TaskEvent {
     /// Every event.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Released,
         Self::Claimed,
         Self::Deferred,
@@ -193,6 +198,7 @@ impl TaskEvent {
         Self::Lost,
         Self::LostForGood,
         Self::Skipped,
+        Self::SkippedItself,
         Self::UpstreamFailed,
         Self::Cancelled,
         Self::Cleared,
@@ -214,6 +220,7 @@ impl TaskEvent {
             Self::Lost => "lost",
             Self::LostForGood => "lost_for_good",
             Self::Skipped => "skipped",
+            Self::SkippedItself => "skipped_itself",
             Self::UpstreamFailed => "upstream_failed",
             Self::Cancelled => "cancelled",
             Self::Cleared => "cleared",
@@ -225,7 +232,8 @@ impl TaskEvent {
 
 impl AttemptOutcome {
     /// Every outcome.
-    pub const ALL: [Self; 5] = [Self::Success, Self::Failed, Self::Interrupted, Self::Lost, Self::Cancelled];
+    pub const ALL: [Self; 6] =
+        [Self::Success, Self::Failed, Self::Interrupted, Self::Lost, Self::Cancelled, Self::Skipped];
 
     /// The outcome of the attempt whose end is `event`; `None` for what ends no attempt.
     #[must_use]
@@ -238,6 +246,7 @@ impl AttemptOutcome {
             TaskEvent::Cancelled | TaskEvent::Cleared | TaskEvent::MarkedSuccess | TaskEvent::MarkedFailed => {
                 Some(Self::Cancelled)
             }
+            TaskEvent::SkippedItself => Some(Self::Skipped),
             TaskEvent::Released
             | TaskEvent::Claimed
             | TaskEvent::Deferred
@@ -255,6 +264,7 @@ impl AttemptOutcome {
             Self::Interrupted => "interrupted",
             Self::Lost => "lost",
             Self::Cancelled => "cancelled",
+            Self::Skipped => "skipped",
         }
     }
 }

@@ -17,7 +17,9 @@ use crate::domain::plan::Ending;
 use crate::domain::template::TemplateScope;
 use crate::engine::attempt_log;
 use crate::engine::holding::{HoldingWatch, LOST_STOP_LIMIT};
-use crate::engine::operator::{Deferring, Failure, Output, Progress, Registration, TaskContext, TaskLog, UpstreamOutput};
+use crate::engine::operator::{
+    Choice, Deferring, Failure, Output, Progress, Registration, TaskContext, TaskLog, UpstreamOutput,
+};
 use crate::engine::running::RunningRun;
 use crate::store::{EndedAttempt, Store};
 
@@ -72,6 +74,7 @@ pub(crate) struct Attempt {
     pub(crate) stop: StopHandle,
     pub(crate) jitter: f64,
     pub(crate) deferring: Deferring,
+    pub(crate) choice: Arc<Choice>,
 }
 
 impl Attempt {
@@ -90,8 +93,10 @@ impl Attempt {
         );
         let work = async {
             let result = self.supervised(log.clone()).await;
-            if let Err(Failure::Retry(text) | Failure::Fatal(text)) = &result {
-                log.line(text);
+            match &result {
+                Err(Failure::Retry(text) | Failure::Fatal(text)) => log.line(text),
+                Err(skip @ Failure::Skip(_)) => log.line(skip.to_string()),
+                Ok(_) | Err(Failure::Interrupted) => {}
             }
             drop(log);
             log_ended.cancel();
@@ -161,6 +166,8 @@ impl Attempt {
             run_id: self.run.facts.run_id.clone(),
             task_id: task.id.clone(),
             logical_date: self.run.facts.logical_date,
+            dag: Arc::clone(&self.run.dag),
+            choice: Arc::clone(&self.choice),
             dag_folder: self.run.folder.clone(),
             store: self.store.clone(),
             endpoints: Arc::clone(&self.endpoints),
@@ -179,7 +186,11 @@ impl Attempt {
         let stop = self.stop.reason();
         let (ending, output, error) = match (result, stop) {
             // Whatever was said meanwhile: the end is written only under the attempt's fence.
-            (Ok(output), _) => (Ending::Succeeded, Some(Value::Object(output)), None),
+            (Ok(output), _) => {
+                let ending = self.choice.made().map_or(Ending::Succeeded, |skips| Ending::Chose(skips.clone()));
+                (ending, Some(Value::Object(output)), None)
+            }
+            (Err(Failure::Skip(reason)), _) => (Ending::Skipped, None, Some(reason)),
             (Err(_), Some(Stop::LeaseLost)) => return None,
             (Err(_), Some(Stop::Cancelled)) => (Ending::Cancelled, None, Some("the run was cancelled".to_owned())),
             (Err(_), Some(Stop::Shutdown)) => (Ending::Interrupted, None, None),

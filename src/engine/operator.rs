@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -16,8 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connect::Endpoints;
 use crate::domain::Timestamp;
+use crate::domain::dag::Dag;
 use crate::domain::ids::{AttemptKey, DagId, RunId, TaskId, TaskRunKey};
 use crate::domain::operator_kind::OperatorKind;
+use crate::domain::plan::Skips;
 use crate::domain::template::TemplateScope;
 use crate::store::Store;
 
@@ -33,6 +35,9 @@ pub enum Failure {
     /// Another attempt would fail the same way: bad config, 4xx, a missing bucket.
     #[error("{0}")]
     Fatal(String),
+    /// There is nothing to do: the task counts as skipped (Airflow's `AirflowSkipException`). With the reason.
+    #[error("skipped: {0}")]
+    Skip(String),
     /// The attempt was told to stop (by [`TaskContext::cancel`]) and did; nobody's fault.
     #[error("interrupted")]
     Interrupted,
@@ -100,6 +105,10 @@ pub struct TaskContext {
     pub task_id: TaskId,
     /// The run's logical date.
     pub logical_date: Timestamp,
+    /// The DAG as it was when the run began.
+    pub dag: Arc<Dag>,
+    /// What after this task is not to run, once it has succeeded.
+    pub choice: Arc<Choice>,
     /// The folder of the DAG file: relative paths in a task's configuration start here.
     pub dag_folder: PathBuf,
     /// pinsched's own state, for what must survive a crash.
@@ -176,6 +185,23 @@ impl TaskLog {
     pub fn line(&self, line: impl Into<String>) {
         // The other end is gone only when the attempt is: nobody is left to read.
         let _ = self.sender.send(line.into());
+    }
+}
+
+/// What an attempt decides about the tasks after its own: nothing, unless it says so.
+#[derive(Debug, Default)]
+pub struct Choice(OnceLock<Skips>);
+
+impl Choice {
+    /// Keeps tasks from running once this one has succeeded; the first word counts.
+    pub fn skip(&self, skips: Skips) {
+        let _ = self.0.set(skips); // an attempt decides once
+    }
+
+    /// What was decided.
+    #[must_use]
+    pub fn made(&self) -> Option<&Skips> {
+        self.0.get()
     }
 }
 

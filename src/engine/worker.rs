@@ -483,6 +483,7 @@ impl<'a> Worker<'a> {
             stop: stop.clone(),
             jitter: rand::random(),
             deferring: Deferring::new(self.deferring.0.clone(), claimed.task_run, claimed.fence),
+            choice: Arc::default(),
         };
         if let Some(old) = self.live.insert(claimed.task_run, Live { fence: claimed.fence, stop, is_deferred: false }) {
             old.stop.stop(Stop::LeaseLost); // it was taken from this worker, and came back before the next renewal

@@ -1,12 +1,14 @@
 //! The operators: each a checked configuration and an idempotent attempt. One file or folder each.
 
 mod bash;
+mod branch;
 mod config;
 mod empty;
 mod emulate;
 pub(crate) mod file_pattern;
 mod http;
 mod produce;
+mod short_circuit;
 mod sink;
 mod staged;
 mod transform;
@@ -23,6 +25,8 @@ static REGISTRY: &[Registration] = &[
     bash::REGISTRATION,
     http::REGISTRATION,
     empty::REGISTRATION,
+    branch::REGISTRATION,
+    short_circuit::REGISTRATION,
 ];
 
 /// Every operator that a DAG file may name.

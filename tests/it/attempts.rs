@@ -16,7 +16,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::services;
+use crate::{dags, services};
 
 /// A run of the DAG `pinterest_daily` at 2026-03-01T02:00Z. The fields may be set before a task is claimed.
 pub struct TestRun {
@@ -139,6 +139,8 @@ impl TestRun {
             run_id: "manual__2026-03-01T02:00:00+00:00".parse().unwrap(),
             task_id: task.parse().unwrap(),
             logical_date: "2026-03-01T02:00:00Z".parse().unwrap(),
+            dag: Arc::new(dags::dag("pinterest_daily: {tasks: {t: {operator: script}}}")),
+            choice: Arc::default(),
             dag_folder: self.dag_folder.clone(),
             store: self.store.clone(),
             endpoints: Arc::new(self.endpoints.clone()),

@@ -51,6 +51,22 @@ async fn a_failing_command_shows_its_code_and_its_last_lines() {
 }
 
 #[tokio::test]
+async fn exit_code_99_or_another_that_is_said_skips_the_task() {
+    let mut run = TestRun::start().await;
+    let mut ends = async |config: Value| run.run("t", "bash", config).await.unwrap_err();
+    let skipped = |code: i32| Failure::Skip(format!("the command exited with code {code}"));
+    assert_eq!(ends(json!({"bash_command": "exit 99"})).await, skipped(99));
+    assert_eq!(ends(json!({"bash_command": "exit 3", "skip_on_exit_code": 3})).await, skipped(3));
+    assert_eq!(ends(json!({"bash_command": "exit 4", "skip_on_exit_code": [3, 4]})).await, skipped(4));
+    let failed = |failure| matches!(failure, Failure::Retry(_));
+    assert!(failed(ends(json!({"bash_command": "exit 99", "skip_on_exit_code": 3})).await));
+    assert!(failed(ends(json!({"bash_command": "exit 99", "skip_on_exit_code": null})).await));
+    assert!(failed(ends(json!({"bash_command": "exit 1", "skip_on_exit_code": [0, 99]})).await));
+    let done = run.run("t", "bash", json!({"bash_command": "exit 0", "skip_on_exit_code": 0})).await;
+    assert!(done.is_ok(), "success is no skip: {done:?}");
+}
+
+#[tokio::test]
 async fn the_working_directory_is_the_dag_files_folder_or_cwd() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("below")).unwrap();

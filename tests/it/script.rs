@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pinsched::domain::operator_kind::{ConfigProblem, OperatorKind};
+use pinsched::domain::plan::Skips;
 use pinsched::engine::operator::{Failure, Operator, Output, Registration, TaskContext};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -63,6 +64,14 @@ enum Act {
     Chat,
     /// Fails with words that Postgres's text cannot hold.
     GarbleError,
+    /// Says that there is nothing to do.
+    Skip,
+    /// Ends well, and keeps what is right after it from running.
+    SkipNext,
+    /// Ends well, and keeps all that comes after it from running.
+    SkipDownstream,
+    /// Ends well when the test opens its gate, and keeps what is right after it from running.
+    SkipNextAtGate,
     /// Ends well with an output that Postgres's JSON cannot hold.
     GarbleOutput,
 }
@@ -203,6 +212,13 @@ impl Operator for Script {
                 () = context.cancel.cancelled() => return Err(Failure::Interrupted),
             },
             Act::Chat => chat(context, &stage, task).await?,
+            Act::Skip => return Err(Failure::Skip("nothing is new".to_owned())),
+            Act::SkipNext => context.choice.skip(Skips::Next),
+            Act::SkipDownstream => context.choice.skip(Skips::Downstream),
+            Act::SkipNextAtGate => tokio::select! {
+                () = stage.opened(task) => context.choice.skip(Skips::Next),
+                () = context.cancel.cancelled() => return Err(Failure::Interrupted),
+            },
             Act::GarbleError => return Err(Failure::Retry("half a\0word".to_owned())),
             Act::GarbleOutput => return Ok(object(json!({"said": "half a\0word", "in\0side": ["\0"]}))),
         }

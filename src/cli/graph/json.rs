@@ -16,6 +16,17 @@ struct Graph<'a> {
     description: Option<&'a str>,
     nodes: Vec<Node<'a>>,
     edges: Vec<Edge<'a>>,
+    groups: Vec<Group<'a>>,
+}
+
+/// A task group, with the tasks right in it.
+#[derive(Debug, Serialize)]
+struct Group<'a> {
+    group_id: &'a str,
+    label: &'a str,
+    tooltip: Option<&'a str>,
+    parent: Option<&'a str>,
+    tasks: Vec<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -47,11 +58,19 @@ impl<'a> Graph<'a> {
         };
         let id = |index| dag.task(index).map(|task| task.id.as_str());
         let edges = dag.edges().into_iter().filter_map(|(from, to)| Some(Edge { from: id(from)?, to: id(to)? }));
+        let groups = dag.groups().iter().map(|group| Group {
+            group_id: &group.id,
+            label: &group.label,
+            tooltip: group.tooltip.as_deref(),
+            parent: group.parent.and_then(|parent| dag.groups().get(parent)).map(|parent| parent.id.as_str()),
+            tasks: group.tasks.iter().filter_map(|index| id(*index)).collect(),
+        });
         Self {
             dag_id: dag.id().as_str(),
             description: dag.settings.description.as_deref(),
             nodes: dag.tasks().iter().map(node).collect(),
             edges: edges.collect(),
+            groups: groups.collect(),
         }
     }
 }

@@ -24,6 +24,16 @@ struct Picture<'a> {
     height: f64,
     nodes: Vec<Node>,
     edges: Vec<String>,
+    groups: Vec<Frame>,
+}
+
+/// The frame of a task group: around all of its tasks, as they lie.
+struct Frame {
+    x: f64,
+    y: f64,
+    width: f64,
+    height: f64,
+    label: String,
 }
 
 struct Node {
@@ -68,13 +78,42 @@ fn picture(dag: &Dag) -> Picture<'_> {
             subtitle: subtitle(task),
         }
     });
+    let nodes: Vec<Node> = nodes.collect();
+    let groups = frames(dag, &nodes);
     Picture {
         dag,
         width: (x - GAP + MARGIN).max(2.0 * MARGIN),
         height: layout.last_row * ROW + NODE_HEIGHT + 2.0 * MARGIN,
-        nodes: nodes.collect(),
+        nodes,
+        groups,
         edges: layout.edges.iter().map(|edge| path(edge, &layout, &columns, &widths, middle)).collect(),
     }
+}
+
+/// How far a group's frame is from what is in it, and how much further for each group inside.
+const FRAME: f64 = 7.0;
+
+fn frames(dag: &Dag, nodes: &[Node]) -> Vec<Frame> {
+    let groups = dag.groups();
+    let depth = |at: usize| std::iter::successors(Some(at), |at| groups[*at].parent).count();
+    let deepest = (0..groups.len()).map(depth).max().unwrap_or(0);
+    let frame = |at: usize| {
+        let tasks = dag.tasks_of_group(at);
+        let inside = || tasks.iter().map(|task| &nodes[task.as_usize()]);
+        let edge = |measure: fn(&Node) -> f64, pick: fn(f64, f64) -> f64| inside().map(measure).reduce(pick);
+        let (left, top) = (edge(|node| node.x, f64::min)?, edge(|node| node.y, f64::min)?);
+        let right = edge(|node| node.x + node.width, f64::max)?;
+        let bottom = edge(|node| node.y + node.height, f64::max)?;
+        let around = FRAME + 2.0 * f64::from(u32::try_from(deepest - depth(at)).unwrap_or(0));
+        Some(Frame {
+            x: left - around,
+            y: top - around,
+            width: right - left + 2.0 * around,
+            height: bottom - top + 2.0 * around,
+            label: groups[at].id.clone(),
+        })
+    };
+    (0..groups.len()).filter_map(frame).collect()
 }
 
 /// An edge as a smooth path: level where it leaves, arrives and passes a layer.

@@ -46,7 +46,24 @@ pub(crate) fn text(dag: &Dag) -> String {
             drawn.push('\n');
         }
     }
+    if !dag.groups().is_empty() {
+        drawn.push_str("\ntask groups\n");
+        groups(dag, None, 1, &mut drawn);
+    }
     drawn
+}
+
+/// The task groups with what is in them, each level further in.
+fn groups(dag: &Dag, parent: Option<usize>, depth: usize, drawn: &mut String) {
+    for (position, group) in dag.groups().iter().enumerate().filter(|(_, group)| group.parent == parent) {
+        let indent = "  ".repeat(depth);
+        let tooltip = group.tooltip.as_ref().map(|tooltip| format!("  {tooltip}")).unwrap_or_default();
+        let _ = writeln!(drawn, "{indent}{}{tooltip}", group.label);
+        for task in group.tasks.iter().filter_map(|index| dag.task(*index)) {
+            let _ = writeln!(drawn, "{indent}  {}", task.id);
+        }
+        groups(dag, Some(position), depth + 1, drawn);
+    }
 }
 
 fn schedule(schedule: &Schedule, zone: &str) -> String {

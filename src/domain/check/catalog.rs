@@ -62,6 +62,10 @@ impl Catalog {
             return Diagnostic::error(Code::UnknownOperator, span, format!("there is no operator `{name}`"))
                 .did_you_mean(name, names(), || Some(format!("there are {}", listed(names()))));
         };
+        if let Some(instead) = instead_of(class) {
+            let message = format!("the class `{name}` is known from Airflow, but not supported");
+            return Diagnostic::error(Code::UnknownOperator, span, message).help(instead);
+        }
         // Airflow has moved its classes about: the class's own name says most.
         let classes = || {
             self.kinds
@@ -76,6 +80,24 @@ impl Catalog {
             None => format!("there are {}", listed(names())),
         })
     }
+}
+
+/// What to use instead of a class of Airflow's whose decision is Python in the DAG's file.
+fn instead_of(class: &str) -> Option<&'static str> {
+    Some(match class {
+        "ShortCircuitOperator" => {
+            "use `short_circuit`, whose `condition` is a template; a `python` task before it can compute it"
+        }
+        "BranchPythonOperator"
+        | "BranchPythonVirtualenvOperator"
+        | "BranchExternalPythonOperator"
+        | "BaseBranchOperator"
+        | "BranchSQLOperator" => "use `branch`, whose `follow` is a template; a `python` task before it can compute it",
+        "BranchDayOfWeekOperator" | "BranchDateTimeOperator" => {
+            "use `branch`, whose `follow` is a template that sees `logical_date`"
+        }
+        _ => return None,
+    })
 }
 
 /// The names of the keys that a schema gives to the object that it describes.

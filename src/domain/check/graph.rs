@@ -40,6 +40,11 @@ pub(super) fn order(tasks: &CheckedTasks<'_>, problems: &mut Problems<'_>) -> Or
 }
 
 impl Order {
+    /// The tasks, each after those that it waits for; in a circle anyhow.
+    pub(super) fn upstream_first(&self) -> Vec<usize> {
+        self.groups.iter().flatten().copied().collect()
+    }
+
     /// For each pair of a task and another: whether the task waits for the other, however indirectly.
     ///
     /// All of the graph is gone through once for every 64 others that are asked for: looking each pair up by itself

@@ -1,16 +1,20 @@
 //! From a file's text to checked DAGs, or to all that is wrong with it at once. Only this makes a [`Dag`].
 
+mod branches;
 mod catalog;
 mod config;
 mod graph;
+mod groups;
 mod settings;
 mod tasks;
+mod teardowns;
 mod templates;
+mod weights;
 
 #[cfg(test)]
 pub(in crate::domain) use config::mismatches;
 
-use crate::domain::dag::Dag;
+use crate::domain::dag::{Dag, Task};
 use crate::domain::diagnostic::{Code, Diagnostic, Severity};
 use crate::domain::operator_kind::OperatorKind;
 use crate::domain::source::{LARGEST_FILE, SourceFile, Span};
@@ -141,11 +145,19 @@ fn check_dag(
         has_upstream: !task.upstream.is_empty(),
     }));
     let order = graph::order(&tasks, problems);
+    branches::check(&tasks, problems);
+    teardowns::check(&tasks, problems);
     templates::check(spec, &tasks, &order, problems);
     let settings = settings.filter(|_| spec.sound && problems.errors() == errors_before)?;
     let edges = tasks.edges();
-    let tasks = tasks.checked.into_iter().map(|task| task.task).collect::<Option<Vec<_>>>()?;
-    Some(Dag::assemble(settings, tasks, &edges))
+    let priorities = weights::priorities(&tasks.weighed(), &tasks.places(), &order.upstream_first());
+    let tasks = tasks
+        .checked
+        .into_iter()
+        .zip(priorities)
+        .map(|(task, priority_weight)| Some(Task { priority_weight, ..task.task? }))
+        .collect::<Option<Vec<_>>>()?;
+    Some(Dag::assemble(settings, tasks, &edges).with_groups(groups::assembled(spec)))
 }
 
 fn empty_file(span: Span) -> Diagnostic {
@@ -157,6 +169,7 @@ fn duplicate_key(duplicate: &yaml::Duplicate) -> Diagnostic {
     let name = &duplicate.key.text;
     let (code, message) = match duplicate.path.as_slice() {
         [] => (Code::DuplicateDag, format!("two DAGs are called `{name}`")),
+        [_, groups] if groups == "task_groups" => (Code::DuplicateTask, format!("two task groups are called `{name}`")),
         [_, tasks] if tasks == "tasks" => (Code::DuplicateTask, format!("two tasks are called `{name}`")),
         _ => (Code::DuplicateKey, format!("the key `{name}` stands twice in one mapping")),
     };

@@ -1,26 +1,33 @@
 //! A DAG's tasks: ids, operators and their keys, dependencies.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
 use serde_json::Value;
 
 use crate::domain::check::catalog::{Catalog, Described};
 use crate::domain::check::config::mismatches;
+use crate::domain::check::groups::{self, Item, Waits};
 use crate::domain::check::settings::{not_zero, value};
+use crate::domain::check::teardowns;
+use crate::domain::check::weights::Weighed;
 use crate::domain::dag::Task;
-use crate::domain::diagnostic::{Code, Diagnostic};
+use crate::domain::diagnostic::{Code, Diagnostic, listed};
 use crate::domain::ids::{TaskId, TaskIndex};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::source::Span;
-use crate::domain::spec::{DagSpec, Problems, TaskKeys, TaskSpec, airflow_task_key, report_standing};
+use crate::domain::spec::{
+    DagSpec, Dependencies, Groups, Problems, Spanned, TaskKeys, TaskSpec, airflow_task_key, report_standing,
+};
 use crate::domain::template::is_template;
 use crate::domain::yaml::{Entry, Node, NodeKind, entries_to_json};
 
 /// The tasks of one DAG after their own checks.
 pub(super) struct CheckedTasks<'s> {
     pub(super) checked: Vec<CheckedTask<'s>>,
-    by_id: HashMap<&'s str, usize>,
+    names: Names<'s>,
+    /// The places of the tasks that are setups.
+    pub(super) setups: BTreeSet<usize>,
 }
 
 /// A task as far as it could be understood.
@@ -40,7 +47,18 @@ pub(super) struct CheckedTask<'s> {
 impl CheckedTasks<'_> {
     /// The place of the task of that id.
     pub(super) fn position(&self, id: &str) -> Option<usize> {
-        self.by_id.get(id).copied()
+        self.names.by_id.get(id).copied()
+    }
+
+    /// Which of `among` a name means: the task of that name, or the tasks of the group of that name.
+    pub(super) fn named_in(&self, name: &str, among: &[usize]) -> Vec<usize> {
+        let groups = self.names.groups;
+        let is_meant = |position: &usize| match self.names.find(name) {
+            Some(Item::Task(task)) => task == *position,
+            Some(Item::Group(group)) => groups.chain(self.checked[*position].spec.group).any(|at| at == group),
+            None => false,
+        };
+        among.iter().copied().filter(is_meant).collect()
     }
 
     /// The ids, for "did you mean".
@@ -67,6 +85,21 @@ impl CheckedTasks<'_> {
         texts.filter(|(_, text, _)| !is_template(text))
     }
 
+    /// The weights that the tasks' priorities are made of.
+    pub(super) fn weighed(&self) -> Vec<Weighed> {
+        let weighed = |task: &CheckedTask<'_>| Weighed {
+            own: value(&task.spec.keys.priority_weight).copied().unwrap_or(1),
+            rule: value(&task.spec.keys.weight_rule).copied().unwrap_or_default(),
+        };
+        self.checked.iter().map(weighed).collect()
+    }
+
+    /// The edges by place, upstream first.
+    pub(super) fn places(&self) -> Vec<(usize, usize)> {
+        let edges = self.checked.iter().enumerate();
+        edges.flat_map(|(to, task)| task.upstream.iter().map(move |(from, _)| (*from, to))).collect()
+    }
+
     /// The edges, upstream first.
     pub(super) fn edges(&self) -> Vec<(TaskIndex, TaskIndex)> {
         let edge = |to: usize, task: &CheckedTask<'_>| -> Vec<_> {
@@ -76,7 +109,7 @@ impl CheckedTasks<'_> {
     }
 }
 
-fn index(position: usize) -> TaskIndex {
+pub(super) fn index(position: usize) -> TaskIndex {
     TaskIndex(u32::try_from(position).expect("a file of 10 MB has fewer than 2^32 tasks"))
 }
 
@@ -93,26 +126,92 @@ pub(super) fn check<'s>(spec: &'s DagSpec, catalog: &mut Catalog, problems: &mut
             by_id.insert(&task.id.text, position);
         }
     }
+    let names = Names::of(spec, by_id, problems);
     refuse_unknown_defaults(spec, catalog, problems);
-    let checked = spec
+    let task_name = |task: &TaskSpec| format!("task `{}`", task.id.text);
+    let mut of_tasks: Vec<Waits> = spec
         .tasks
         .iter()
-        .enumerate()
-        .map(|(position, task)| {
-            let upstream = dependencies(task, position, &by_id, &spec.tasks, problems);
-            check_task(task, index(position), &spec.default_config, upstream, catalog, problems)
+        .map(|task| waits(&task_name(task), task.keys.dependencies.as_ref(), &names, &spec.tasks, problems))
+        .collect();
+    let named: Vec<Waits> = spec
+        .tasks
+        .iter()
+        .map(|task| waits(&task_name(task), task.keys.setups.as_ref(), &names, &spec.tasks, problems))
+        .collect();
+    for (_, span) in named.iter().flatten().filter(|(item, _)| matches!(item, Item::Group(_))) {
+        let problem = Diagnostic::error(Code::BadRole, *span, "a task group is no setup");
+        problems.add(problem.help("name the tasks that set up"));
+    }
+    let setups = teardowns::setups(&spec.tasks, &named);
+    for (waits, setups) in of_tasks.iter_mut().zip(named) {
+        let more = setups.into_iter().filter(|(item, _)| !waits.iter().any(|(known, _)| known == item));
+        waits.extend(more.collect::<Vec<_>>());
+    }
+    let groups = spec.groups.all.iter();
+    let of_groups: Vec<Waits> = groups
+        .map(|group| {
+            let name = format!("task group `{}`", group.name.text);
+            waits(&name, group.keys.dependencies.as_ref(), &names, &spec.tasks, problems)
         })
         .collect();
-    CheckedTasks { checked, by_id }
+    let upstream = groups::expand(spec, &of_tasks, &of_groups, problems);
+    let checked = spec.tasks.iter().zip(upstream).enumerate().map(|(position, (task, upstream))| {
+        check_task(task, index(position), &spec.default_config, upstream, catalog, problems)
+    });
+    let checked = checked.collect::<Vec<_>>();
+    let mut tasks = CheckedTasks { checked, names, setups };
+    for setup in &tasks.setups {
+        if let Some(task) = &mut tasks.checked[*setup].task {
+            task.is_setup = true;
+        }
+    }
+    tasks
+}
+
+/// What tasks and groups are called in dependencies.
+pub(super) struct Names<'s> {
+    by_id: HashMap<&'s str, usize>,
+    /// Tasks in groups by their ids as typed, where only one has it.
+    by_label: HashMap<&'s str, Option<usize>>,
+    groups: &'s Groups,
+}
+
+impl<'s> Names<'s> {
+    fn of(spec: &'s DagSpec, by_id: HashMap<&'s str, usize>, problems: &mut Problems<'_>) -> Self {
+        let mut by_label: HashMap<&str, Option<usize>> = HashMap::new();
+        for (position, task) in spec.tasks.iter().enumerate().filter(|(_, task)| task.group.is_some()) {
+            by_label.entry(&task.label).and_modify(|only| *only = None).or_insert(Some(position));
+        }
+        for group in &spec.groups.all {
+            if let Some(task) = by_id.get(group.id.as_str()) {
+                let message = format!("a task and a task group are called `{}`", group.id);
+                problems.add(
+                    Diagnostic::error(Code::DuplicateTask, group.name.span, message)
+                        .related(spec.tasks[*task].id.span, "the task"),
+                );
+            }
+        }
+        Self { by_id, by_label, groups: &spec.groups }
+    }
+
+    /// What a name means: a task or a group by its id, or by its name as typed.
+    fn find(&self, name: &str) -> Option<Item> {
+        let by_label = || self.by_label.get(name).copied().flatten();
+        let task = self.by_id.get(name).copied();
+        task.or_else(|| if self.groups.position(name).is_some() { None } else { by_label() })
+            .map(Item::Task)
+            .or_else(|| self.groups.position(name).map(Item::Group))
+    }
 }
 
 /// Reports keys of `default_args` that no operator has. A key that some operator has is for those tasks alone.
 fn refuse_unknown_defaults(spec: &DagSpec, catalog: &mut Catalog, problems: &mut Problems<'_>) {
-    if spec.default_config.is_empty() {
+    if spec.default_config.is_empty() && spec.groups.default_configs().next().is_none() {
         return;
     }
     let known = catalog.all_keys();
-    for entry in &spec.default_config {
+    for entry in spec.default_config.iter().chain(spec.groups.default_configs()) {
         let name = entry.key.text.as_str();
         if known.contains(name) {
             continue;
@@ -129,44 +228,57 @@ fn refuse_unknown_defaults(spec: &DagSpec, catalog: &mut Catalog, problems: &mut
     }
 }
 
-fn dependencies(
-    task: &TaskSpec,
-    position: usize,
-    by_id: &HashMap<&str, usize>,
+/// What a task or group is said to wait for.
+fn waits(
+    who: &str,
+    named: Option<&Spanned<Dependencies>>,
+    names: &Names<'_>,
     tasks: &[TaskSpec],
     problems: &mut Problems<'_>,
-) -> Vec<(usize, Span)> {
-    let Some(named) = &task.keys.dependencies else { return Vec::new() };
-    let mut seen: HashSet<&str> = HashSet::new();
-    let mut upstream = Vec::with_capacity(named.value.0.len());
+) -> Waits {
+    let Some(named) = named else { return Vec::new() };
+    let mut seen: HashSet<Item> = HashSet::new();
+    let mut waits = Vec::with_capacity(named.value.0.len());
     for (name, span) in &named.value.0 {
-        if !seen.insert(name) {
-            let message = format!("`{}` names `{name}` twice", task.id.text);
-            problems.add(Diagnostic::warning(Code::RepeatedDependency, *span, message).help("once is enough"));
-            continue;
-        }
-        match by_id.get(name.as_str()) {
-            Some(other) if *other == position => {
-                let message = format!("task `{name}` waits for itself");
-                problems.add(Diagnostic::error(Code::SelfDependency, *span, message).label("itself"));
+        match names.find(name) {
+            Some(item) if seen.insert(item) => waits.push((item, *span)),
+            Some(_) => {
+                let message = format!("{who} names `{name}` twice");
+                problems.add(Diagnostic::warning(Code::RepeatedDependency, *span, message).help("once is enough"));
             }
-            Some(other) => upstream.push((*other, *span)),
             None => {
-                let message = format!("task `{}` waits for `{name}`, which does not exist", task.id.text);
-                let compared = problems.comparable(tasks.len());
-                let names = tasks.iter().take(compared).map(|other| other.id.text.as_str());
-                let names = names.filter(|other| *other != task.id.text);
-                problems.add(
-                    Diagnostic::error(Code::DanglingDependency, *span, message).label("no such task").did_you_mean(
-                        name,
-                        names,
-                        || None,
-                    ),
-                );
+                let problem = dangling(who, name, *span, names, tasks, problems);
+                problems.add(problem);
             }
         }
     }
-    upstream
+    waits
+}
+
+fn dangling(
+    who: &str,
+    name: &str,
+    span: Span,
+    names: &Names<'_>,
+    tasks: &[TaskSpec],
+    problems: &mut Problems<'_>,
+) -> Diagnostic {
+    if names.by_label.contains_key(name) {
+        let message = format!("{who} waits for `{name}`, which tasks of several groups are called");
+        let ids = tasks.iter().filter(|task| task.label == name).map(|task| task.id.text.as_str());
+        return Diagnostic::error(Code::DanglingDependency, span, message)
+            .help(format!("write one of {}", listed(ids)));
+    }
+    let message = format!("{who} waits for `{name}`, which does not exist");
+    let compared = problems.comparable(tasks.len());
+    let others = tasks.iter().take(compared).map(|other| other.id.text.as_str());
+    let others = others.filter(|other| !who.ends_with(&format!("`{other}`")));
+    let groups = names.groups.all.iter().map(|group| group.name.text.as_str());
+    Diagnostic::error(Code::DanglingDependency, span, message).label("no such task").did_you_mean(
+        name,
+        others.chain(groups),
+        || None,
+    )
 }
 
 fn check_task<'s>(
@@ -222,7 +334,7 @@ fn find_operator(spec: &TaskSpec, catalog: &mut Catalog, problems: &mut Problems
     found
 }
 
-/// The operator's keys of a task: its own, then those of `default_args` that the operator has.
+/// The operator's keys of a task: its own, then those of its groups' and the DAG's `default_args` that the operator has.
 fn configuration(
     spec: &TaskSpec,
     operator: Option<&Described>,
@@ -249,7 +361,7 @@ fn configuration(
         }
     }
     if let Some(operator) = operator {
-        for entry in defaults {
+        for entry in spec.group_config.iter().chain(defaults) {
             let is_set = entries.iter().any(|own| own.key.text == entry.key.text);
             if !is_set && operator.has_key(&entry.key.text) {
                 entries.push(entry.clone());
@@ -260,7 +372,7 @@ fn configuration(
 }
 
 fn own_keys(operator: &Described) -> String {
-    let keys = crate::domain::diagnostic::listed(operator.keys.iter().map(String::as_str));
+    let keys = listed(operator.keys.iter().map(String::as_str));
     if operator.keys.is_empty() { "it has no keys of its own".to_owned() } else { format!("its own keys are {keys}") }
 }
 
@@ -283,9 +395,11 @@ fn assemble(spec: &TaskSpec, index: TaskIndex, id: TaskId, operator: &Described,
         execution_timeout: value(&keys.execution_timeout).map(|limit| limit.0),
         trigger_rule: value(&keys.trigger_rule).copied().unwrap_or_default(),
         is_setup: value(&keys.setup).copied().unwrap_or(false),
+        is_teardown: teardowns::is_teardown(spec),
+        on_failure_fail_dagrun: value(&keys.on_failure_fail_dagrun).copied().unwrap_or(false),
         pool: value(&keys.pool).cloned(),
         pool_slots: value(&keys.pool_slots).map_or(1, |slots| slots.0),
-        priority_weight: value(&keys.priority_weight).copied().unwrap_or(1),
+        priority_weight: 1, // it is made of all tasks' weights, once they are known
         // As in Airflow: who waits for the last run's successors waits for himself in the last run too.
         depends_on_past: wait_for_downstream || value(&keys.depends_on_past).copied().unwrap_or(false),
         wait_for_downstream,

@@ -36,7 +36,7 @@ codes! {
     DanglingDependency = "004",
     /// A task that waits for itself.
     SelfDependency = "005",
-    /// Two tasks of one id.
+    /// Two tasks, or task groups, of one id.
     DuplicateTask = "006",
     /// Two DAGs of one id.
     DuplicateDag = "007",
@@ -48,7 +48,7 @@ codes! {
     UnknownOperator = "010",
     /// A value of the wrong type.
     WrongType = "011",
-    /// A list item without its `task_id`.
+    /// A list item without its `task_id` or `group_name`.
     MissingTaskId = "012",
     /// A file with nothing in it.
     EmptyFile = "013",
@@ -58,6 +58,12 @@ codes! {
     BadId = "015",
     /// A dependency named twice.
     RepeatedDependency = "016",
+    /// A branch that follows what is not right after it.
+    NotDownstream = "017",
+    /// A task group that does not exist.
+    UnknownGroup = "018",
+    /// A task group without tasks.
+    EmptyGroup = "019",
     /// A cron expression or preset that cannot be read.
     BadSchedule = "020",
     /// A timezone that does not exist.
@@ -74,6 +80,8 @@ codes! {
     BadChoice = "026",
     /// A value that JSON cannot hold.
     NotJson = "027",
+    /// Setups and teardowns that do not go together.
+    BadRole = "028",
     /// An operator's key that it does not have.
     UnknownConfigKey = "030",
     /// An operator's key that it needs.
@@ -110,7 +118,7 @@ codes! {
     UnclosedQuote = "062",
     /// Bytes that are not UTF-8.
     NotUtf8 = "063",
-    /// A file that is too large.
+    /// A file, or what it comes to, that is too large.
     TooLarge = "064",
     /// Values nested too deeply.
     TooDeep = "065",

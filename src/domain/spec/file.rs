@@ -3,8 +3,11 @@
 use crate::domain::diagnostic::{Code, Diagnostic};
 use crate::domain::source::Span;
 use crate::domain::spec::Problems;
-use crate::domain::spec::keys::{DagKeys, TaskKeys};
+use crate::domain::spec::groups::{Groups, read_groups};
+use crate::domain::spec::keys::{DagKeys, Keys, TaskKeys};
 use crate::domain::spec::known::{Standing, airflow_dag_key};
+use crate::domain::spec::value::Spanned;
+use crate::domain::trigger_rule::TriggerRule;
 use crate::domain::yaml::{Entry, Key, Node, NodeKind};
 
 /// The key of dag-factory's block of defaults for every DAG of a file.
@@ -14,7 +17,7 @@ const DEFAULTS: &str = "default";
 /// all of them.
 pub(in crate::domain) fn is_dag_key_in_default_args(name: &str) -> bool {
     // Tasks have a `doc_md`, too; params and the like would be hard to find there.
-    !matches!(name, "dag_id" | "doc_md" | "params" | "default_args" | "tasks")
+    !matches!(name, "dag_id" | "doc_md" | "params" | "default_args" | "tasks" | "task_groups")
         && (DagKeys::KEYS.contains(&name) || DagKeys::ALIASES.iter().any(|(alias, _)| *alias == name))
 }
 
@@ -26,6 +29,7 @@ pub(in crate::domain) struct DagSpec {
     /// What `default_args` say of operators' keys: the DAG's own, then the file's.
     pub(in crate::domain) default_config: Vec<Entry>,
     pub(in crate::domain) tasks: Vec<TaskSpec>,
+    pub(in crate::domain) groups: Groups,
     /// Whether reading it found an error.
     pub(in crate::domain) sound: bool,
 }
@@ -33,19 +37,28 @@ pub(in crate::domain) struct DagSpec {
 /// A task as typed, `default_args` filled in.
 #[derive(Debug)]
 pub(in crate::domain) struct TaskSpec {
+    /// Its id, with the names of its groups before it.
     pub(in crate::domain) id: Key,
+    /// Its id as it was typed.
+    pub(in crate::domain) label: String,
+    /// The place of its group.
+    pub(in crate::domain) group: Option<usize>,
     pub(in crate::domain) keys: TaskKeys,
     /// The keys that are not of every task: the operator's.
     pub(in crate::domain) config: Vec<Entry>,
+    /// Whether it says its trigger rule itself.
+    pub(in crate::domain) has_own_rule: bool,
+    /// What its groups' `default_args` say of operators' keys.
+    pub(in crate::domain) group_config: Vec<Entry>,
     /// Whether its `operator`, or the whole task, had a wrong form and was reported.
     pub(in crate::domain) operator_refused: bool,
 }
 
 /// Defaults for tasks, as `default_args` gives them.
 #[derive(Debug, Default, Clone)]
-struct TaskDefaults {
-    keys: TaskKeys,
-    rest: Vec<Entry>,
+pub(super) struct TaskDefaults {
+    pub(super) keys: TaskKeys,
+    pub(super) rest: Vec<Entry>,
     dag: DagKeys,
 }
 
@@ -107,10 +120,16 @@ fn read_dag(entry: &Entry, file_keys: &DagKeys, file_defaults: &TaskDefaults, pr
             defaults.rest.push(inherited.clone());
         }
     }
-    let tasks = match &keys.tasks {
-        Some(tasks) => read_tasks(&tasks.value.0, &defaults.keys, problems),
+    let groups = keys.task_groups.as_ref().map(|typed| read_groups(&typed.value.0, problems)).unwrap_or_default();
+    let mut tasks = match &keys.tasks {
+        Some(tasks) => read_tasks(&tasks.value.0, problems),
         None => Vec::new(),
     };
+    for task in &mut tasks {
+        groups.take_in(task, problems);
+        task.keys.fill_from(&defaults.keys);
+        task.take_up_teardown();
+    }
     if tasks.is_empty() && problems.errors() == errors_before {
         let span = keys.tasks.as_ref().map_or(entry.key.span, |tasks| tasks.key);
         problems.add(
@@ -119,18 +138,17 @@ fn read_dag(entry: &Entry, file_keys: &DagKeys, file_defaults: &TaskDefaults, pr
         );
     }
     let sound = problems.errors() == errors_before;
-    DagSpec { id: entry.key.clone(), keys, default_config: defaults.rest, tasks, sound }
+    DagSpec { id: entry.key.clone(), keys, default_config: defaults.rest, tasks, groups, sound }
 }
 
 /// Reads a DAG's own keys, and what its `default_args` say.
 fn read_dag_keys(dag: &Entry, problems: &mut Problems<'_>) -> (DagKeys, TaskDefaults) {
     let mut keys = DagKeys::default();
-    let mut defaults = TaskDefaults::default();
     let Some(entries) = dag.value.as_mapping() else {
         let message = format!("the DAG `{}` is a mapping, but this is {}", dag.key.text, dag.value.describe());
         let span = if dag.value.is_null() { dag.key.span } else { dag.value.span };
         problems.add(Diagnostic::error(Code::WrongType, span, message).help("its keys stand below it, indented"));
-        return (keys, defaults);
+        return (keys, TaskDefaults::default());
     };
     for entry in entries {
         if !keys.take(entry, problems) {
@@ -138,9 +156,17 @@ fn read_dag_keys(dag: &Entry, problems: &mut Problems<'_>) -> (DagKeys, TaskDefa
         }
     }
     let given = keys.default_args.as_ref().map_or(&[][..], |given| &given.value.0);
+    let defaults = read_defaults(given, problems);
+    keys.fill_from(&defaults.dag);
+    (keys, defaults)
+}
+
+/// Reads `default_args`: keys of tasks, of the DAG, and of operators.
+pub(super) fn read_defaults(given: &[Entry], problems: &mut Problems<'_>) -> TaskDefaults {
+    let mut defaults = TaskDefaults::default();
     for entry in given {
         let name = entry.key.text.as_str();
-        if matches!(name, "task_id" | "operator" | "dependencies") {
+        if matches!(name, "task_id" | "operator" | "dependencies" | "task_group_name" | "parent_group_name") {
             let message = format!("`default_args` cannot hold `{name}`: it differs from task to task");
             problems.add(Diagnostic::error(Code::UnsupportedKey, entry.key.span, message));
         } else if is_dag_key_in_default_args(name) {
@@ -149,8 +175,7 @@ fn read_dag_keys(dag: &Entry, problems: &mut Problems<'_>) -> (DagKeys, TaskDefa
             defaults.rest.push(entry.clone());
         }
     }
-    keys.fill_from(&defaults.dag);
-    (keys, defaults)
+    defaults
 }
 
 fn refuse_dag_key(entry: &Entry, problems: &mut Problems<'_>) {
@@ -194,12 +219,23 @@ pub(in crate::domain) fn report_standing(standing: Standing, entry: &Entry, prob
     });
 }
 
-fn read_tasks(node: &Node, defaults: &TaskKeys, problems: &mut Problems<'_>) -> Vec<TaskSpec> {
+impl TaskSpec {
+    /// A teardown has a trigger rule of its own, whatever `default_args` say.
+    fn take_up_teardown(&mut self) {
+        let Some(typed) = self.keys.teardown.as_ref().filter(|typed| typed.value) else { return };
+        if !self.has_own_rule {
+            let (span, key) = (typed.span, typed.key);
+            self.keys.trigger_rule = Some(Spanned { value: TriggerRule::AllDoneSetupSuccess, span, key });
+        }
+    }
+}
+
+fn read_tasks(node: &Node, problems: &mut Problems<'_>) -> Vec<TaskSpec> {
     let mut tasks = Vec::new();
     match &node.kind {
         NodeKind::Mapping(entries) => {
             for entry in entries {
-                let mut task = read_task(entry.key.clone(), &entry.value, defaults, problems);
+                let mut task = read_task(entry.key.clone(), &entry.value, problems);
                 if let Some(typed) = task.keys.task_id.take()
                     && typed.value != entry.key.text
                 {
@@ -217,9 +253,10 @@ fn read_tasks(node: &Node, defaults: &TaskKeys, problems: &mut Problems<'_>) -> 
         NodeKind::List(items) => {
             for item in items {
                 let head = Span::new(item.span.start, item.span.start + 1);
-                let mut task = read_task(Key { text: String::new(), span: head }, item, defaults, problems);
+                let mut task = read_task(Key { text: String::new(), span: head }, item, problems);
                 match task.keys.task_id.take() {
                     Some(typed) => {
+                        task.label.clone_from(&typed.value);
                         task.id = Key { text: typed.value, span: typed.span };
                         tasks.push(task);
                     }
@@ -236,7 +273,7 @@ fn read_tasks(node: &Node, defaults: &TaskKeys, problems: &mut Problems<'_>) -> 
     tasks
 }
 
-fn read_task(id: Key, node: &Node, defaults: &TaskKeys, problems: &mut Problems<'_>) -> TaskSpec {
+fn read_task(id: Key, node: &Node, problems: &mut Problems<'_>) -> TaskSpec {
     let mut keys = TaskKeys::default();
     let mut config = Vec::new();
     match node.as_mapping() {
@@ -258,6 +295,7 @@ fn read_task(id: Key, node: &Node, defaults: &TaskKeys, problems: &mut Problems<
         && node
             .as_mapping()
             .is_none_or(|entries| entries.iter().any(|entry| entry.key.text == "operator" && !entry.value.is_null()));
-    keys.fill_from(defaults);
-    TaskSpec { id, keys, config, operator_refused }
+    let label = id.text.clone();
+    let has_own_rule = keys.trigger_rule.is_some();
+    TaskSpec { id, label, group: None, keys, config, has_own_rule, group_config: Vec::new(), operator_refused }
 }

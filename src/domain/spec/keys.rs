@@ -2,15 +2,22 @@
 
 use schemars::JsonSchema;
 
-use crate::domain::dag::{Catchup, DataIntervals, DstPolicy, Overlap, Schedule};
+use crate::domain::dag::{Catchup, DataIntervals, DstPolicy, Overlap, Schedule, WeightRule};
 use crate::domain::diagnostic::{Code, Diagnostic};
 use crate::domain::spec::Problems;
 use crate::domain::spec::known::without_effect_yet;
 use crate::domain::spec::value::{
-    Count, DateOrInstant, Dependencies, FreeMapping, FromNode, Params, Positive, Seconds, Spanned, Tags, Tasks, Zone,
+    Count, DateOrInstant, Dependencies, FreeMapping, FromNode, Params, Positive, Seconds, Spanned, Tags, TaskGroups,
+    Tasks, Zone,
 };
 use crate::domain::trigger_rule::TriggerRule;
 use crate::domain::yaml::{Entry, NodeKind};
+
+/// A set of keys.
+pub(in crate::domain) trait Keys {
+    /// Takes from `defaults` what is not set here.
+    fn fill_from(&mut self, defaults: &Self);
+}
 
 macro_rules! keys {
     ($(#[$about:meta])+ $name:ident { $($(#[$doc:meta])+ $key:ident $(or $alias:ident)? : $type:ty,)+ }) => {
@@ -39,9 +46,10 @@ macro_rules! keys {
                 )+
                 false
             }
+        }
 
-            /// Takes from `defaults` what is not set here.
-            pub(in crate::domain) fn fill_from(&mut self, defaults: &Self) {
+        impl Keys for $name {
+            fn fill_from(&mut self, defaults: &Self) {
                 $(
                     if self.$key.is_none() {
                         self.$key.clone_from(&defaults.$key);
@@ -123,6 +131,26 @@ keys! {
         default_args: FreeMapping,
         /// The tasks: a mapping keyed by task id, or a list of tasks with `task_id`.
         tasks: Tasks,
+        /// The task groups: a mapping keyed by name, or a list of groups with `group_name`.
+        task_groups: TaskGroups,
+    }
+}
+
+keys! {
+    /// A task group.
+    GroupKeys {
+        /// The group's name, in the list form of `task_groups`.
+        group_name: String,
+        /// A line about the group.
+        tooltip: String,
+        /// The tasks and groups that all of the group waits for.
+        dependencies: Dependencies,
+        /// The group that this one is in.
+        parent_group_name: String,
+        /// Whether the group's name stands before the ids of what is in it, as it does unless this is false.
+        prefix_group_id: bool,
+        /// Keys that every task of the group has unless it sets them itself.
+        default_args: FreeMapping,
     }
 }
 
@@ -153,6 +181,9 @@ keys! {
         pool_slots: Positive,
         /// Higher goes first when not all can run.
         priority_weight: i32,
+        /// What counts beside a task's own weight: that of all that come after it (`downstream`), of all before it
+        /// (`upstream`), or nothing (`absolute`).
+        weight_rule: WeightRule,
         /// Whether it waits for its own success in the run before; without effect so far.
         depends_on_past: bool,
         /// Whether it waits for the tasks right after it in the run before; without effect so far.
@@ -160,7 +191,16 @@ keys! {
         /// How many of it may run at once, over all runs; without effect so far.
         max_active_tis_per_dag: Positive,
         /// Whether it prepares what other tasks use.
-        setup: bool,
+        setup or is_setup: bool,
+        /// Whether it cleans up what setups prepared: it runs when all before it have ended and a setup has succeeded, and
+        /// its failure does not fail the run.
+        teardown or is_teardown: bool,
+        /// The setups that a teardown cleans up after: it waits for them, and they become setups.
+        setups: Dependencies,
+        /// Whether a teardown's failure fails the run.
+        on_failure_fail_dagrun: bool,
+        /// The task group that it is in.
+        task_group_name or parent_group_name: String,
         /// Markdown about the task.
         doc_md: String,
     }

@@ -35,7 +35,6 @@ pub(in crate::domain) fn without_effect_yet(key: &str) -> Option<&'static str> {
 /// Where a key of Airflow's `DAG` stands.
 pub(in crate::domain) fn airflow_dag_key(key: &str) -> Option<Standing> {
     Some(match key {
-        "task_groups" => NotYet("list the tasks directly under `tasks`"),
         "default_view" | "orientation" => Ignored("it arranges Airflow's own pages"),
         "render_template_as_native_obj" => Ignored("a value that is one `{{ … }}` always keeps its type"),
         "auto_register" => Ignored("every DAG of a file that is given is there"),
@@ -59,16 +58,25 @@ pub(in crate::domain) fn airflow_dag_key(key: &str) -> Option<Standing> {
     })
 }
 
+/// Where a key of Airflow's `TaskGroup` stands.
+pub(in crate::domain) fn airflow_group_key(key: &str) -> Option<Standing> {
+    Some(match key {
+        "ui_color" | "ui_fgcolor" | "group_display_name" | "doc_md" => Ignored("it arranges Airflow's own pages"),
+        "add_suffix_on_collision" => IgnoredWhenOff("two groups of one name are a mistake here"),
+        "group_id" => Unsupported("a group's name is its key, or its `group_name`"),
+        "expand" | "expand_kwargs" | "partial" => NotYet("write one group for each"),
+        _ => return None,
+    })
+}
+
 /// Where a key of Airflow's `BaseOperator` stands.
 pub(in crate::domain) fn airflow_task_key(key: &str) -> Option<Standing> {
     Some(match key {
         "expand" | "partial" | "expand_kwargs" | "map_index_template" => {
             NotYet("dynamic mapping will come; until then write one task for each")
         }
-        "task_group" | "task_group_name" | "parent_group_name" => NotYet("leave the group out"),
-        "teardown" | "setup_task" | "teardown_task" | "is_teardown" | "is_setup" | "on_failure_fail_dagrun" => {
-            NotYet("`setup: true` marks a setup; for the clean-up use `trigger_rule: all_done`")
-        }
+        "task_group" => Unsupported("a task's group is its `task_group_name`"),
+        "setup_task" | "teardown_task" => Unsupported("a teardown names its `setups`"),
         "decorator" | "python_callable" | "python_callable_name" | "python_callable_file" => {
             Unsupported("Python is not run in process; the `bash` operator can run a script")
         }
@@ -77,7 +85,6 @@ pub(in crate::domain) fn airflow_task_key(key: &str) -> Option<Standing> {
         "queue" | "executor" | "executor_config" | "run_as_user" | "resources" => {
             Unsupported("every worker takes every task")
         }
-        "weight_rule" => Unsupported("`priority_weight` counts as it is written"),
         "owner" => Ignored("the DAG's `owner` is shown"),
         "inlets" | "outlets" => Unsupported("assets are not known here"),
         "do_xcom_push" | "multiple_outputs" => Ignored("what a task leaves is always kept, by key"),

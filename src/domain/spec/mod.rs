@@ -2,14 +2,16 @@
 //! the rest; whether things fit together is `check`'s business. `pinsched schema` is made from the same types.
 
 mod file;
+mod groups;
 mod keys;
 mod known;
 mod value;
 
 pub(in crate::domain) use file::{DagSpec, TaskSpec, is_dag_key_in_default_args, read_file, report_standing};
-pub(in crate::domain) use keys::{DagKeys, TaskKeys};
+pub(in crate::domain) use groups::Groups;
+pub(in crate::domain) use keys::{DagKeys, GroupKeys, TaskKeys};
 pub(in crate::domain) use known::airflow_task_key;
-pub(in crate::domain) use value::Spanned;
+pub(in crate::domain) use value::{Dependencies, Spanned};
 
 use std::ops::Range;
 

@@ -69,6 +69,34 @@ struct Bash {
     /// The working directory; relative ones start at the DAG file's folder, which is also the default.
     #[serde(default)]
     cwd: Option<PathBuf>,
+    /// The exit code, or codes, with which the command says that there is nothing to do: the task counts as skipped. 99
+    /// unless given; `null` for none.
+    #[serde(default = "default_skip")]
+    skip_on_exit_code: Option<ExitCodes>,
+}
+
+/// Airflow's default.
+fn default_skip() -> Option<ExitCodes> {
+    Some(ExitCodes::One(99))
+}
+
+/// One exit code or several.
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[serde(untagged)]
+enum ExitCodes {
+    /// One.
+    One(u8),
+    /// Several.
+    Several(Vec<u8>),
+}
+
+impl ExitCodes {
+    fn contain(&self, code: i32) -> bool {
+        match self {
+            Self::One(one) => i32::from(*one) == code,
+            Self::Several(several) => several.iter().any(|one| i32::from(*one) == code),
+        }
+    }
 }
 
 /// Why a command did not succeed.
@@ -170,6 +198,12 @@ impl Operator for Bash {
         }
         group.kill().await;
         let status = status.map_err(BashError::Wait)?;
+        if let Some(code) = status.code()
+            && code != 0
+            && self.skip_on_exit_code.as_ref().is_some_and(|codes| codes.contain(code))
+        {
+            return Err(Failure::Skip(format!("the command exited with code {code}")));
+        }
         if !status.success() {
             return Err(BashError::Unsuccessful { status, last_lines: lines.last_lines() }.into());
         }

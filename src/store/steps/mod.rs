@@ -336,7 +336,7 @@ impl Stepper {
                 not_held.stale.push((key, ended.fence));
             }
         }
-        let endings: Vec<(TaskIndex, Ending)> = held.iter().map(|ended| (ended.task, ended.ending)).collect();
+        let endings: Vec<(TaskIndex, Ending)> = held.iter().map(|ended| (ended.task, ended.ending.clone())).collect();
         let mut reach = LOOK_AHEAD;
         let plan = loop {
             match plan::plan(batch.dag, &known.snapshot, &endings, now) {

@@ -134,6 +134,7 @@ fn a_file_that_an_earlier_task_may_write_need_not_be_there_yet() {
 
 #[test]
 fn graph_draws_for_the_terminal() {
+    insta::assert_snapshot!("task_groups.text", pinsched(&["graph", "dags/task_groups.yaml"]));
     insta::assert_snapshot!(pinsched(&["graph", "dags/fan_out.yaml"]));
     insta::assert_snapshot!(pinsched(&["graph", "dags/from_airflow.yaml"]));
 }
@@ -143,6 +144,8 @@ fn graph_draws_mermaid_dot_and_svg() {
     for format in ["mermaid", "dot", "svg"] {
         let said = pinsched(&["graph", "dags/fan_out.yaml", "--format", format]);
         insta::assert_snapshot!(format!("fan_out.{format}"), said);
+        let said = pinsched(&["graph", "dags/task_groups.yaml", "--format", format]);
+        insta::assert_snapshot!(format!("task_groups.{format}"), said);
     }
 }
 

@@ -101,10 +101,20 @@ fn described(dag: &Dag) -> String {
             task.pool,
             task.pool_slots,
             task.priority_weight,
-            if task.is_setup { ", setup" } else { "" },
+            match (task.is_setup, task.is_teardown, task.on_failure_fail_dagrun) {
+                (true, ..) => ", setup",
+                (_, true, true) => ", teardown that fails the run",
+                (_, true, false) => ", teardown",
+                _ => "",
+            },
             if task.depends_on_past { ", depends on past" } else { "" },
             if task.wait_for_downstream { ", waits for downstream" } else { "" },
         ));
+    }
+    for group in dag.groups() {
+        let parent = group.parent.map(|at| dag.groups()[at].id.as_str());
+        let tasks: Vec<&str> = group.tasks.iter().map(|at| dag.task(*at).unwrap().id.as_str()).collect();
+        lines.push(format!("  group {} ({:?}, in {parent:?}) of {tasks:?}", group.id, group.tooltip));
     }
     lines.join("\n")
 }

@@ -4,7 +4,7 @@ use pinsched::domain::operator_kind::{ConfigProblem, LateField, OperatorKind};
 use serde::Deserialize;
 use serde_json::Value;
 
-pub static CATALOG: &[&OperatorKind] = &[&BASH, &EMPTY, &EMULATE, &SINK];
+pub static CATALOG: &[&OperatorKind] = &[&BASH, &EMPTY, &EMULATE, &SINK, &BRANCH];
 
 fn problems<T: for<'d> Deserialize<'d>>(config: &Value, rules: fn(T) -> Vec<ConfigProblem>) -> Vec<ConfigProblem> {
     match T::deserialize(config) {
@@ -30,6 +30,33 @@ static BASH: OperatorKind = OperatorKind {
     about: "Runs a command",
     schema: || schemars::schema_for!(Bash),
     check: |config| problems::<Bash>(config, |_| Vec::new()),
+    late_fields: &[],
+    file_keys: &[],
+};
+
+#[derive(Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only its form is of interest")]
+struct Branch {
+    /// What to follow.
+    #[schemars(extend("x-names-downstream" = true))]
+    follow: Follow,
+}
+
+#[derive(Deserialize, schemars::JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its form is of interest")]
+enum Follow {
+    One(String),
+    Several(Vec<String>),
+}
+
+static BRANCH: OperatorKind = OperatorKind {
+    name: "branch",
+    class_paths: &[],
+    about: "Chooses",
+    schema: || schemars::schema_for!(Branch),
+    check: |config| problems::<Branch>(config, |_| Vec::new()),
     late_fields: &[],
     file_keys: &[],
 };

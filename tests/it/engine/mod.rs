@@ -1,10 +1,13 @@
 //! The engine on a real Postgres with scripted operators: whole runs, as text.
 
 mod endings;
+mod examples;
 mod logs;
 mod rules;
+mod skips;
 mod stops;
 mod takeover;
+mod teardowns;
 
 use pinsched::domain::run_state::RunState;
 use pinsched::engine::shutdown::Shutdown;

@@ -70,3 +70,18 @@ impl FromNode for Tasks {
     }
 }
 described!(Tasks, "Tasks", { "type": ["object", "array"] });
+
+/// The task groups of a DAG, in either form.
+#[derive(Debug, Clone)]
+pub(in crate::domain) struct TaskGroups(pub(in crate::domain) Node);
+
+impl FromNode for TaskGroups {
+    fn from_node(node: &Node, key: &str, problems: &mut Problems<'_>) -> Option<Self> {
+        if matches!(node.kind, NodeKind::Mapping(_) | NodeKind::List(_)) {
+            return Some(Self(node.clone()));
+        }
+        wrong_type(node, key, "a mapping from names to task groups, or a list of task groups", problems);
+        None
+    }
+}
+described!(TaskGroups, "TaskGroups", { "type": ["object", "array"] });

@@ -5,7 +5,7 @@ mod plain;
 mod policy;
 mod time;
 
-pub(in crate::domain) use mapping::{FreeMapping, Params, Tasks};
+pub(in crate::domain) use mapping::{FreeMapping, Params, TaskGroups, Tasks};
 pub(in crate::domain) use plain::{Count, Dependencies, Positive, Tags};
 pub(in crate::domain) use time::{DateOrInstant, Seconds, Zone};
 

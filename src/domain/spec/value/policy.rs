@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::domain::dag::{Catchup, DataIntervals, DstGap, DstOverlap, DstPolicy, Overlap};
+use crate::domain::dag::{Catchup, DataIntervals, DstGap, DstOverlap, DstPolicy, Overlap, WeightRule};
 use crate::domain::diagnostic::{Code, Diagnostic, listed};
 use crate::domain::source::Span;
 use crate::domain::spec::Problems;
@@ -61,6 +61,16 @@ described!(Catchup, "Catchup", {
         }
     ]
 });
+
+impl FromNode for WeightRule {
+    fn from_node(node: &Node, key: &str, problems: &mut Problems<'_>) -> Option<Self> {
+        choice(node, key, &WEIGHT_RULES, problems)
+    }
+}
+described!(WeightRule, "WeightRule", { "enum": ["downstream", "upstream", "absolute"] });
+
+const WEIGHT_RULES: [(&str, WeightRule); 3] =
+    [("downstream", WeightRule::Downstream), ("upstream", WeightRule::Upstream), ("absolute", WeightRule::Absolute)];
 
 impl FromNode for Overlap {
     fn from_node(node: &Node, key: &str, problems: &mut Problems<'_>) -> Option<Self> {

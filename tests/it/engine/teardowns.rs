@@ -1,0 +1,42 @@
+//! Teardowns, and what decides a run's state beside them.
+
+use super::whole_run;
+
+#[tokio::test]
+async fn a_teardowns_failure_fails_the_run_only_if_it_says_so() {
+    let text = |teardown: &str, work: &str| {
+        format!(
+            "orders:
+  tasks:
+    create: {{operator: script}}
+    work: {{operator: script, dependencies: [create], acts: [{work}]}}
+    drop: {{operator: script, teardown: true, setups: [create], dependencies: [work], acts: [refuse]{teardown}}}"
+        )
+    };
+    let silent = whole_run(&text("", "succeed")).await;
+    let loud = whole_run(&text(", on_failure_fail_dagrun: true", "succeed")).await;
+    let failed = whole_run(&text("", "refuse")).await;
+    insta::assert_snapshot!(format!("{silent}\n{loud}\n{failed}"));
+}
+
+#[tokio::test]
+async fn a_teardown_runs_only_if_a_setup_of_its_own_did_and_a_short_circuit_leaves_it_alone() {
+    let failed = whole_run(
+        "orders:
+  tasks:
+    create: {operator: script, acts: [refuse]}
+    work: {operator: script, dependencies: [create]}
+    drop: {operator: script, teardown: true, setups: [create], dependencies: [work]}",
+    )
+    .await;
+    let short = whole_run(
+        "orders:
+  tasks:
+    create: {operator: script}
+    gate: {operator: script, dependencies: [create], acts: [skip_downstream]}
+    work: {operator: script, dependencies: [gate]}
+    drop: {operator: script, teardown: true, setups: [create], dependencies: [work]}",
+    )
+    .await;
+    insta::assert_snapshot!(format!("{failed}\n{short}"));
+}
