@@ -77,7 +77,8 @@ CREATE TABLE worker (
     pid        integer     NOT NULL,
     started_at timestamptz NOT NULL,
     seen_at    timestamptz NOT NULL DEFAULT clock_timestamp(), -- when it last renewed its leases
-    ended_at   timestamptz
+    ended_at   timestamptz,
+    takes_any  boolean     NOT NULL DEFAULT false -- whether it takes tasks of every run that nobody drives as their own
 );
 
 CREATE TABLE run (

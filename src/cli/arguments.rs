@@ -155,6 +155,25 @@ pub(crate) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// List pools, or set or delete one
+    ///
+    /// A task that names a `pool` takes so many of its slots (`pool_slots`) while it runs. A pool that tasks name and nobody
+    /// set has 128. `default_pool` bounds the tasks that name none, of runs that begin after it is set.
+    #[command(after_help = "Examples:
+  pinsched pools
+  pinsched pools set warehouse 4 --description 'connections that the warehouse takes'
+  pinsched pools delete warehouse")]
+    Pools {
+        #[command(subcommand)]
+        command: Option<PoolsCommand>,
+    },
+    /// Say in words why a task does not run
+    Why {
+        /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+        run: String,
+        /// The task
+        task: TaskId,
+    },
     /// Set the priority of a task of a run that has not begun
     Priority {
         /// A run id, the first 8 or more characters of a run's uuid, or `latest`
@@ -401,6 +420,25 @@ pub(crate) struct BackfillArguments {
     /// Only show the runs that would be made
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PoolsCommand {
+    /// Make a pool, or change how many slots it has
+    Set {
+        /// Its name
+        name: String,
+        /// How many slots; 0 closes it
+        slots: u32,
+        /// What it is for
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+    },
+    /// Delete a pool
+    Delete {
+        /// Its name
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

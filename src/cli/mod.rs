@@ -17,6 +17,7 @@ mod logs;
 mod output;
 mod params;
 mod pause;
+mod pools;
 mod progress;
 mod report;
 mod resume;
@@ -32,6 +33,7 @@ mod table;
 mod trigger;
 pub mod up;
 mod validate;
+mod why;
 mod words;
 
 use std::ffi::OsString;
@@ -112,6 +114,8 @@ async fn execute(session: &Session, command: &Command) -> anyhow::Result<Exit> {
         Command::Mark(arguments) => control::mark(session, arguments).await,
         Command::Restart { run, all, dry_run } => control::restart(session, run, *all, *dry_run).await,
         Command::Priority { run, task, priority } => control::priority(session, run, task, *priority).await,
+        Command::Pools { command } => pools::pools(session, command.as_ref()).await,
+        Command::Why { run, task } => why::why(session, run, task).await,
         Command::Note { run, text } => control::note(session, run, text).await,
         Command::Cancel { run, task: None } => cancel::cancel(session, run).await,
         Command::Cancel { run, task: Some(task) } => control::cancel_task(session, run, task).await,

@@ -12,7 +12,7 @@ use crate::cli::arguments::ServeArguments;
 use crate::cli::exit::Exit;
 use crate::cli::output::Printer;
 use crate::cli::session::Session;
-use crate::domain::ids::{RunKey, TaskIndex};
+use crate::domain::ids::RunKey;
 use crate::domain::plan::Move;
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;

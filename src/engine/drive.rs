@@ -129,6 +129,11 @@ impl Engine {
             Assignment::Any(_) => true,
         };
         loop {
+            if matches!(assignment, Assignment::Any(_))
+                && let Err(error) = answered(self.store.takes_any(sign.worker)).await
+            {
+                tracing::debug!(error = %chain(&error), "who asks why a task waits will not be told of this worker");
+            }
             let mut worker = Worker::new(self, sign, assignment.clone(), was_anothers, former.clone(), unwritten);
             let error = match worker.work(shutdown).await {
                 Ok(driven) => {

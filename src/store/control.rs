@@ -120,7 +120,7 @@ impl Store {
     ) -> Result<Vec<Run>, StoreError> {
         let keys = sqlx::query_scalar!(
             "SELECT id FROM run
-             WHERE dag_id = $1 AND logical_date >= COALESCE($2, '-infinity') AND logical_date <= COALESCE($3, 'infinity')
+             WHERE dag_id = $1 AND logical_date >= COALESCE($2, '-infinity'::timestamptz) AND logical_date <= COALESCE($3, 'infinity'::timestamptz)
              ORDER BY logical_date, rerun
              LIMIT 10000",
             dag.as_str(),

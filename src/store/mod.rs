@@ -12,6 +12,7 @@ mod fence;
 mod history;
 mod listening;
 mod logs;
+mod pools;
 pub mod production;
 mod rows;
 mod runs;
@@ -19,6 +20,7 @@ mod sinking;
 pub mod staging;
 mod steps;
 mod tasks;
+mod why;
 mod workers;
 
 use std::time::Duration;
@@ -34,10 +36,12 @@ pub use backfills::{Backfill, BackfillId, NewBackfill};
 pub use control::{Changed, Mode, Request};
 pub use creation::{Begin, DagVersionId, NewRun};
 pub use listening::{Listener, Word};
+pub use pools::Pool;
 pub use runs::{Run, RunSource};
 pub use sinking::SinkClaimError;
 pub use steps::{Claim, ClaimOf, Claimed, EndedAttempt, RunBatch, Step, Stepped, Stepper};
 pub use tasks::{AttemptRecord, TaskRun};
+pub use why::{Limit, Standing};
 pub use workers::{LEASE, Orphan, SignOfLife, WorkerId};
 
 /// A handle on the database; clones share one pool.

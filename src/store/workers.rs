@@ -93,6 +93,15 @@ impl Store {
         Ok(SignOfLife { worker: WorkerId(id), backend, connection })
     }
 
+    /// Says that a worker takes the tasks of every run that no process drives as its own.
+    pub async fn takes_any(&self, worker: WorkerId) -> Result<(), StoreError> {
+        sqlx::query!("UPDATE worker SET takes_any = true WHERE id = $1", worker.0)
+            .execute(&self.pool)
+            .await
+            .map_err(StoreError::query("register a worker"))?;
+        Ok(())
+    }
+
     /// Renews the leases of those of the worker's attempts that it still holds. What is not among them any more was
     /// taken from it: it must stop those attempts.
     pub async fn renew_leases(&self, worker: WorkerId) -> Result<Vec<(TaskRunKey, i64)>, StoreError> {

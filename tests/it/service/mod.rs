@@ -1,0 +1,129 @@
+//! `pinsched serve`, within the test's process: services on one database, a folder of DAG files, scripted operators.
+
+mod control;
+mod files;
+mod limits;
+mod schedules;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use pinsched::clock;
+use pinsched::domain::ids::DagId;
+use pinsched::domain::run_state::RunState;
+use pinsched::engine::register;
+use pinsched::engine::shutdown::Shutdown;
+use pinsched::service::{Role, Service, ServiceError};
+use pinsched::store::{Begin, DagState, NewRun, Run};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use crate::dags::{self, House};
+
+/// Services and what they serve.
+struct Served {
+    house: House,
+    folder: TempDir,
+    services: JoinSet<Result<(), ServiceError>>,
+    shutdown: Shutdown,
+}
+
+impl Served {
+    /// A database and an empty folder; no service yet.
+    async fn nothing() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { house: House::open().await, folder, services: JoinSet::new(), shutdown: Shutdown::default() }
+    }
+
+    /// The same with one service on these files.
+    async fn by_one(files: &[(&str, &str)]) -> Self {
+        let mut served = Self::nothing().await;
+        for (name, text) in files {
+            served.write(name, text);
+        }
+        served.start().await;
+        served
+    }
+
+    /// Starts one more service; it can be killed by the handle.
+    async fn start(&mut self) -> tokio::task::AbortHandle {
+        let engine = self.house.engine().await;
+        let sign = register(&engine.store).await.unwrap();
+        let roles = BTreeSet::from([Role::Scheduler, Role::Worker]);
+        let dags = self.folder.path().canonicalize().unwrap();
+        let service = Service { engine, dags, roles, misfire_grace: TimeDelta::hours(1), sign };
+        let shutdown = self.shutdown.clone();
+        self.services.spawn(async move { service.run(&shutdown).await })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        // As editors do: whole, beside it, and then in its place.
+        let beside = self.path(&format!("{name}.part"));
+        std::fs::write(&beside, text).unwrap();
+        std::fs::rename(beside, self.path(name)).unwrap();
+    }
+
+    /// Waits until something is so, and gives what was seen then.
+    async fn until<T>(&self, what: &str, look: impl AsyncFn(&House) -> Option<T>) -> T {
+        let waiting = async {
+            let mut tick = tokio::time::interval(Duration::from_millis(20));
+            loop {
+                tick.tick().await;
+                if let Some(seen) = look(&self.house).await {
+                    return seen;
+                }
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+        waited.unwrap_or_else(|_| panic!("waited 60 s for {what}"))
+    }
+
+    async fn dag(&self, id: &str, is_so: impl Fn(&DagState) -> bool) -> DagState {
+        let dag: DagId = id.parse().unwrap();
+        let look = async |house: &House| house.store.dag_state(&dag).await.unwrap().filter(|state| is_so(state));
+        self.until(&format!("DAG `{id}`"), look).await
+    }
+
+    /// The DAG's runs, oldest first.
+    async fn runs(&self, id: &str) -> Vec<Run> {
+        let mut runs = self.house.store.list_runs(Some(&id.parse().unwrap()), 1000).await.unwrap();
+        runs.reverse();
+        runs
+    }
+
+    /// Triggers a run of a registered DAG from its text.
+    async fn trigger(&self, text: &str, name: &str) -> Run {
+        let dag = dags::dag(text);
+        let run_id = format!("manual__{name}").parse().unwrap();
+        let (begin, now) = (Begin::InTurn, clock::now());
+        let file = self.path("orders.yaml").canonicalize().unwrap();
+        let file = file.to_string_lossy();
+        let new = NewRun { run_id, logical_date: now, begin, file: &file, ..dags::new_run(&dag, text) };
+        self.house.store.create_run(&new, now).await.unwrap()
+    }
+
+    async fn ended(&self, run: &Run) -> RunState {
+        let look = async |house: &House| {
+            let now = house.store.run(run.key).await.unwrap().expect("it is there");
+            now.state.is_final().then_some(now.state)
+        };
+        self.until(&format!("the end of `{}`", run.run_id), look).await
+    }
+
+    /// Stops all services, and fails if one had failed.
+    async fn stop(mut self) {
+        self.shutdown.stop();
+        while let Some(ended) = self.services.join_next().await {
+            match ended {
+                Ok(served) => served.unwrap(),
+                Err(error) => assert!(error.is_cancelled(), "{error}"),
+            }
+        }
+    }
+}
