@@ -2,12 +2,14 @@
 
 pub mod byte_size;
 pub mod check;
+pub mod connection;
 pub mod dag;
 pub mod diagnostic;
 pub mod duration;
 pub mod ids;
 pub mod json_schema;
 pub mod layout;
+pub mod masking;
 pub mod operator_kind;
 pub mod outputs;
 pub mod plan;
