@@ -4,6 +4,7 @@ mod arguments;
 mod cancel;
 mod colour;
 pub mod config;
+mod connections;
 mod dag_file;
 mod dag_files;
 pub mod down;
@@ -11,20 +12,25 @@ mod drive;
 mod exit;
 mod graph;
 mod logs;
+mod named_arguments;
 mod named_files;
 mod output;
 mod progress;
+mod prompt;
 mod report;
 mod resume;
 mod run;
 mod runs;
 mod schema;
+mod sealed;
+mod secrets;
 mod session;
 mod show;
 pub mod stack;
 mod table;
 pub mod up;
 mod validate;
+mod variables;
 mod words;
 
 use std::ffi::OsString;
@@ -107,6 +113,9 @@ async fn execute(session: &Session, command: &Command) -> anyhow::Result<Exit> {
             session.printer.answer(&report, || report.to_string())?;
             Ok(Exit::Done)
         }
+        Command::Connections { command } => connections::connections(session, command).await,
+        Command::Variables { command } => variables::variables(session, command).await,
+        Command::Secrets { command } => secrets::secrets(session, command).await,
         Command::Validate { paths } => {
             let report = validate::validate(paths, &operators::catalog());
             session.printer.answer(&report.to_json(), || report.render(session.printer.answer_colours()))?;

@@ -74,16 +74,9 @@ impl Values {
             values.put(name, text, origin);
         }
         for table in TABLES {
-            for (variable, text) in environment.starting_with(table.prefix) {
-                if KEYS.iter().any(|key| key.variables.contains(&variable)) {
-                    continue;
-                }
-                let entry = variable[table.prefix.len()..].to_lowercase().replace('_', table.underscore);
-                values.put(
-                    format!("{}.{entry}", table.name),
-                    text.to_owned(),
-                    Origin::Environment(variable.to_owned()),
-                );
+            // The last one wins.
+            for prefix in table.airflows.into_iter().chain([table.prefix]) {
+                values.take_table(table, prefix, environment);
             }
         }
         for key in KEYS {
@@ -98,8 +91,26 @@ impl Values {
         values
     }
 
+    fn take_table(&mut self, table: &Table, prefix: &str, environment: &Environment) {
+        for (variable, text) in environment.starting_with(prefix) {
+            if KEYS.iter().any(|key| key.variables.contains(&variable)) {
+                continue;
+            }
+            let entry = variable[prefix.len()..].to_lowercase().replace('_', table.underscore);
+            let name = format!("{}.{entry}", table.name);
+            // A variable's name has lost its case: it stands for the file's entry of that name in any.
+            let same = self.0.keys().find(|known| known.to_lowercase() == name).cloned();
+            self.put(same.unwrap_or(name), text.to_owned(), Origin::Environment(variable.to_owned()));
+        }
+    }
+
     fn put(&mut self, name: String, text: String, origin: Origin) {
         self.0.insert(name, Value { text: text.into(), origin });
+    }
+
+    /// Where the value of that name came from.
+    pub(super) fn origin(&self, name: &str) -> Option<Origin> {
+        self.0.get(name).map(|value| value.origin.clone())
     }
 
     /// The value that somebody set.

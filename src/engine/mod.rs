@@ -7,6 +7,7 @@ mod attempt_log;
 mod drive;
 mod error;
 mod holding;
+pub mod lookup;
 pub mod observer;
 pub mod operator;
 mod orphans;

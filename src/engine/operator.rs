@@ -17,7 +17,8 @@ use crate::connect::Endpoints;
 use crate::domain::Timestamp;
 use crate::domain::ids::{AttemptKey, DagId, RunId, TaskId};
 use crate::domain::operator_kind::OperatorKind;
-use crate::domain::template::TemplateScope;
+use crate::domain::template::{TemplateScope, Wanted};
+use crate::engine::lookup::{Lookup, LookupError};
 use crate::store::Store;
 
 /// What a task leaves behind for its successors and for people (Airflow's XCom): a JSON object.
@@ -111,12 +112,29 @@ pub struct TaskContext {
     pub upstream: BTreeMap<TaskId, UpstreamOutput>,
     /// Renders the fields that the operator's kind names as late ones.
     pub templates: TemplateScope,
+    /// Finds connections and variables by name.
+    pub lookup: Lookup,
     /// Cancelled when the attempt should stop.
     pub cancel: CancellationToken,
     /// The attempt's log.
     pub log: TaskLog,
     /// How far it is, for who watches.
     pub progress: Arc<Progress>,
+}
+
+impl TaskContext {
+    /// The templates for a text that came from elsewhere than the task's configuration, with the variables and connections
+    /// that it names.
+    ///
+    /// # Errors
+    /// Where one of these could not be looked for.
+    pub async fn templates_for(&self, text: &str) -> Result<TemplateScope, LookupError> {
+        let wanted = Wanted::in_text(text);
+        if wanted.is_empty() {
+            return Ok(self.templates.clone());
+        }
+        Ok(self.templates.with_named(self.lookup.named(&wanted).await?))
+    }
 }
 
 /// What an upstream task left.

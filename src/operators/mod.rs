@@ -6,6 +6,7 @@ mod empty;
 mod emulate;
 pub(crate) mod file_pattern;
 mod http;
+pub mod probe;
 mod produce;
 mod sink;
 mod staged;

@@ -3,6 +3,7 @@
 //! What a function writes is one transaction: when the process dies in the middle of it, nothing of it happened. (A
 //! [`Stepper`]'s step may take several, each of them whole.) None is open while an operator runs.
 
+mod connections;
 mod error;
 mod fence;
 mod history;
@@ -10,10 +11,12 @@ mod logs;
 pub mod production;
 mod rows;
 mod runs;
+mod sealing;
 mod sinking;
 pub mod staging;
 mod steps;
 mod tasks;
+mod variables;
 mod workers;
 
 use std::time::Duration;
@@ -25,6 +28,7 @@ use sqlx::{Connection, PgConnection};
 pub use error::StoreError;
 pub use history::Transition;
 pub use runs::{NewRun, Run, RunSource};
+pub use sealing::{Kind, SealError, SecretKeys};
 pub use sinking::SinkClaimError;
 pub use steps::{Claim, Claimed, EndedAttempt, RunBatch, Step, Stepped, Stepper};
 pub use tasks::{AttemptRecord, TaskRun};

@@ -24,6 +24,7 @@ use crate::connect::S3Endpoint;
 
 pub use error::S3Error;
 use error::Target;
+pub(in crate::connect) use error::words;
 pub use upload::{PART_SIZE, Upload};
 
 /// A load balancer that is up answers a SYN within this, however far.
@@ -232,6 +233,13 @@ impl S3 {
                 error => Err(error),
             },
         }
+    }
+
+    /// How many buckets the credentials' owner has.
+    pub async fn count_buckets(&self) -> Result<usize, S3Error> {
+        let answer = self.client.list_buckets().send().await;
+        let found = answer.map_err(|error| self.error(&Target::bucket("list buckets below", ""), error))?;
+        Ok(found.buckets().len())
     }
 
     /// All objects whose keys begin with `prefix`, in key order.

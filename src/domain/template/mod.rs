@@ -3,10 +3,13 @@
 
 mod environment;
 mod facts;
+mod named;
 pub(in crate::domain) mod names;
 mod values;
 
 pub use facts::RunFacts;
+pub(in crate::domain) use named::CONNECTION_FIELDS;
+pub use named::{Named, Wanted};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +30,7 @@ pub type Outputs = BTreeMap<TaskId, Arc<Map<String, Value>>>;
 #[derive(Debug, Clone)]
 pub struct TemplateScope {
     values: minijinja::Value,
+    named: Named,
 }
 
 /// A template that could not be rendered.
@@ -47,18 +51,26 @@ impl TemplateScope {
     /// A scope with these variables; an object.
     #[must_use]
     pub fn new(values: Value) -> Self {
-        Self { values: minijinja::Value::from(Serde(values)) }
+        Self { values: minijinja::Value::from(Serde(values)), named: Named::default() }
     }
 
     /// What a task of a run sees; `outputs` are those of the tasks upstream of it that have ended.
     #[must_use]
     pub fn for_task(facts: &RunFacts, task: &Task, outputs: Outputs) -> Self {
-        Self { values: values::of_task(facts, &task.id, task.operator, outputs) }
+        let values = values::of_task(facts, &task.id, task.operator, outputs);
+        Self { values, named: Named::default() }.with_named(Named::default())
+    }
+
+    /// The same with these variables and connections, which were looked up for the templates that are rendered next.
+    #[must_use]
+    pub fn with_named(&self, named: Named) -> Self {
+        let values = minijinja::value::merge_maps([named.clone().values(), self.values.clone()]);
+        Self { values, named }
     }
 
     /// The same for a task that is known by its id and operator only.
     pub(in crate::domain) fn for_sample(facts: &RunFacts, task: &TaskId, operator: &str) -> Self {
-        Self { values: values::of_task(facts, task, operator, Outputs::new()) }
+        Self { values: values::of_task(facts, task, operator, Outputs::new()), named: Named::default() }
     }
 
     /// Renders a template; `extra` are variables beside the scope's own.
@@ -77,7 +89,7 @@ impl TemplateScope {
         match rendered {
             Ok(()) => String::from_utf8(text.into_inner()).map_err(|error| failed(error.to_string())),
             Err(_) if text.remaining_mut() == 0 => Err(failed(format!("it comes to more than {LONGEST} bytes"))),
-            Err(error) => Err(failed(explain(&error, template))),
+            Err(error) => Err(failed(self.explain(&error, template))),
         }
     }
 
@@ -131,15 +143,24 @@ impl TemplateScope {
             return self.render(text, &[]).map(Value::String).map_err(|error| error.message);
         };
         let evaluated = ENVIRONMENT.compile_expression(expression).and_then(|compiled| compiled.eval(&self.values));
-        let value = evaluated.map_err(|error| explain(&error, expression))?;
+        let value = evaluated.map_err(|error| self.explain(&error, expression))?;
         if value.is_undefined() {
-            return Err(format!("`{}` is not defined", expression.trim()));
+            let absence = self.named.absence(expression).map(ToOwned::to_owned);
+            return Err(absence.unwrap_or_else(|| format!("`{}` is not defined", expression.trim())));
         }
         // Dates and other things that JSON has not become the text that they show.
         if value.as_object().is_some_and(|object| object.is::<values::Instant>()) {
             return Ok(Value::String(value.to_string()));
         }
         serde_json::to_value(&value).map_err(|error| error.to_string())
+    }
+
+    /// An error in our words; where a variable or connection is not there, where it was looked for.
+    fn explain(&self, error: &minijinja::Error, template: &str) -> String {
+        let place = error.range().and_then(|range| template.get(range));
+        let absence = place.filter(|_| error.kind() == minijinja::ErrorKind::UndefinedError);
+        let absence = absence.and_then(|place| self.named.absence(place.trim_matches(['{', '}'])));
+        absence.map_or_else(|| explain(error, template), ToOwned::to_owned)
     }
 
     fn with(&self, extra: &[(&str, Value)]) -> minijinja::Value {
@@ -186,7 +207,10 @@ mod tests {
         facts.params = json!({"rows": 500, "user": "abc", "tags": ["a", "b"]}).as_object().unwrap().clone();
         let outputs = json!({"rows": 7, "return_value": "r", "topics": {"t.pin": {"produced": 3}}});
         let outputs = BTreeMap::from([("emulate".parse().unwrap(), outputs.as_object().unwrap().clone().into())]);
-        TemplateScope { values: values::of_task(&facts, &"sink".parse().unwrap(), "sink", outputs) }
+        TemplateScope {
+            values: values::of_task(&facts, &"sink".parse().unwrap(), "sink", outputs),
+            named: Named::default(),
+        }
     }
 
     #[test]
