@@ -183,7 +183,10 @@ impl Settings {
             .into_iter()
             .flatten()
             .chain(self.connections.values())
-            .flat_map(|url| Connection::parse("", url.expose_secret()).map(|url| url.secrets()).unwrap_or_default())
+            .flat_map(|text| match Connection::parse("", text.expose_secret()) {
+                Ok(connection) => connection.secrets(),
+                Err(_) => vec![text.clone()],
+            })
             .collect();
         secrets.extend(self.s3.credentials.iter().map(|(_, secret)| secret.clone()));
         secrets.extend(

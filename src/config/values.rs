@@ -11,6 +11,7 @@ use super::environment::Environment;
 use super::error::Problem;
 use super::file::Typed;
 use super::keys::{KEYS, Key, Masking, TABLES, Table, masking_of};
+use crate::domain::masking::is_secret_name;
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,7 +178,9 @@ fn mask(text: &str, masking: Masking) -> String {
         Masking::UrlPassword => match Url::parse(text) {
             // A query may carry a password too, as in `?password=…` and `?sslpassword=…`.
             Ok(mut url) if url.has_host() && !url.cannot_be_a_base() => {
-                if url.query().is_some_and(|query| query.contains("password")) {
+                let is_secret = |name: &str| is_secret_name(name) || name == "__extra__";
+                let tells = url.query().is_some_and(|query| query.contains("password"));
+                if tells || url.query_pairs().any(|(name, _)| is_secret(&name)) {
                     url.set_query(Some(MASK));
                 }
                 let masked = url.password().is_none() || url.set_password(Some(MASK)).is_ok();

@@ -11,6 +11,7 @@ mod dags;
 mod engine;
 mod house;
 mod http;
+mod named;
 mod pipeline;
 mod s3;
 mod script;

@@ -143,10 +143,9 @@ impl TemplateScope {
             return self.render(text, &[]).map(Value::String).map_err(|error| error.message);
         };
         let evaluated = ENVIRONMENT.compile_expression(expression).and_then(|compiled| compiled.eval(&self.values));
-        let value = evaluated.map_err(|error| self.explain(&error, expression))?;
+        let value = evaluated.map_err(|error| self.explain_expression(Some(&error), expression))?;
         if value.is_undefined() {
-            let absence = self.named.absence(expression).map(ToOwned::to_owned);
-            return Err(absence.unwrap_or_else(|| format!("`{}` is not defined", expression.trim())));
+            return Err(self.explain_expression(None, expression));
         }
         // Dates and other things that JSON has not become the text that they show.
         if value.as_object().is_some_and(|object| object.is::<values::Instant>()) {
@@ -157,10 +156,24 @@ impl TemplateScope {
 
     /// An error in our words; where a variable or connection is not there, where it was looked for.
     fn explain(&self, error: &minijinja::Error, template: &str) -> String {
-        let place = error.range().and_then(|range| template.get(range));
-        let absence = place.filter(|_| error.kind() == minijinja::ErrorKind::UndefinedError);
-        let absence = absence.and_then(|place| self.named.absence(place.trim_matches(['{', '}'])));
+        let place = error.range().filter(|_| error.kind() == minijinja::ErrorKind::UndefinedError);
+        let absence = place.and_then(|place| self.named.absence(template, &place));
         absence.map_or_else(|| explain(error, template), ToOwned::to_owned)
+    }
+
+    /// The same for an expression that is a template's all.
+    fn explain_expression(&self, error: Option<&minijinja::Error>, expression: &str) -> String {
+        let place = match error {
+            Some(error) => error.range().filter(|_| error.kind() == minijinja::ErrorKind::UndefinedError),
+            None => Some(0..expression.len()),
+        };
+        let within = |place: std::ops::Range<usize>| place.start + 2..place.end + 2;
+        let absence = place.and_then(|place| self.named.absence(&format!("{{{{{expression}}}}}"), &within(place)));
+        match (absence, error) {
+            (Some(absence), _) => absence.to_owned(),
+            (None, Some(error)) => explain(error, expression),
+            (None, None) => format!("`{}` is not defined", expression.trim()),
+        }
     }
 
     fn with(&self, extra: &[(&str, Value)]) -> minijinja::Value {

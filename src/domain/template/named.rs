@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use minijinja::value::{Kwargs, Object, ObjectRepr, Serde, from_args};
@@ -13,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::domain::connection::Connection;
 use crate::domain::template::is_template;
-use crate::domain::template::names::uses;
+use crate::domain::template::names::{Reference, uses};
 
 /// What a connection has for templates, as in Airflow.
 pub(in crate::domain) const CONNECTION_FIELDS: [&str; 12] = [
@@ -110,10 +111,11 @@ impl Named {
         }
     }
 
-    /// Why a name that a template could not use is not there.
-    pub(super) fn absence(&self, place: &str) -> Option<&str> {
-        let found = uses(&format!("{{{{ {place} }}}}")).ok()?;
-        found.references.iter().find_map(|reference| match reference.path.as_slice() {
+    /// Why a name that stands at that place of a template is not there.
+    pub(super) fn absence(&self, template: &str, place: &Range<usize>) -> Option<&str> {
+        let found = uses(template).ok()?;
+        let is_there = |reference: &&Reference| reference.range.start < place.end && place.start < reference.range.end;
+        found.references.iter().filter(is_there).find_map(|reference| match reference.path.as_slice() {
             [var, _, name, ..] if var == "var" => self.variables.get(name)?.as_ref().err().map(String::as_str),
             [conn, id, ..] if conn == "conn" => self.connections.get(id)?.as_ref().err().map(String::as_str),
             _ => None,
@@ -283,15 +285,15 @@ mod tests {
             ("{{ var.json.limits['deep'].a[0] }} {{ var.value['bucket'] | upper }}", "1 LANDING"),
             ("{{ var.value.get('bucket', 'x') }} {{ var.value.get('nothing', 'x') }}", "landing x"),
             ("{{ var.json.get('nothing', default={'a': 1}).a }} {{ var.json.get('limits').rows }}", "1 500"),
-            ("{{ var.value.nothing | default('x') }} {{ var.value.nothing is defined }}", "x false"),
+            ("{{ var.value.nothing | default('x') }} {{ var.value.nothing is defined }}", "x False"),
             ("{{ conn.lake }}: {{ conn.lake.conn_type }} {{ conn.lake.login }}", "lake: postgres me"),
             ("{{ conn.lake.host }}:{{ conn.lake.port }}/{{ conn.lake.schema }}", "db.example:5432/orders"),
             (
                 "{{ conn.lake.password }} {{ conn.lake.extra_dejson.sslmode }} {{ conn.lake.description }}",
-                "p@ss require none",
+                "p@ss require None",
             ),
             ("{{ conn.lake.get_uri() }}", "postgres://me:p%40ss@db.example:5432/orders?sslmode=require"),
-            ("{{ conn.get('sea', 'x') }} {{ conn.get('lake').port + 1 }} {{ conn.get('sea') }}", "x 5433 none"),
+            ("{{ conn.get('sea', 'x') }} {{ conn.get('lake').port + 1 }} {{ conn.get('sea') }}", "x 5433 None"),
         ] {
             assert_eq!(rendered(template), expected, "{template}");
         }
