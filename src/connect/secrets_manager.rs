@@ -151,7 +151,7 @@ fn is_absent(error: &SdkError<GetSecretValueError>) -> bool {
     let Some(service) = error.as_service_error() else { return false };
     service.is_resource_not_found_exception()
         || (service.is_invalid_request_exception()
-            && service.message().is_some_and(|message| message.contains("deletion")))
+            && service.message().is_some_and(|message| message.contains("delet")))
 }
 
 fn refused(name: &str, message: String) -> SecretsManagerError {

@@ -149,7 +149,7 @@ async fn object_store(connection: &Connection) -> Result<String, ProbeError> {
         create_buckets: false,
         staging_bucket: String::new(),
     };
-    let s3 = S3::connect(&endpoint).await;
+    let s3 = S3::connect_impatiently(&endpoint).await;
     let buckets = s3.count_buckets().await?;
     Ok(format!("S3 at {} answers: {buckets} bucket{}", s3.endpoint(), if buckets == 1 { "" } else { "s" }))
 }

@@ -137,7 +137,11 @@ fn user(connection: &Connection) -> String {
 
 /// A host as URLs have it: an IPv6 address in brackets, and a path to a socket encoded.
 fn host_of(host: &str) -> String {
-    if host.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{host}]") } else { quoted(host) }
+    if is_ipv6(host) { format!("[{host}]") } else { quoted(host) }
+}
+
+fn is_ipv6(host: &str) -> bool {
+    host.matches(':').count() > 1 && host.chars().all(|letter| letter.is_ascii_hexdigit() || ":.".contains(letter))
 }
 
 /// A database's URL. Of the extra, what is a plain value goes into the query, as drivers' parameters do.
@@ -176,7 +180,7 @@ pub(super) fn http_url(connection: &Connection) -> String {
     };
     let (protocol, host) = host.split_once("://").unwrap_or((schema.unwrap_or(&connection.conn_type), host));
     let (host, base) = host.split_once('/').unwrap_or((host, ""));
-    let host = if host.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{host}]") } else { host.to_owned() };
+    let host = if is_ipv6(host) { format!("[{host}]") } else { host.to_owned() };
     let mut text = format!("{protocol}://{}{host}", user(connection));
     if let Some(port) = connection.port {
         let _ = write!(text, ":{port}");

@@ -64,7 +64,8 @@ impl TemplateScope {
     /// The same with these variables and connections, which were looked up for the templates that are rendered next.
     #[must_use]
     pub fn with_named(&self, named: Named) -> Self {
-        let values = minijinja::value::merge_maps([named.clone().values(), self.values.clone()]);
+        // Of two with the same name the last one counts.
+        let values = minijinja::value::merge_maps([self.values.clone(), named.clone().values()]);
         Self { values, named }
     }
 

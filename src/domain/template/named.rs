@@ -81,8 +81,12 @@ impl Wanted {
         let Ok(found) = uses(text) else { return }; // rendering it says what is wrong with it
         for reference in found.references {
             match reference.path.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-                ["var", "value" | "json", name, ..] => drop(self.variables.insert((*name).to_owned())),
-                ["conn", id, ..] => drop(self.connections.insert((*id).to_owned())),
+                ["var", "value" | "json", name, ..] => {
+                    self.variables.insert((*name).to_owned());
+                }
+                ["conn", id, ..] => {
+                    self.connections.insert((*id).to_owned());
+                }
                 _ => {}
             }
         }
@@ -271,7 +275,7 @@ mod tests {
                 ("sea".to_owned(), Err("no connection is named `sea`: looked everywhere".to_owned())),
             ]),
         };
-        TemplateScope::new(json!({"ds": "2026-01-01"})).with_named(named)
+        TemplateScope::new(json!({"ds": "2026-01-01"})).with_named(Named::default()).with_named(named)
     }
 
     fn rendered(template: &str) -> String {

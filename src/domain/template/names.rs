@@ -354,10 +354,8 @@ impl<'a> Names<'a> {
     /// Reads `var.value.get('a', 'b')` as `var.value.a`, guarded; whether it was such a call, of a name that is written out.
     fn lookup(&mut self, callee: &Expr<'a>, arguments: &[CallArg<'a>]) -> bool {
         let Some(mut path) = path_of(callee) else { return false };
-        let is_lookup = match path.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-            ["var", "value" | "json", "get"] | ["conn", "get"] => true,
-            _ => false,
-        };
+        let names: Vec<&str> = path.iter().map(String::as_str).collect();
+        let is_lookup = matches!(names.as_slice(), ["var", "value" | "json", "get"] | ["conn", "get"]);
         let Some((CallArg::Pos(Expr::Const(name)), rest)) = arguments.split_first() else { return false };
         let Some(name) = name.value.as_str().filter(|_| is_lookup) else { return false };
         path.pop();

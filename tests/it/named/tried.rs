@@ -20,7 +20,7 @@ async fn a_connection_that_works_says_what_answered() {
     for (id, expected) in [
         ("state", "connected to postgres://127.0.0.1:".to_owned()),
         ("shop", "connected to mysql://127.0.0.1:".to_owned()),
-        ("api", format!("http://127.0.0.1/v1 answers 200 OK")),
+        ("api", "http://127.0.0.1/v1 answers 200 OK".to_owned()),
         ("events", format!("Kafka {} answers: 1 broker", services::kafka())),
     ] {
         let words = place.answer(&["connections", "test", id], "").await.done();
@@ -42,7 +42,11 @@ async fn one_that_does_not_work_says_why_and_never_the_password() {
             "401 Unauthorized: the login or the password is not accepted",
         ),
         ("NOBODY", "https://me:hush@127.0.0.1:9/v1".to_owned(), "could not reach https://127.0.0.1/v1"),
-        ("GONE", "postgres://me:hush@127.0.0.1:9/db".to_owned(), "could not connect to postgres://127.0.0.1:9/db"),
+        (
+            "GONE",
+            "postgres://me:hush@127.0.0.1:9/db".to_owned(),
+            "could not connect to the source postgres://127.0.0.1:9/db",
+        ),
         (
             "STORE",
             json!({"conn_type": "aws", "login": "me", "password": "hush", "extra": {
