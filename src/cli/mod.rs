@@ -84,7 +84,11 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     });
     match ended {
         Ok(exit) => exit.into(),
-        Err(error) => refuse(printer, &error),
+        Err(error) => {
+            let error: &(dyn std::error::Error + 'static) = error.as_ref();
+            printer.error(&session.masks.mask(&crate::engine::operator::chain(error)));
+            Exit::NotTried.into()
+        }
     }
 }
 

@@ -27,7 +27,7 @@ pub fn is_secret_name(name: &str) -> bool {
     TELLTALE.iter().any(|part| name.contains(part))
 }
 
-/// The texts in a value that stand under a secret's name, at any depth.
+/// The texts in a value that stand under a secret's name, at any depth. No numbers: `token_ttl: 3600` would hide every 3600.
 #[must_use]
 pub fn secrets_in(name: &str, value: &Value) -> Vec<SecretString> {
     let mut found = Vec::new();
@@ -38,7 +38,6 @@ pub fn secrets_in(name: &str, value: &Value) -> Vec<SecretString> {
 fn collect(is_secret: bool, value: &Value, found: &mut Vec<SecretString>) {
     match value {
         Value::String(text) if is_secret => found.push(text.as_str().into()),
-        Value::Number(number) if is_secret => found.push(number.to_string().into()),
         Value::Array(items) => items.iter().for_each(|item| collect(is_secret, item, found)),
         Value::Object(fields) => {
             fields.iter().for_each(|(name, field)| collect(is_secret || is_secret_name(name), field, found));
