@@ -66,7 +66,19 @@ impl SecretsManagerError {
 pub struct SecretsManager {
     endpoint: SecretsManagerEndpoint,
     client: Arc<OnceCell<Client>>,
-    remembered: Arc<Mutex<HashMap<String, (Instant, Option<SecretString>)>>>,
+    remembered: Arc<Mutex<HashMap<String, Answer>>>,
+}
+
+/// What there was under a name, and when.
+struct Answer {
+    at: Instant,
+    text: Option<SecretString>,
+}
+
+impl Answer {
+    fn holds(&self, now: Instant) -> bool {
+        now.duration_since(self.at) < REMEMBERED
+    }
 }
 
 impl SecretsManager {
@@ -94,10 +106,10 @@ impl SecretsManager {
     /// [`SecretsManagerError`] says whether another attempt may help.
     pub async fn text(&self, name: &str) -> Result<Option<SecretString>, SecretsManagerError> {
         let now = Instant::now();
-        if let Some((at, text)) = self.remembered.lock().unwrap_or_else(PoisonError::into_inner).get(name)
-            && now.duration_since(*at) < REMEMBERED
+        if let Some(answer) = self.remembered.lock().unwrap_or_else(PoisonError::into_inner).get(name)
+            && answer.holds(now)
         {
-            return Ok(text.clone());
+            return Ok(answer.text.clone());
         }
         let client = self.client.get_or_init(|| connect(&self.endpoint)).await;
         let text = match client.get_secret_value().secret_id(name).send().await {
@@ -114,8 +126,8 @@ impl SecretsManager {
             Err(error) => return Err(explained(name, &error)),
         };
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        remembered.retain(|_, (at, _)| now.duration_since(*at) < REMEMBERED);
-        remembered.insert(name.to_owned(), (now, text.clone()));
+        remembered.retain(|_, answer| answer.holds(now));
+        remembered.insert(name.to_owned(), Answer { at: now, text: text.clone() });
         Ok(text)
     }
 }
