@@ -18,6 +18,7 @@ use pinsched::connect::{Endpoints, KafkaEndpoint, S3Endpoint};
 use pinsched::domain::check;
 use pinsched::domain::run_state::RunState;
 use pinsched::domain::source::SourceFile;
+use pinsched::engine::lookup::Lookup;
 use pinsched::engine::observer::Nobody;
 use pinsched::engine::running::RunningRun;
 use pinsched::engine::shutdown::Shutdown;
@@ -267,6 +268,7 @@ async fn drive(store: &Store, source: &str) -> Duration {
         observer: Arc::new(Nobody),
         slots: SLOTS,
         memory_limit: 512 * 1024 * 1024,
+        lookup: Lookup::new(store.clone(), Default::default(), Default::default(), Default::default()),
     };
     let run = store.create_run(&new, now).await.unwrap();
     let begun = clock::monotonic();
@@ -288,7 +290,7 @@ fn nowhere() -> Endpoints {
             staging_bucket: String::new(),
         },
         source_url: SecretString::from(""),
-        connections: Default::default(),
+        named: Default::default(),
     }
 }
 

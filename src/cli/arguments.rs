@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::cli::named_arguments::{ConnectionsCommand, SecretsCommand, VariablesCommand};
 use crate::domain::ids::{DagId, RunId, TaskId};
 use crate::service::Role;
 
@@ -272,6 +273,27 @@ and as the first line of a DAG file, for the YAML language server:
     Up,
     /// Stop the embedded stack, whoever uses it; its data stays
     Down,
+    /// Connections: where other systems are, and how to get in
+    ///
+    /// A task finds one in AWS Secrets Manager, in the environment (PINSCHED_CONNECTION_ID, AIRFLOW_CONN_ID), in
+    /// pinsched.toml or in the database, in this order. What the database keeps is sealed with PINSCHED_SECRET_KEY.
+    Connections {
+        #[command(subcommand)]
+        command: ConnectionsCommand,
+    },
+    /// Variables: values that templates name, as `{{ var.value.bucket }}`
+    ///
+    /// A task finds one in AWS Secrets Manager, in the environment (PINSCHED_VARIABLE_NAME, AIRFLOW_VAR_NAME), in
+    /// pinsched.toml or in the database, in this order. What the database keeps is sealed with PINSCHED_SECRET_KEY.
+    Variables {
+        #[command(subcommand)]
+        command: VariablesCommand,
+    },
+    /// The keys that seal what the database keeps of connections and variables
+    Secrets {
+        #[command(subcommand)]
+        command: SecretsCommand,
+    },
     /// Show every setting, its value and where it came from
     ///
     /// A flag wins over the environment, which wins over pinsched.toml. Secrets are masked.

@@ -16,6 +16,7 @@ use crate::cli::session::Session;
 use crate::domain::dag::Dag;
 use crate::domain::run_state::RunState;
 use crate::embedded::{Resolved, StackError, StackLease};
+use crate::engine::lookup::{Lookup, secrets_of};
 use crate::engine::running::RunningRun;
 use crate::engine::shutdown::{Shutdown, ShutdownStep};
 use crate::engine::{Driven, Engine};
@@ -39,10 +40,14 @@ pub(crate) async fn drive(
 ) -> anyhow::Result<Exit> {
     let running = RunningRun::new(&run, dag);
     let display = Arc::new(ProgressDisplay::new(session.printer, Arc::clone(&running.dag)));
+    let endpoints = Arc::new(resolved.endpoints);
+    let keys = session.secret_keys()?;
+    session.masks.add(&secrets_of(&endpoints));
     let engine = Engine {
+        lookup: Lookup::new(store.clone(), endpoints.named.clone(), keys, session.masks.clone()),
         store: store.clone(),
         registrations: operators::registry(),
-        endpoints: Arc::new(resolved.endpoints),
+        endpoints,
         observer: Arc::clone(&display) as _,
         slots: session.settings.parallelism.get(),
         memory_limit: session.settings.memory_limit,

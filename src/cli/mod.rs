@@ -5,6 +5,7 @@ mod backfill;
 mod cancel;
 mod colour;
 pub mod config;
+mod connections;
 mod control;
 mod dag_file;
 mod dags;
@@ -14,17 +15,21 @@ mod drive;
 mod exit;
 mod graph;
 mod logs;
+mod named_arguments;
 mod output;
 mod params;
 mod pause;
 mod pools;
 mod progress;
+mod prompt;
 mod report;
 mod resume;
 mod run;
 mod runs;
 mod schedule;
 mod schema;
+mod sealed;
+mod secrets;
 mod serve;
 mod session;
 mod show;
@@ -33,6 +38,7 @@ mod table;
 mod trigger;
 pub mod up;
 mod validate;
+mod variables;
 mod why;
 mod words;
 
@@ -87,7 +93,11 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     });
     match ended {
         Ok(exit) => exit.into(),
-        Err(error) => refuse(printer, &error),
+        Err(error) => {
+            let error: &(dyn std::error::Error + 'static) = error.as_ref();
+            printer.error(&session.masks.mask(&crate::engine::operator::chain(error)));
+            Exit::NotTried.into()
+        }
     }
 }
 
@@ -131,6 +141,9 @@ async fn execute(session: &Session, command: &Command) -> anyhow::Result<Exit> {
             session.printer.answer(&report, || report.to_string())?;
             Ok(Exit::Done)
         }
+        Command::Connections { command } => connections::connections(session, command).await,
+        Command::Variables { command } => variables::variables(session, command).await,
+        Command::Secrets { command } => secrets::secrets(session, command).await,
         Command::Validate { paths } => {
             let report = validate::validate(paths, &operators::catalog());
             session.printer.answer(&report.to_json(), || report.render(session.printer.answer_colours()))?;

@@ -17,6 +17,7 @@ use crate::domain::plan::Move;
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;
 use crate::embedded::{StackError, StackLease};
+use crate::engine::lookup::{Lookup, secrets_of};
 use crate::engine::observer::Observer;
 use crate::engine::shutdown::{Shutdown, ShutdownStep};
 use crate::engine::{self, Engine};
@@ -34,10 +35,14 @@ pub(crate) async fn serve(session: &Session, arguments: &ServeArguments) -> anyh
     let dags = std::path::absolute(&dags).with_context(|| format!("could not find {}", dags.display()))?;
     anyhow::ensure!(dags.exists(), "there is no folder {} of DAG files (--dags or PINSCHED_DAGS names it)", dags.display());
     let (mut resolved, store) = session.connect(CONNECTIONS).await?;
+    let endpoints = Arc::new(resolved.endpoints);
+    let keys = session.secret_keys()?;
+    session.masks.add(&secrets_of(&endpoints));
     let engine = Engine {
+        lookup: Lookup::new(store.clone(), endpoints.named.clone(), keys, session.masks.clone()),
         store: store.clone(),
         registrations: operators::registry(),
-        endpoints: Arc::new(resolved.endpoints),
+        endpoints,
         observer: Arc::new(Logged),
         slots: session.settings.parallelism.get(),
         memory_limit: session.settings.memory_limit,

@@ -6,15 +6,18 @@ use secrecy::SecretString;
 use crate::cli::arguments::Everywhere;
 use crate::cli::output::Printer;
 use crate::config::{Environment, Flags, Settings, key};
+use crate::domain::masking::Masks;
 use crate::embedded::{self, Component, LeaseRequest, Phase, Progress, Resolved, StackLease};
 use crate::domain::diagnostic::closest;
 use crate::domain::ids::DagId;
-use crate::store::{DagState, Run, Store};
+use crate::store::{DagState, Run, SecretKeys, Store};
 
 /// A command's settings and its printer.
 pub(crate) struct Session {
     pub(crate) settings: Settings,
     pub(crate) printer: Printer,
+    /// What is masked in all that this process writes to logs.
+    pub(crate) masks: Masks,
 }
 
 impl Session {
@@ -25,9 +28,11 @@ impl Session {
         let settings = Settings::load(&to_flags(flags), &Environment::capture(), ".".as_ref())?;
         // A pool that loses its connections says so in many lines; what follows from it the engine tells in one.
         let default = if stays { "info,sqlx_core=error,aws_config=warn" } else { "warn,sqlx_core=error" };
-        crate::telemetry::init(&settings.log, default)?;
+        let masks = Masks::default();
+        masks.add(&settings.secrets());
+        crate::telemetry::init(&settings.log, default, masks.clone())?;
         let printer = Printer::new(flags.output, settings.no_color);
-        Ok(Self { settings, printer })
+        Ok(Self { settings, printer, masks })
     }
 
     /// Connects the store alone, for commands that read: of the embedded stack only Postgres is started.
@@ -35,16 +40,7 @@ impl Session {
     /// A home that is not there is not made: nothing can have run in it.
     pub(crate) async fn connect_store(&self) -> anyhow::Result<(Option<StackLease>, Store)> {
         self.must_have_run()?;
-        let (lease, url) = match &self.settings.database_url {
-            Some(url) => (None, url.clone()),
-            None => {
-                let request = LeaseRequest::new(&self.settings, vec![Component::Postgres]);
-                let lease = embedded::attach(&request, &mut self.starting()).await?;
-                let url = lease.urls().database_url.clone().context("the embedded stack has no database")?;
-                (Some(lease), SecretString::from(url))
-            }
-        };
-        let store = Store::connect(&url, 2).await?;
+        let (lease, store) = self.connect_database().await?;
         // Who only reads leaves a database that is not pinsched's as it is.
         if lease.is_none() && !store.has_tables().await? {
             anyhow::bail!(
@@ -55,15 +51,45 @@ impl Session {
         Ok((lease, store))
     }
 
+    /// The same for commands that may be the first ones: the home and the tables are made.
+    pub(crate) async fn connect_or_make_store(&self) -> anyhow::Result<(Option<StackLease>, Store)> {
+        let (lease, store) = self.connect_database().await?;
+        store.migrate().await?;
+        Ok((lease, store))
+    }
+
+    /// Whether there may be a database at all: one is configured, or the home is there.
+    pub(crate) fn may_have_store(&self) -> bool {
+        self.settings.database_url.is_some() || self.settings.home.is_dir()
+    }
+
+    async fn connect_database(&self) -> anyhow::Result<(Option<StackLease>, Store)> {
+        let (lease, url) = match &self.settings.database_url {
+            Some(url) => (None, url.clone()),
+            None => {
+                let request = LeaseRequest::new(&self.settings, vec![Component::Postgres]);
+                let lease = embedded::attach(&request, &mut self.starting()).await?;
+                let url = lease.urls().database_url.clone().context("the embedded stack has no database")?;
+                (Some(lease), SecretString::from(url))
+            }
+        };
+        Ok((lease, Store::connect(&url, 2).await?))
+    }
+
     /// For commands about runs: fails when there can be none, for want of a home.
     pub(crate) fn must_have_run(&self) -> anyhow::Result<()> {
         let home = &self.settings.home;
         anyhow::ensure!(
-            self.settings.database_url.is_some() || home.is_dir(),
+            self.may_have_store(),
             "nothing has run in {}: there is no such folder (--home or PINSCHED_HOME names another)",
             home.display()
         );
         Ok(())
+    }
+
+    /// The keys of what the database keeps of connections and variables.
+    pub(crate) fn secret_keys(&self) -> anyhow::Result<SecretKeys> {
+        Ok(self.settings.secrets.key.as_ref().map(SecretKeys::parse).transpose()?.unwrap_or_default())
     }
 
     /// Finds or starts everything that is not configured, telling the person who waits, and connects the store.

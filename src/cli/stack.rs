@@ -10,6 +10,7 @@ use clap::Parser;
 
 use crate::cli::exit::Exit;
 use crate::config::{Environment, LogFormat, LogSettings, duration};
+use crate::domain::masking::Masks;
 use crate::embedded::{StackOptions, say, serve};
 use crate::telemetry;
 
@@ -42,7 +43,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         format: arguments.log_format.unwrap_or_default(),
         no_color: environment.no_color(),
     };
-    if let Err(error) = telemetry::init(&log, "info,sqlx=warn") {
+    if let Err(error) = telemetry::init(&log, "info,sqlx=warn", Masks::default()) {
         return refuse(&error);
     }
     let served = serve(&StackOptions {

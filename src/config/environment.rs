@@ -18,7 +18,9 @@ pub fn not_for_the_stack() -> impl Iterator<Item = OsString> {
     let names = std::env::vars_os().map(|(name, _)| name);
     names.filter(|name| {
         let name = name.to_string_lossy();
-        name.starts_with("PINSCHED_") || name.starts_with("PG") || name == "DATABASE_URL"
+        ["PINSCHED_", "AIRFLOW_CONN_", "AIRFLOW_VAR_"].iter().any(|prefix| name.starts_with(prefix))
+            || name.starts_with("PG")
+            || name == "DATABASE_URL"
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -77,7 +78,11 @@ impl Reader<'_> {
         };
         for (key, value) in table {
             let name = format!("{name}.{}", key.get_ref());
-            if value.get_ref().is_table() {
+            if name.starts_with("connections.") && is_connection(value.get_ref()) {
+                let text = json(value.get_ref()).to_string();
+                let origin = self.origin(key.span().start);
+                self.found.push(Typed { name, text, origin });
+            } else if value.get_ref().is_table() {
                 self.open_table(&name, key.span().start, value);
             } else {
                 self.scalar(name, key.span().start, value);
@@ -108,5 +113,26 @@ impl Reader<'_> {
     fn origin(&self, at: usize) -> Origin {
         let line = self.content.get(..at).map_or(1, |before| before.matches('\n').count() + 1);
         Origin::File { path: self.path.to_owned(), line }
+    }
+}
+
+/// Whether a table is one connection, rather than several whose names have a dot.
+fn is_connection(value: &DeValue<'_>) -> bool {
+    value.as_table().is_some_and(|table| table.iter().any(|(key, _)| key.get_ref() == "conn_type"))
+}
+
+/// The same in JSON, which is Airflow's form of a connection.
+fn json(value: &DeValue<'_>) -> Value {
+    match value {
+        DeValue::String(text) => Value::from(text.as_ref()),
+        DeValue::Boolean(truth) => Value::from(*truth),
+        DeValue::Integer(number) => number.as_str().parse::<i64>().map_or(Value::Null, Value::from),
+        DeValue::Float(number) => number.as_str().parse::<f64>().map_or(Value::Null, Value::from),
+        DeValue::Datetime(date) => Value::from(date.to_string()),
+        DeValue::Array(items) => items.iter().map(|item| json(item.get_ref())).collect(),
+        DeValue::Table(table) => {
+            let fields = table.iter().map(|(key, field)| (key.get_ref().to_string(), json(field.get_ref())));
+            Value::Object(fields.collect())
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The settings that there are. `mod.rs` has the same table for people; a test holds them together.
 
+use crate::domain::masking::is_secret_name;
+
 /// How a value is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Masking {
@@ -123,6 +125,43 @@ pub mod key {
         about: "the default source database, mysql:// or postgres://",
         ..PLAIN
     };
+    /// The keys that seal what the database keeps of connections and variables.
+    pub const SECRETS_KEY: Key = Key {
+        name: "secrets.key",
+        variables: &["PINSCHED_SECRET_KEY"],
+        masking: Masking::Hidden,
+        about: "the keys that seal connections and variables in the database, comma separated; the first one seals",
+        ..PLAIN
+    };
+    /// Where connections are in AWS Secrets Manager.
+    pub const SECRETS_AWS_CONNECTIONS_PREFIX: Key = Key {
+        name: "secrets.aws.connections_prefix",
+        variables: &["PINSCHED_SECRETS_AWS_CONNECTIONS_PREFIX"],
+        about: "looks for connections in AWS Secrets Manager, below this, as `airflow/connections`",
+        ..PLAIN
+    };
+    /// Where variables are in AWS Secrets Manager.
+    pub const SECRETS_AWS_VARIABLES_PREFIX: Key = Key {
+        name: "secrets.aws.variables_prefix",
+        variables: &["PINSCHED_SECRETS_AWS_VARIABLES_PREFIX"],
+        about: "looks for variables in AWS Secrets Manager, below this, as `airflow/variables`",
+        ..PLAIN
+    };
+    /// The region of Secrets Manager.
+    pub const SECRETS_AWS_REGION: Key = Key {
+        name: "secrets.aws.region",
+        variables: &["PINSCHED_SECRETS_AWS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"],
+        about: "the region of Secrets Manager",
+        ..PLAIN
+    };
+    /// Where Secrets Manager is, when it is not AWS.
+    pub const SECRETS_AWS_ENDPOINT_URL: Key = Key {
+        name: "secrets.aws.endpoint_url",
+        variables: &["PINSCHED_SECRETS_AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER"],
+        masking: Masking::Address,
+        about: "Secrets Manager, when it is not AWS",
+        ..PLAIN
+    };
     /// How many tasks run at once.
     pub const ENGINE_PARALLELISM: Key = Key {
         name: "engine.parallelism",
@@ -194,6 +233,11 @@ pub const KEYS: &[Key] = &[
     key::S3_PATH_STYLE,
     key::S3_STAGING_BUCKET,
     key::SOURCE_URL,
+    key::SECRETS_KEY,
+    key::SECRETS_AWS_CONNECTIONS_PREFIX,
+    key::SECRETS_AWS_VARIABLES_PREFIX,
+    key::SECRETS_AWS_REGION,
+    key::SECRETS_AWS_ENDPOINT_URL,
     key::ENGINE_PARALLELISM,
     key::ENGINE_MEMORY_LIMIT,
     key::SCHEDULER_DAGS,
@@ -210,17 +254,23 @@ pub(super) struct Table {
     pub(super) name: &'static str,
     /// What the environment's variables of its keys start with.
     pub(super) prefix: &'static str,
+    /// What Airflow's variables of the same start with; pinsched's own win.
+    pub(super) airflows: Option<&'static str>,
     /// What an underscore in a variable's name stands for in the key.
     pub(super) underscore: &'static str,
 }
 
 /// Properties handed to librdkafka as they are.
 pub(super) const KAFKA_PROPERTIES: Table =
-    Table { name: "kafka.properties", prefix: "PINSCHED_KAFKA_", underscore: "." };
-/// Databases that a task may name.
-pub(super) const CONNECTIONS: Table = Table { name: "connections", prefix: "PINSCHED_CONNECTION_", underscore: "_" };
+    Table { name: "kafka.properties", prefix: "PINSCHED_KAFKA_", airflows: None, underscore: "." };
+/// Systems that a task may name.
+pub(super) const CONNECTIONS: Table =
+    Table { name: "connections", prefix: "PINSCHED_CONNECTION_", airflows: Some("AIRFLOW_CONN_"), underscore: "_" };
+/// Values that templates may name.
+pub(super) const VARIABLES: Table =
+    Table { name: "variables", prefix: "PINSCHED_VARIABLE_", airflows: Some("AIRFLOW_VAR_"), underscore: "_" };
 /// All tables.
-pub(super) const TABLES: &[Table] = &[KAFKA_PROPERTIES, CONNECTIONS];
+pub(super) const TABLES: &[Table] = &[KAFKA_PROPERTIES, CONNECTIONS, VARIABLES];
 
 /// How one entry of a table is shown.
 pub(super) fn masking_of(table: &Table, entry: &str) -> Masking {
@@ -228,6 +278,8 @@ pub(super) fn masking_of(table: &Table, entry: &str) -> Masking {
     const TELLTALE: [&str; 6] = ["password", "secret", "token", "key", "pem", "oauthbearer.config"];
     match table.name {
         "connections" => Masking::UrlPassword,
+        "variables" if is_secret_name(entry) => Masking::Hidden,
+        "variables" => Masking::Shown,
         _ if TELLTALE.iter().any(|part| entry.contains(part)) => Masking::Hidden,
         _ => Masking::Shown,
     }

@@ -18,7 +18,13 @@
 //! | `s3.path_style`           | `PINSCHED_S3_PATH_STYLE`                                           | with an endpoint    |
 //! | `s3.staging_bucket`       | `PINSCHED_STAGING_BUCKET`                                          | `pinsched-staging`  |
 //! | `source.url`              | `PINSCHED_SOURCE_URL`                                              | the embedded stack  |
-//! | `connections.<name>`      | `PINSCHED_CONNECTION_<NAME>`                                       |                     |
+//! | `connections.<name>`      | `PINSCHED_CONNECTION_<NAME>`, `AIRFLOW_CONN_<NAME>`                |                     |
+//! | `variables.<name>`        | `PINSCHED_VARIABLE_<NAME>`, `AIRFLOW_VAR_<NAME>`                   |                     |
+//! | `secrets.key`             | `PINSCHED_SECRET_KEY`                                              |                     |
+//! | `secrets.aws.connections_prefix` | `PINSCHED_SECRETS_AWS_CONNECTIONS_PREFIX`                   | not looked there    |
+//! | `secrets.aws.variables_prefix` | `PINSCHED_SECRETS_AWS_VARIABLES_PREFIX`                       | not looked there    |
+//! | `secrets.aws.region`      | `PINSCHED_SECRETS_AWS_REGION`, `AWS_REGION`, `AWS_DEFAULT_REGION`  | the SDK's own chain |
+//! | `secrets.aws.endpoint_url` | `PINSCHED_SECRETS_AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_SECRETS_MANAGER` | AWS           |
 //! | `engine.parallelism`      | `PINSCHED_PARALLELISM`                                             | `16`                |
 //! | `engine.memory_limit`     | `PINSCHED_MEMORY_LIMIT`                                            | `512MiB`            |
 //! | `scheduler.dags`          | `PINSCHED_DAGS`                                                    | `dags`              |
@@ -26,6 +32,8 @@
 //! | `stack.linger`            | `PINSCHED_STACK_LINGER`                                            | `10s`               |
 //! | `log.filter`              | `PINSCHED_LOG`, `RUST_LOG`                                         | `warn`              |
 //! | `log.format`              | `PINSCHED_LOG_FORMAT`                                              | `text`              |
+//!
+//! A connection is a URL, Airflow's JSON or a table of Airflow's fields (`conn_type`, `host`, `login`, …).
 //!
 //! `NO_COLOR` turns colours off. S3 counts as configured when its endpoint is given, or a region or a key by
 //! `pinsched.toml`, a flag or a `PINSCHED_` variable: `AWS_REGION` alone, which many shells carry, does not send a
@@ -43,7 +51,7 @@ mod values;
 pub use environment::{Environment, not_for_the_stack};
 pub use error::{ConfigError, Problem};
 pub use keys::{KEYS, Key, Masking, key};
-pub use settings::{Flags, KafkaSettings, LogFormat, LogSettings, S3Settings, Settings, duration};
+pub use settings::{Flags, KafkaSettings, LogFormat, LogSettings, S3Settings, SecretsSettings, Settings, duration};
 pub use values::{Entry, Origin};
 
 #[cfg(test)]

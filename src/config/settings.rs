@@ -12,11 +12,13 @@ use url::Url;
 use super::environment::Environment;
 use super::error::{ConfigError, Problem};
 use super::file;
-use super::keys::{CONNECTIONS, KAFKA_PROPERTIES, Key, key};
+use super::keys::{CONNECTIONS, KAFKA_PROPERTIES, Key, VARIABLES, key};
 use super::unknown::unknown_variables;
 use super::values::{Entry, Origin, Value, Values};
 use crate::domain::byte_size::parse_byte_size;
+use crate::domain::connection::Connection;
 use crate::domain::duration::parse_duration;
+use crate::domain::masking::{is_secret_name, secrets_in};
 
 /// What the command line sets.
 #[derive(Debug, Clone, Default)]
@@ -58,8 +60,12 @@ pub struct Settings {
     pub s3: S3Settings,
     /// The default source database.
     pub source_url: Option<SecretString>,
-    /// Other databases, by name.
+    /// Other systems, by name: each a URL or Airflow's JSON.
     pub connections: BTreeMap<String, SecretString>,
+    /// Variables for templates, by name.
+    pub variables: BTreeMap<String, SecretString>,
+    /// Where else connections and variables come from.
+    pub secrets: SecretsSettings,
     /// How many tasks run at once.
     pub parallelism: NonZeroUsize,
     /// How many bytes a transform takes before it spills.
@@ -103,6 +109,21 @@ pub struct S3Settings {
     pub path_style: bool,
     /// The bucket of drawn rows, and of results that name no bucket.
     pub staging_bucket: String,
+}
+
+/// Where connections and variables come from, beside the settings.
+#[derive(Debug, Clone, Default)]
+pub struct SecretsSettings {
+    /// The keys of what is sealed in the database, comma separated; the first one seals.
+    pub key: Option<SecretString>,
+    /// What connections' names in Secrets Manager start with; none is looked for there without it.
+    pub connections_prefix: Option<String>,
+    /// The same for variables.
+    pub variables_prefix: Option<String>,
+    /// The region of Secrets Manager.
+    pub region: Option<String>,
+    /// Where Secrets Manager is, when it is not AWS.
+    pub endpoint_url: Option<Url>,
 }
 
 /// The logs.
@@ -158,6 +179,39 @@ impl Settings {
         }
     }
 
+    /// What of the settings must not be seen anywhere: passwords of URLs, keys, connections' secrets, and variables with
+    /// a secret's name.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<SecretString> {
+        let mut secrets: Vec<SecretString> = [&self.database_url, &self.source_url]
+            .into_iter()
+            .flatten()
+            .chain(self.connections.values())
+            .flat_map(|text| match Connection::parse("", text.expose_secret()) {
+                Ok(connection) => connection.secrets(),
+                Err(_) => vec![text.clone()],
+            })
+            .collect();
+        secrets.extend(self.s3.credentials.iter().map(|(_, secret)| secret.clone()));
+        secrets.extend(
+            self.kafka.properties.iter().filter(|(name, _)| is_secret_name(name)).map(|(_, value)| value.clone()),
+        );
+        let keys = self.secrets.key.iter().flat_map(|keys| keys.expose_secret().split(','));
+        secrets.extend(keys.map(|key| SecretString::from(key.trim())));
+        for (name, value) in &self.variables {
+            let text = value.expose_secret();
+            secrets.extend(is_secret_name(name).then(|| value.clone()));
+            secrets.extend(serde_json::from_str(text).iter().flat_map(|value| secrets_in(name, value)));
+        }
+        secrets
+    }
+
+    /// Where a connection or a variable of the settings came from, for people.
+    #[must_use]
+    pub fn origin_of(&self, table: &str, name: &str) -> Option<Origin> {
+        self.values.origin(&format!("{table}.{name}"))
+    }
+
     /// Every setting with its value, masked where it is secret, and where it came from.
     #[must_use]
     pub fn entries(&self) -> Vec<Entry> {
@@ -188,6 +242,8 @@ fn assemble(
     let kafka = kafka(values, problems);
     let s3 = s3(values, problems);
     let source_url = values.parse(&key::SOURCE_URL, problems, source_url);
+    let secrets = secrets(values, problems);
+    connections(values, problems);
     let parallelism = values.parse(&key::ENGINE_PARALLELISM, problems, |text| {
         text.parse::<NonZeroUsize>().map_err(|_| "a whole number above 0")
     });
@@ -204,6 +260,8 @@ fn assemble(
         s3: s3?,
         source_url,
         connections: table(values, &CONNECTIONS),
+        variables: table(values, &VARIABLES),
+        secrets,
         parallelism: parallelism?,
         memory_limit: memory_limit?,
         dags: directory.join(dags?),
@@ -276,6 +334,29 @@ fn s3(values: &Values, problems: &mut Vec<Problem>) -> Option<S3Settings> {
         path_style,
         staging_bucket: values.parse(&key::S3_STAGING_BUCKET, problems, plain)?,
     })
+}
+
+fn secrets(values: &Values, problems: &mut Vec<Problem>) -> SecretsSettings {
+    let text = |key: &Key| values.set(key).map(|value| value.text.expose_secret().to_owned());
+    SecretsSettings {
+        key: values.set(&key::SECRETS_KEY).map(|value| value.text.clone()),
+        connections_prefix: text(&key::SECRETS_AWS_CONNECTIONS_PREFIX),
+        variables_prefix: text(&key::SECRETS_AWS_VARIABLES_PREFIX),
+        region: text(&key::SECRETS_AWS_REGION),
+        endpoint_url: values.parse(&key::SECRETS_AWS_ENDPOINT_URL, problems, http_url),
+    }
+}
+
+/// Every connection can be read: a slip in one shows when a command starts, not when a task needs it. What a shell carries
+/// for Airflow may be of no use here, and is nobody's mistake until a task asks for it.
+fn connections(values: &Values, problems: &mut Vec<Problem>) {
+    let is_airflows = |value: &Value| matches!((&value.origin, CONNECTIONS.airflows), (Origin::Environment(name), Some(prefix)) if name.starts_with(prefix));
+    for (name, value) in values.table(&CONNECTIONS).filter(|(_, value)| !is_airflows(value)) {
+        if let Err(error) = Connection::parse(name, value.text.expose_secret()) {
+            let message = format!("`{}.{name}` cannot be used: {error}", CONNECTIONS.name);
+            problems.push(Problem { origin: value.origin.clone(), message, help: None });
+        }
+    }
 }
 
 fn lacking<T>(lone: &Value, set: &Key, lacks: &Key, problems: &mut Vec<Problem>) -> Option<T> {

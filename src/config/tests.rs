@@ -5,6 +5,7 @@ use std::path::Path;
 use secrecy::ExposeSecret;
 
 use super::{ConfigError, Environment, Flags, Settings, key};
+use crate::domain::connection::Connection;
 
 fn load(toml: &str, environment: Environment, flags: &Flags) -> Result<Settings, ConfigError> {
     let directory = tempfile::tempdir().unwrap();
@@ -65,6 +66,11 @@ fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
     s3.path_style = - (default)
     s3.staging_bucket = pinsched-staging (default)
     source.url = - (embedded)
+    secrets.key = - (default)
+    secrets.aws.connections_prefix = - (default)
+    secrets.aws.variables_prefix = - (default)
+    secrets.aws.region = us-east-1 (AWS_REGION)
+    secrets.aws.endpoint_url = - (default)
     engine.parallelism = 4 (PINSCHED_PARALLELISM)
     engine.memory_limit = 1GiB (pinsched.toml:5)
     stack.linger = 10s (default)
@@ -187,4 +193,65 @@ fn a_region_in_the_shell_alone_does_not_send_a_run_to_aws() {
     assert!(of(Environment::from([("PINSCHED_S3_REGION", "eu-west-1")])).configured);
     let other = of(Environment::from([("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")]));
     assert!(other.configured && other.path_style);
+}
+
+#[test]
+fn connections_and_variables_come_from_airflows_variables_and_tables_too() {
+    let toml = r#"
+        [connections]
+        Lake = "postgres://file/db"
+        "a.b" = "http://dotted"
+        [connections.api]
+        conn_type = "http"
+        host = "https://api.example"
+        port = 8443
+        password = "hush"
+        extra = { "X-Api-Version" = "2" }
+        [variables]
+        bucket = "landing"
+        api_key = "hush"
+        rows = 5
+    "#;
+    let environment = Environment::from([
+        ("AIRFLOW_CONN_LAKE", "postgres://me:hush@airflow/db"),
+        ("PINSCHED_CONNECTION_SEA", "mysql://ours/db"),
+        ("AIRFLOW_CONN_SEA", "mysql://airflows/db"),
+        ("AIRFLOW_CONN_TOLD", "https://told?api_token=hush&region=eu"),
+        ("AIRFLOW_CONN_BROKEN", "hush"),
+        ("AIRFLOW_VAR_ROWS", "7"),
+        ("PINSCHED_SECRET_KEY", "hush"),
+    ]);
+    let settings = load(toml, environment, &Flags::default()).unwrap();
+    let listing = shown(&settings);
+    assert!(!listing.contains("hush"), "{listing}");
+    let listed = listing.lines().filter(|line| line.starts_with("connections.") || line.starts_with("variables."));
+    insta::assert_snapshot!(listed.collect::<Vec<_>>().join("\n"), @"
+    connections.Lake = postgres://me:********@airflow/db (AIRFLOW_CONN_LAKE)
+    connections.a.b = http://dotted/ (pinsched.toml:4)
+    connections.api = ******** (pinsched.toml:5)
+    connections.broken = ******** (AIRFLOW_CONN_BROKEN)
+    connections.sea = mysql://ours/db (PINSCHED_CONNECTION_SEA)
+    connections.told = https://told/?******** (AIRFLOW_CONN_TOLD)
+    variables.api_key = ******** (pinsched.toml:13)
+    variables.bucket = landing (pinsched.toml:12)
+    variables.rows = 7 (AIRFLOW_VAR_ROWS)
+    ");
+    let api = Connection::parse("api", settings.connections["api"].expose_secret()).unwrap();
+    assert_eq!(api.url().expose_secret(), "https://:hush@api.example:8443");
+    assert_eq!(api.extra_fields()["X-Api-Version"], "2");
+    let secrets: Vec<String> = settings.secrets().iter().map(|secret| secret.expose_secret().to_owned()).collect();
+    assert_eq!(secrets, ["hush"; 6], "of four connections, one of them unreadable, a variable and the key");
+}
+
+#[test]
+fn a_connection_that_cannot_be_read_is_told_without_it() {
+    let toml = "[connections]\nlake = \"hush\"\n[connections.api]\nconn_type = \"http\"\npasword = \"hush\"\n";
+    let environment = Environment::from([("PINSCHED_CONNECTION_SEA", "postgres://me:hu/sh@db")]);
+    let message = refused(toml, environment);
+    assert!(!message.contains("hush"), "{message}");
+    insta::assert_snapshot!(message, @"
+    pinsched.toml:3: `connections.api` cannot be used: no connection has a `pasword`; did you mean `password`?
+    pinsched.toml:2: `connections.lake` cannot be used: it is neither a URI, as postgres://login:password@host:5432/database, nor a JSON object
+    PINSCHED_CONNECTION_SEA: `connections.sea` cannot be used: the port of its URI cannot be read (special characters are written as %40 and the like)
+    ");
 }

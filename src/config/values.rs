@@ -11,6 +11,7 @@ use super::environment::Environment;
 use super::error::Problem;
 use super::file::Typed;
 use super::keys::{KEYS, Key, Masking, TABLES, Table, masking_of};
+use crate::domain::masking::is_secret_name;
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,16 +75,9 @@ impl Values {
             values.put(name, text, origin);
         }
         for table in TABLES {
-            for (variable, text) in environment.starting_with(table.prefix) {
-                if KEYS.iter().any(|key| key.variables.contains(&variable)) {
-                    continue;
-                }
-                let entry = variable[table.prefix.len()..].to_lowercase().replace('_', table.underscore);
-                values.put(
-                    format!("{}.{entry}", table.name),
-                    text.to_owned(),
-                    Origin::Environment(variable.to_owned()),
-                );
+            // The last one wins.
+            for prefix in table.airflows.into_iter().chain([table.prefix]) {
+                values.take_table(table, prefix, environment);
             }
         }
         for key in KEYS {
@@ -98,8 +92,26 @@ impl Values {
         values
     }
 
+    fn take_table(&mut self, table: &Table, prefix: &str, environment: &Environment) {
+        for (variable, text) in environment.starting_with(prefix) {
+            if KEYS.iter().any(|key| key.variables.contains(&variable)) {
+                continue;
+            }
+            let entry = variable[prefix.len()..].to_lowercase().replace('_', table.underscore);
+            let name = format!("{}.{entry}", table.name);
+            // A variable's name has lost its case: it stands for the file's entry of that name in any.
+            let same = self.0.keys().find(|known| known.to_lowercase() == name).cloned();
+            self.put(same.unwrap_or(name), text.to_owned(), Origin::Environment(variable.to_owned()));
+        }
+    }
+
     fn put(&mut self, name: String, text: String, origin: Origin) {
         self.0.insert(name, Value { text: text.into(), origin });
+    }
+
+    /// Where the value of that name came from.
+    pub(super) fn origin(&self, name: &str) -> Option<Origin> {
+        self.0.get(name).map(|value| value.origin.clone())
     }
 
     /// The value that somebody set.
@@ -166,7 +178,9 @@ fn mask(text: &str, masking: Masking) -> String {
         Masking::UrlPassword => match Url::parse(text) {
             // A query may carry a password too, as in `?password=…` and `?sslpassword=…`.
             Ok(mut url) if url.has_host() && !url.cannot_be_a_base() => {
-                if url.query().is_some_and(|query| query.contains("password")) {
+                let is_secret = |name: &str| is_secret_name(name) || name == "__extra__";
+                let tells = url.query().is_some_and(|query| query.contains("password"));
+                if tells || url.query_pairs().any(|(name, _)| is_secret(&name)) {
                     url.set_query(Some(MASK));
                 }
                 let masked = url.password().is_none() || url.set_password(Some(MASK)).is_ok();

@@ -1,8 +1,10 @@
-//! Clients of outside systems that operators share: Kafka, S3, the source database. Knows nothing of runs and tasks.
+//! Clients of outside systems that operators share: Kafka, S3, Secrets Manager, the source database. Knows
+//! nothing of runs and tasks.
 
 pub mod copy;
 pub mod kafka;
 pub mod s3;
+pub mod secrets_manager;
 pub mod source;
 pub mod sqlstate;
 
@@ -20,30 +22,32 @@ pub struct Endpoints {
     pub s3: S3Endpoint,
     /// The default source database's URL, `mysql://…` or `postgres://…`.
     pub source_url: SecretString,
-    /// Other named databases, from configuration: a task's `source` or `connection` may name one.
+    /// Connections and variables, as far as configuration has them.
+    pub named: NamedSettings,
+}
+
+/// Connections and variables from configuration, and where else they are looked for.
+#[derive(Debug, Clone, Default)]
+pub struct NamedSettings {
+    /// Connections, each a URL or Airflow's JSON.
     pub connections: BTreeMap<String, SecretString>,
+    /// Variables.
+    pub variables: BTreeMap<String, SecretString>,
+    /// AWS Secrets Manager, where connections or variables are to be looked for there.
+    pub secrets_manager: Option<SecretsManagerEndpoint>,
 }
 
-impl Endpoints {
-    /// The address of the connection of that name.
-    ///
-    /// # Errors
-    /// [`NoConnection`] names those that there are.
-    pub fn connection(&self, name: &str) -> Result<&SecretString, NoConnection> {
-        self.connections.get(name).ok_or_else(|| {
-            let names: Vec<String> = self.connections.keys().map(|name| format!("`{name}`")).collect();
-            let known = if names.is_empty() { "are none".to_owned() } else { format!("are {}", names.join(", ")) };
-            NoConnection { name: name.to_owned(), known }
-        })
-    }
-}
-
-/// A connection that is not configured.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no connection is named `{name}`; there {known}")]
-pub struct NoConnection {
-    name: String,
-    known: String,
+/// AWS Secrets Manager, or what stands in for it.
+#[derive(Debug, Clone)]
+pub struct SecretsManagerEndpoint {
+    /// Where it is, when it is not AWS itself.
+    pub endpoint_url: Option<Url>,
+    /// The region to sign for.
+    pub region: Option<String>,
+    /// What the names of connections start with; `None` when none are looked for.
+    pub connections_prefix: Option<String>,
+    /// The same for variables.
+    pub variables_prefix: Option<String>,
 }
 
 /// A Kafka cluster.

@@ -26,5 +26,5 @@ pub use home::{Home, S3Urls, StackUrls};
 pub use keep::StackNews;
 pub use lease::{LeaseRequest, Progress, StackLease, attach, running, stop};
 pub use postgres::PostgresError;
-pub use resolve::{Resolved, lacking, resolve};
+pub use resolve::{Resolved, lacking, named, resolve};
 pub use stack::{StackOptions, say, serve};

@@ -8,8 +8,8 @@ use super::component::Component;
 use super::error::StackError;
 use super::home::S3Urls;
 use super::lease::{LeaseRequest, Progress, StackLease, attach};
-use crate::config::{S3Settings, Settings};
-use crate::connect::{Endpoints, KafkaEndpoint, S3Credentials, S3Endpoint};
+use crate::config::{S3Settings, SecretsSettings, Settings};
+use crate::connect::{Endpoints, KafkaEndpoint, NamedSettings, S3Credentials, S3Endpoint, SecretsManagerEndpoint};
 
 /// The region that the embedded store is signed for; any would do.
 const REGION: &str = "us-east-1";
@@ -85,10 +85,30 @@ pub async fn resolve(settings: &Settings, progress: &mut (dyn FnMut(Progress) + 
                 embedded(urls.s3.expect(expected), &settings.s3)
             },
             source_url: or_stack(settings.source_url.clone(), urls.source_url).expect(expected),
-            connections: settings.connections.clone(),
+            named: named(settings),
         },
         database_url: or_stack(settings.database_url.clone(), urls.database_url).expect(expected),
         stack,
+    })
+}
+
+/// Connections and variables, as far as the settings have them.
+#[must_use]
+pub fn named(settings: &Settings) -> NamedSettings {
+    NamedSettings {
+        connections: settings.connections.clone(),
+        variables: settings.variables.clone(),
+        secrets_manager: secrets_manager(&settings.secrets),
+    }
+}
+
+fn secrets_manager(settings: &SecretsSettings) -> Option<SecretsManagerEndpoint> {
+    let (connections_prefix, variables_prefix) = (&settings.connections_prefix, &settings.variables_prefix);
+    (connections_prefix.is_some() || variables_prefix.is_some()).then(|| SecretsManagerEndpoint {
+        endpoint_url: settings.endpoint_url.clone(),
+        region: settings.region.clone(),
+        connections_prefix: connections_prefix.clone(),
+        variables_prefix: variables_prefix.clone(),
     })
 }
 

@@ -14,9 +14,10 @@ use crate::connect::Endpoints;
 use crate::domain::dag::Task;
 use crate::domain::ids::{AttemptKey, TaskId};
 use crate::domain::plan::Ending;
-use crate::domain::template::TemplateScope;
+use crate::domain::template::{TemplateScope, Wanted};
 use crate::engine::attempt_log;
 use crate::engine::holding::{HoldingWatch, LOST_STOP_LIMIT};
+use crate::engine::lookup::Lookup;
 use crate::engine::operator::{
     Choice, Deferring, Failure, Output, Progress, Registration, TaskContext, TaskLog, UpstreamOutput,
 };
@@ -69,6 +70,7 @@ pub(crate) struct Attempt {
     pub(crate) store: Store,
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) memory_limit: u64,
+    pub(crate) lookup: Lookup,
     pub(crate) progress: Arc<Progress>,
     pub(crate) holding: HoldingWatch,
     pub(crate) stop: StopHandle,
@@ -83,7 +85,8 @@ impl Attempt {
         let (log_sender, log_receiver) = tokio::sync::mpsc::unbounded_channel();
         let log = TaskLog::new(log_sender);
         let log_ended = CancellationToken::new();
-        let writer = attempt_log::write(self.store.clone(), self.key, log_receiver, log_ended.clone());
+        let masked = self.lookup.masks().stream();
+        let writer = attempt_log::write(self.store.clone(), self.key, log_receiver, masked, log_ended.clone());
         let span = tracing::info_span!(
             "task",
             dag.id = %self.run.facts.dag_id,
@@ -155,7 +158,8 @@ impl Attempt {
     async fn operate(&self, log: TaskLog, cancel: CancellationToken) -> Result<Output, Failure> {
         let task = &self.task;
         let outputs = self.outputs.iter().map(|(id, upstream)| (id.clone(), Arc::clone(&upstream.output))).collect();
-        let templates = TemplateScope::for_task(&self.run.facts, task, outputs);
+        let named = self.lookup.named(&Wanted::in_config(&task.config)).await?;
+        let templates = TemplateScope::for_task(&self.run.facts, task, outputs).with_named(named);
         let config = templates
             .render_config(&task.config, self.registration.kind.late_fields)
             .map_err(|error| Failure::fatal(&error))?;
@@ -174,6 +178,7 @@ impl Attempt {
             memory_limit: self.memory_limit,
             upstream: self.outputs.clone(),
             templates,
+            lookup: self.lookup.clone(),
             cancel,
             log,
             progress: Arc::clone(&self.progress),
@@ -202,6 +207,7 @@ impl Attempt {
                 (Ending::Failed { retryable: false, jitter: self.jitter }, None, Some(text))
             }
         };
+        let error = error.map(|text| self.lookup.masks().mask(&text).into_owned());
         Some(EndedAttempt { task: self.key.task_run.task, fence: self.key.fence, ending, output, error })
     }
 }

@@ -6,6 +6,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
 use crate::domain::ids::AttemptKey;
+use crate::domain::masking::MaskedStream;
 use crate::engine::worker::answered;
 use crate::store::Store;
 
@@ -21,7 +22,8 @@ const AFTERMATH: Duration = Duration::from_secs(2);
 /// How long the last chunk is tried: its attempt waits for it.
 const LAST_LIMIT: Duration = Duration::from_secs(5);
 
-/// Writes all lines until every sender is gone, or `ended` is cancelled and 2 s have passed.
+/// Writes all lines until every sender is gone, or `ended` is cancelled and 2 s have passed. Secrets are masked; the
+/// beginning of what may be one waits for its rest, at the most until the end.
 ///
 /// A chunk that cannot be written is tried again, with what came meanwhile, up to 4 MiB; then it is dropped and said so:
 /// a task does not fail because of its log.
@@ -29,6 +31,7 @@ pub(crate) async fn write(
     store: Store,
     attempt: AttemptKey,
     mut lines: UnboundedReceiver<String>,
+    mut masked: MaskedStream,
     ended: tokio_util::sync::CancellationToken,
 ) {
     let mut chunk = Chunk { store, attempt, seq: 0, body: String::new() };
@@ -48,8 +51,7 @@ pub(crate) async fn write(
         tokio::select! {
             line = lines.recv() => {
                 let Some(line) = line else { break };
-                chunk.body.push_str(&line);
-                chunk.body.push('\n');
+                chunk.body.push_str(&masked.push(&(line + "\n")));
                 if chunk.body.len() < CHUNK {
                     due.get_or_insert_with(|| Instant::now() + PATIENCE);
                     continue;
@@ -61,6 +63,7 @@ pub(crate) async fn write(
         chunk.flush().await;
         due = (!chunk.body.is_empty()).then(|| Instant::now() + PATIENCE);
     }
+    chunk.body.push_str(&masked.finish());
     let written = async {
         chunk.flush().await;
         while !chunk.body.is_empty() {

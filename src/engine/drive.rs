@@ -12,6 +12,7 @@ use crate::domain::run_state::RunState;
 use crate::engine::EngineError;
 use crate::engine::bells::Bells;
 use crate::engine::hand::Unwritten;
+use crate::engine::lookup::Lookup;
 use crate::engine::observer::Observer;
 use crate::engine::operator::{Registration, chain};
 use crate::engine::running::RunningRun;
@@ -41,6 +42,8 @@ pub struct Engine {
     pub slots: usize,
     /// How many bytes a task may hold that can spill to disk instead.
     pub memory_limit: u64,
+    /// Where connections and variables are found, and what is masked.
+    pub lookup: Lookup,
 }
 
 /// How driving a run ended.

@@ -9,6 +9,7 @@ mod drive;
 mod error;
 mod hand;
 mod holding;
+pub mod lookup;
 pub mod observer;
 pub mod operator;
 mod orphans;

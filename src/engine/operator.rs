@@ -20,7 +20,8 @@ use crate::domain::dag::Dag;
 use crate::domain::ids::{AttemptKey, DagId, RunId, TaskId, TaskRunKey};
 use crate::domain::operator_kind::OperatorKind;
 use crate::domain::plan::Skips;
-use crate::domain::template::TemplateScope;
+use crate::domain::template::{TemplateScope, Wanted};
+use crate::engine::lookup::{Lookup, LookupError};
 use crate::store::Store;
 
 /// What a task leaves behind for its successors and for people (Airflow's XCom): a JSON object.
@@ -121,6 +122,8 @@ pub struct TaskContext {
     pub upstream: BTreeMap<TaskId, UpstreamOutput>,
     /// Renders the fields that the operator's kind names as late ones.
     pub templates: TemplateScope,
+    /// Finds connections and variables by name.
+    pub lookup: Lookup,
     /// Cancelled when the attempt should stop.
     pub cancel: CancellationToken,
     /// The attempt's log.
@@ -156,6 +159,21 @@ impl Deferring {
         if let Some(sender) = &self.sender {
             let _ = sender.send((self.task_run, self.fence)); // the worker is gone only when the attempt is told to stop
         }
+    }
+}
+
+impl TaskContext {
+    /// The templates for a text that came from elsewhere than the task's configuration, with the variables and connections
+    /// that it names.
+    ///
+    /// # Errors
+    /// Where one of these could not be looked for.
+    pub async fn templates_for(&self, text: &str) -> Result<TemplateScope, LookupError> {
+        let wanted = Wanted::in_text(text);
+        if wanted.is_empty() {
+            return Ok(self.templates.clone());
+        }
+        Ok(self.templates.with_named(self.lookup.named(&wanted).await?))
     }
 }
 

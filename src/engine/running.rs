@@ -38,7 +38,6 @@ impl RunningRun {
             data_interval_end: run.data_interval_end,
             params: run.params.clone(),
             conf: run.conf.clone(),
-            variables: BTreeMap::new(),
         };
         let folder = PathBuf::from(&run.file).parent().map(PathBuf::from).unwrap_or_default();
         Self { key: run.key, dag: dag.into(), facts: Arc::new(facts), folder, owner: run.owner }

@@ -478,6 +478,7 @@ impl<'a> Worker<'a> {
             store: self.engine.store.clone(),
             endpoints: Arc::clone(&self.engine.endpoints),
             memory_limit: self.engine.memory_limit,
+            lookup: self.engine.lookup.clone(),
             progress,
             holding: self.holding.watch(),
             stop: stop.clone(),

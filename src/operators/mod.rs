@@ -7,6 +7,7 @@ mod empty;
 mod emulate;
 pub(crate) mod file_pattern;
 mod http;
+pub mod probe;
 mod produce;
 mod short_circuit;
 mod sink;

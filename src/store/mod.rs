@@ -4,6 +4,7 @@
 //! [`Stepper`]'s step may take several, each of them whole.) None is open while an operator runs.
 
 mod backfills;
+mod connections;
 mod control;
 mod creation;
 mod dags;
@@ -16,10 +17,12 @@ mod pools;
 pub mod production;
 mod rows;
 mod runs;
+mod sealing;
 mod sinking;
 pub mod staging;
 mod steps;
 mod tasks;
+mod variables;
 mod why;
 mod workers;
 
@@ -38,6 +41,7 @@ pub use creation::{Begin, DagVersionId, NewRun};
 pub use listening::{Listener, Word};
 pub use pools::Pool;
 pub use runs::{Run, RunSource};
+pub use sealing::{Kind, SealError, SecretKeys};
 pub use sinking::SinkClaimError;
 pub use steps::{Claim, ClaimOf, Claimed, EndedAttempt, RunBatch, Step, Stepped, Stepper};
 pub use tasks::{AttemptRecord, TaskRun};

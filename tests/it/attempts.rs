@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pinsched::connect::{Endpoints, KafkaEndpoint, S3Endpoint};
+use pinsched::connect::{Endpoints, KafkaEndpoint, NamedSettings, S3Endpoint};
 use pinsched::domain::ids::{AttemptKey, RunKey, TaskId, TaskIndex, TaskRunKey};
+use pinsched::domain::masking::Masks;
 use pinsched::domain::template::TemplateScope;
+use pinsched::engine::lookup::Lookup;
 use pinsched::engine::operator::{Deferring, Failure, Output, Progress, TaskContext, TaskLog, UpstreamOutput};
-use pinsched::store::Store;
+use pinsched::store::{SecretKeys, Store};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, Row};
@@ -147,6 +149,12 @@ impl TestRun {
             memory_limit: 512 * 1024 * 1024,
             upstream: self.upstream.clone(),
             templates: TemplateScope::new(self.variables.clone()),
+            lookup: Lookup::new(
+                self.store.clone(),
+                self.endpoints.named.clone(),
+                SecretKeys::default(),
+                Masks::default(),
+            ),
             cancel: CancellationToken::new(),
             log: TaskLog::new(sender),
             progress: Arc::new(Progress::default()),
@@ -230,6 +238,6 @@ pub fn nowhere() -> Endpoints {
             staging_bucket: "staging".to_owned(),
         },
         source_url: SecretString::from("postgres://127.0.0.1:9/nothing"),
-        connections: BTreeMap::new(),
+        named: NamedSettings::default(),
     }
 }

@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pinsched::clock;
+use pinsched::connect::NamedSettings;
 use pinsched::domain::Timestamp;
 use pinsched::domain::check::check;
 use pinsched::domain::dag::Dag;
 use pinsched::domain::ids::{RunKey, TaskIndex};
+use pinsched::domain::masking::Masks;
 use pinsched::domain::source::SourceFile;
 use pinsched::domain::task_state::TaskState;
 use pinsched::engine::Engine;
+use pinsched::engine::lookup::Lookup;
 use pinsched::engine::observer::Nobody;
 use pinsched::engine::running::RunningRun;
 use pinsched::domain::run_type::RunType;
-use pinsched::store::{Begin, NewRun, Run, Store};
+use pinsched::store::{Begin, NewRun, Run, SecretKeys, Store};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{Connection, Executor, PgConnection};
 
@@ -93,8 +96,10 @@ impl House {
 
     /// The engine with its scripted operators, on connections of its own.
     pub async fn engine(&self) -> Engine {
+        let store = Store::connect(&self.url, 6).await.expect("the test's Postgres answers");
         Engine {
-            store: Store::connect(&self.url, 6).await.expect("the test's Postgres answers"),
+            lookup: Lookup::new(store.clone(), NamedSettings::default(), SecretKeys::default(), Masks::default()),
+            store,
             registrations: script::REGISTRATIONS,
             endpoints: Arc::new(attempts::nowhere()),
             observer: Arc::new(Nobody),

@@ -16,7 +16,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("domain", &[]),
     ("config", &["domain"]),
-    ("telemetry", &["config"]),
+    ("telemetry", &["config", "domain"]),
     ("store", &["domain"]),
     ("connect", &[]),
     ("engine", &["clock", "domain", "store", "connect"]),

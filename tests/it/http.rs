@@ -78,11 +78,12 @@ async fn requests_carry_what_the_task_says() {
     assert_eq!(body(&output)["query"], json!("q=a+b"));
 
     let connection = SecretString::from(format!("http://me:secret@{address}"));
-    run.endpoints.connections.insert("service".to_owned(), connection);
+    run.endpoints.named.connections.insert("service".to_owned(), connection);
     let config = json!({"http_conn_id": "service", "endpoint": "/echo", "method": "PUT", "data": {"q": 1}});
     let output = run.run("put", "airflow.providers.http.operators.http.HttpOperator", config).await.unwrap();
     assert_eq!(body(&output)["body"], json!("q=1"));
-    assert_eq!(body(&output)["authorization"], json!("Basic bWU6c2VjcmV0"));
+    // `me:` and what was a secret of the connection's.
+    assert_eq!(body(&output)["authorization"], json!("Basic bWU6***"));
 }
 
 #[tokio::test]

@@ -32,6 +32,11 @@ pub fn pooler() -> String {
     variable("PINSCHED_TEST_PGBOUNCER")
 }
 
+/// The URL of a stand-in for AWS Secrets Manager.
+pub fn secrets_manager() -> String {
+    variable("PINSCHED_TEST_SECRETS_MANAGER")
+}
+
 /// A new, empty Postgres database of the test's own.
 pub async fn database() -> SecretString {
     static COUNT: AtomicU32 = AtomicU32::new(0);

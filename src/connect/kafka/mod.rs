@@ -209,6 +209,16 @@ impl Cluster {
         Ok(u32::try_from(found.partitions().len()).ok().filter(|&count| count > 0))
     }
 
+    /// How many brokers the cluster has.
+    ///
+    /// # Errors
+    /// [`KafkaError`], where none answers within `patience`.
+    pub async fn count_brokers(&self, patience: Duration) -> Result<usize, KafkaError> {
+        let observer = Arc::clone(&self.observer);
+        let metadata = blocking(move || observer.fetch_metadata(None, patience)).await;
+        metadata.map(|found| found.brokers().len()).map_err(|error| self.error("ask for the brokers", error))
+    }
+
     /// The offset that the next record of each partition will get.
     ///
     /// # Errors

@@ -200,7 +200,7 @@ impl S3 {
 }
 
 /// An error's text and those of its sources. (The SDK's own `DisplayErrorContext` adds the debug form, headers and all.)
-fn words(error: &(dyn std::error::Error + 'static)) -> String {
+pub(in crate::connect) fn words(error: &(dyn std::error::Error + 'static)) -> String {
     let texts = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
     let mut texts: Vec<String> = texts.collect();
     texts.dedup();

@@ -24,6 +24,7 @@ use crate::connect::S3Endpoint;
 
 pub use error::S3Error;
 use error::Target;
+pub(in crate::connect) use error::words;
 pub use upload::{PART_SIZE, Upload};
 
 /// A load balancer that is up answers a SYN within this, however far.
@@ -100,6 +101,15 @@ pub struct ObjectSummary {
 impl S3 {
     /// A client for `endpoint`. Connects lazily: a wrong address shows at the first call.
     pub async fn connect(endpoint: &S3Endpoint) -> Self {
+        Self::with_attempts(endpoint, ATTEMPTS).await
+    }
+
+    /// The same without the SDK's retries, for one who wants to know at once.
+    pub async fn connect_impatiently(endpoint: &S3Endpoint) -> Self {
+        Self::with_attempts(endpoint, 1).await
+    }
+
+    async fn with_attempts(endpoint: &S3Endpoint, attempts: u32) -> Self {
         let http =
             aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
         let timeouts = TimeoutConfig::builder()
@@ -125,7 +135,7 @@ impl S3 {
         let config = aws_sdk_s3::config::Builder::from(&shared)
             .force_path_style(endpoint.path_style)
             .timeout_config(timeouts)
-            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+            .retry_config(RetryConfig::standard().with_max_attempts(attempts))
             // Old clones of S3 refuse the checksum trailers that SDKs add since 2025.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
@@ -232,6 +242,13 @@ impl S3 {
                 error => Err(error),
             },
         }
+    }
+
+    /// How many buckets the credentials' owner has.
+    pub async fn count_buckets(&self) -> Result<usize, S3Error> {
+        let answer = self.client.list_buckets().send().await;
+        let found = answer.map_err(|error| self.error(&Target::bucket("list the buckets of", ""), error))?;
+        Ok(found.buckets().len())
     }
 
     /// All objects whose keys begin with `prefix`, in key order.

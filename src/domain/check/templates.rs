@@ -10,7 +10,7 @@ use crate::domain::ids::TaskId;
 use crate::domain::source::Span;
 use crate::domain::spec::{DagSpec, Problems};
 use crate::domain::template::names::{Reference, uses};
-use crate::domain::template::{RunFacts, TemplateScope, is_template};
+use crate::domain::template::{CONNECTION_FIELDS, RunFacts, TemplateScope, is_template};
 use crate::domain::yaml::{Entry, Node, NodeKind};
 
 /// The names of templates, with the attributes of those that have a fixed set.
@@ -42,7 +42,7 @@ const NAMES: [(&str, Option<&[&str]>); 21] = [
 const FUNCTIONS: [&str; 6] = ["range", "dict", "debug", "namespace", "self", "super"];
 
 /// Names whose values are there only when a run is: a key that uses them cannot be tried out.
-const KNOWN_AT_RUN_TIME: [&str; 3] = ["outputs", "ti", "task_instance"];
+const KNOWN_AT_RUN_TIME: [&str; 5] = ["outputs", "ti", "task_instance", "var", "conn"];
 
 pub(super) fn check(spec: &DagSpec, tasks: &CheckedTasks<'_>, order: &Order, problems: &mut Problems<'_>) {
     let Ok(dag_id) = spec.id.text.parse() else { return };
@@ -160,7 +160,17 @@ impl Checker<'_, '_> {
                 }
                 None => Some(self.unknown_output(other, span, problems)),
             },
-            ["var" | "conn", ..] | ["dag_run", "conf", ..] => Some(not_there_yet(&path, reference, span)),
+            ["dag_run", "conf", ..] => Some(not_there_yet(&path, reference, span)),
+            ["var", "value" | "json", _, ..] | ["conn", _] => None,
+            ["var"] | ["var", "value" | "json"] => Some(not_written_out("variable", span)),
+            ["conn"] => Some(not_written_out("connection", span)),
+            ["conn", id, field, ..] if !reference.is_guarded && !CONNECTION_FIELDS.contains(field) => Some(
+                Diagnostic::error(Code::UnknownTemplateName, span, format!("connections have no `{field}`"))
+                    .did_you_mean(field, CONNECTION_FIELDS, || {
+                        Some(format!("as `conn.{id}.host`; what `extra` holds is `conn.{id}.extra_dejson.{field}`"))
+                    }),
+            ),
+            ["conn", _, ..] => None,
             [name, rest @ ..] => match NAMES.iter().find(|(known, _)| known == name) {
                 None if reference.is_guarded => None,
                 None => Some(unknown_name(name, span, late)),
@@ -210,27 +220,27 @@ impl Checker<'_, '_> {
     }
 }
 
-/// Names of Airflow that have no values here yet: what needs one fails whenever it is rendered, what provides for its
+/// Variables and connections are looked up before a template is rendered: it has to say which.
+fn not_written_out(what: &str, span: Span) -> Diagnostic {
+    let message = format!("the {what}'s name is not written out: it has to be known before the template is rendered");
+    let help = match what {
+        "variable" => "as `{{ var.value.bucket }}` or `{{ var.value.get('bucket', 'a default') }}`",
+        _ => "as `{{ conn.lake.host }}` or `{{ conn.get('lake') }}`",
+    };
+    Diagnostic::error(Code::UnknownTemplateName, span, message).help(help)
+}
+
+/// A name of Airflow that has no values here yet: what needs one fails whenever it is rendered, what provides for its
 /// absence always takes that way.
 fn not_there_yet(path: &[&str], reference: &Reference, span: Span) -> Diagnostic {
-    let (what, instead) = match path[0] {
-        "var" => ("variables", "declare the value under the DAG's `params`"),
-        "conn" => ("connections", "operators take a connection by its name"),
-        _ => ("a run's `conf`", "declare the value under the DAG's `params`; `--param` sets it"),
-    };
-    let fails = match path {
-        // Whether the template comes to it, rendering it with the DAG's defaults tells.
-        _ if reference.is_conditional => false,
-        // It looks into what is not there, `| default(…)` or not.
-        ["conn", _, ..] => true,
-        [_, _, _, ..] => !reference.is_guarded,
-        _ => false,
-    };
+    let instead = "declare the value under the DAG's `params`; `--param` sets it";
+    // Whether the template comes to it, rendering it with the DAG's defaults tells.
+    let fails = matches!(path, [_, _, _, ..]) && !reference.is_conditional && !reference.is_guarded;
     if fails {
-        return Diagnostic::error(Code::NotYet, span, format!("templates cannot read {what} yet")).help(instead);
+        return Diagnostic::error(Code::NotYet, span, "templates cannot read a run's `conf` yet").help(instead);
     }
-    Diagnostic::warning(Code::NotYet, span, format!("templates cannot read {what} yet: none is ever there"))
-        .help(instead)
+    let message = "templates cannot read a run's `conf` yet: none is ever there";
+    Diagnostic::warning(Code::NotYet, span, message).help(instead)
 }
 
 fn unknown_name(name: &str, span: Span, late: &[&str]) -> Diagnostic {

@@ -1,7 +1,5 @@
 //! What templates may know of a run.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, TimeDelta};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -28,8 +26,6 @@ pub struct RunFacts {
     pub params: Map<String, Value>,
     /// What the run was triggered with.
     pub conf: Map<String, Value>,
-    /// Variables from configuration: `var.value.<name>`.
-    pub variables: BTreeMap<String, String>,
 }
 
 impl RunFacts {
@@ -46,7 +42,6 @@ impl RunFacts {
             data_interval_end: logical_date + TimeDelta::days(1),
             params: Map::new(),
             conf: Map::new(),
-            variables: BTreeMap::new(),
         }
     }
 }

@@ -3,10 +3,13 @@
 
 mod environment;
 mod facts;
+mod named;
 pub(in crate::domain) mod names;
 mod values;
 
 pub use facts::RunFacts;
+pub(in crate::domain) use named::CONNECTION_FIELDS;
+pub use named::{Named, Wanted};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +30,7 @@ pub type Outputs = BTreeMap<TaskId, Arc<Map<String, Value>>>;
 #[derive(Debug, Clone)]
 pub struct TemplateScope {
     values: minijinja::Value,
+    named: Named,
 }
 
 /// A template that could not be rendered.
@@ -47,18 +51,27 @@ impl TemplateScope {
     /// A scope with these variables; an object.
     #[must_use]
     pub fn new(values: Value) -> Self {
-        Self { values: minijinja::Value::from(Serde(values)) }
+        Self { values: minijinja::Value::from(Serde(values)), named: Named::default() }
     }
 
     /// What a task of a run sees; `outputs` are those of the tasks upstream of it that have ended.
     #[must_use]
     pub fn for_task(facts: &RunFacts, task: &Task, outputs: Outputs) -> Self {
-        Self { values: values::of_task(facts, &task.id, task.operator, outputs) }
+        let values = values::of_task(facts, &task.id, task.operator, outputs);
+        Self { values, named: Named::default() }.with_named(Named::default())
+    }
+
+    /// The same with these variables and connections, which were looked up for the templates that are rendered next.
+    #[must_use]
+    pub fn with_named(&self, named: Named) -> Self {
+        // Of two with the same name the last one counts.
+        let values = minijinja::value::merge_maps([self.values.clone(), named.clone().values()]);
+        Self { values, named }
     }
 
     /// The same for a task that is known by its id and operator only.
     pub(in crate::domain) fn for_sample(facts: &RunFacts, task: &TaskId, operator: &str) -> Self {
-        Self { values: values::of_task(facts, task, operator, Outputs::new()) }
+        Self { values: values::of_task(facts, task, operator, Outputs::new()), named: Named::default() }
     }
 
     /// Renders a template; `extra` are variables beside the scope's own.
@@ -77,7 +90,7 @@ impl TemplateScope {
         match rendered {
             Ok(()) => String::from_utf8(text.into_inner()).map_err(|error| failed(error.to_string())),
             Err(_) if text.remaining_mut() == 0 => Err(failed(format!("it comes to more than {LONGEST} bytes"))),
-            Err(error) => Err(failed(explain(&error, template))),
+            Err(error) => Err(failed(self.explain(&error, template))),
         }
     }
 
@@ -131,15 +144,37 @@ impl TemplateScope {
             return self.render(text, &[]).map(Value::String).map_err(|error| error.message);
         };
         let evaluated = ENVIRONMENT.compile_expression(expression).and_then(|compiled| compiled.eval(&self.values));
-        let value = evaluated.map_err(|error| explain(&error, expression))?;
+        let value = evaluated.map_err(|error| self.explain_expression(Some(&error), expression))?;
         if value.is_undefined() {
-            return Err(format!("`{}` is not defined", expression.trim()));
+            return Err(self.explain_expression(None, expression));
         }
         // Dates and other things that JSON has not become the text that they show.
         if value.as_object().is_some_and(|object| object.is::<values::Instant>()) {
             return Ok(Value::String(value.to_string()));
         }
         serde_json::to_value(&value).map_err(|error| error.to_string())
+    }
+
+    /// An error in our words; where a variable or connection is not there, where it was looked for.
+    fn explain(&self, error: &minijinja::Error, template: &str) -> String {
+        let place = error.range().filter(|_| error.kind() == minijinja::ErrorKind::UndefinedError);
+        let absence = place.and_then(|place| self.named.absence(template, &place));
+        absence.map_or_else(|| explain(error, template), ToOwned::to_owned)
+    }
+
+    /// The same for an expression that is a template's all.
+    fn explain_expression(&self, error: Option<&minijinja::Error>, expression: &str) -> String {
+        let place = match error {
+            Some(error) => error.range().filter(|_| error.kind() == minijinja::ErrorKind::UndefinedError),
+            None => Some(0..expression.len()),
+        };
+        let within = |place: std::ops::Range<usize>| place.start + 2..place.end + 2;
+        let absence = place.and_then(|place| self.named.absence(&format!("{{{{{expression}}}}}"), &within(place)));
+        match (absence, error) {
+            (Some(absence), _) => absence.to_owned(),
+            (None, Some(error)) => explain(error, expression),
+            (None, None) => format!("`{}` is not defined", expression.trim()),
+        }
     }
 
     fn with(&self, extra: &[(&str, Value)]) -> minijinja::Value {
@@ -186,7 +221,10 @@ mod tests {
         facts.params = json!({"rows": 500, "user": "abc", "tags": ["a", "b"]}).as_object().unwrap().clone();
         let outputs = json!({"rows": 7, "return_value": "r", "topics": {"t.pin": {"produced": 3}}});
         let outputs = BTreeMap::from([("emulate".parse().unwrap(), outputs.as_object().unwrap().clone().into())]);
-        TemplateScope { values: values::of_task(&facts, &"sink".parse().unwrap(), "sink", outputs) }
+        TemplateScope {
+            values: values::of_task(&facts, &"sink".parse().unwrap(), "sink", outputs),
+            named: Named::default(),
+        }
     }
 
     #[test]

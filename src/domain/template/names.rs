@@ -309,7 +309,7 @@ impl<'a> Names<'a> {
                 self.expression(&get.subscript_expr);
             }
             Expr::Call(call) => {
-                if self.pull(&call.expr, &call.args) {
+                if self.pull(&call.expr, &call.args) || self.lookup(&call.expr, &call.args) {
                     return;
                 }
                 match path_of(&call.expr) {
@@ -349,6 +349,26 @@ impl<'a> Names<'a> {
             help: closest(name, known.iter().copied()).map(|close| format!("did you mean `{close}`?")),
             range,
         });
+    }
+
+    /// Reads `var.value.get('a', 'b')` as `var.value.a`, guarded; whether it was such a call, of a name that is written out.
+    fn lookup(&mut self, callee: &Expr<'a>, arguments: &[CallArg<'a>]) -> bool {
+        let Some(mut path) = path_of(callee) else { return false };
+        let names: Vec<&str> = path.iter().map(String::as_str).collect();
+        let is_lookup = matches!(names.as_slice(), ["var", "value" | "json", "get"] | ["conn", "get"]);
+        let Some((CallArg::Pos(Expr::Const(name)), rest)) = arguments.split_first() else { return false };
+        let Some(name) = name.value.as_str().filter(|_| is_lookup) else { return false };
+        path.pop();
+        path.push(name.to_owned());
+        self.add(Reference {
+            path,
+            range: whole_range(callee),
+            is_guarded: true,
+            is_conditional: self.conditional,
+            is_called: false,
+        });
+        self.arguments(rest);
+        true
     }
 
     /// Reads `ti.xcom_pull(task_ids='a', key='b')` as `outputs.a.b`; whether it was a pull.

@@ -1,6 +1,5 @@
 //! The values behind Airflow's names.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use crate::domain::ids::TaskId;
 use crate::domain::template::Outputs;
 use crate::domain::template::facts::RunFacts;
 
-/// All names that a task's templates see.
+/// All names that a task's templates see, but for variables and connections, which are looked up.
 pub(super) fn of_task(facts: &RunFacts, task: &TaskId, operator: &str, outputs: Outputs) -> Value {
     let instant = |at: Timestamp| Value::from_object(Instant(at.fixed_offset()));
     let logical_date = facts.logical_date;
@@ -48,8 +47,6 @@ pub(super) fn of_task(facts: &RunFacts, task: &TaskId, operator: &str, outputs: 
             conf => Value::from(Serde(&facts.conf)),
         },
         params => Value::from(Serde(&facts.params)),
-        var => context! { value => Value::from(Serde(&facts.variables)), json => parsed(&facts.variables) },
-        conn => context! {},
         macros => Value::from_object(Macros),
         outputs => outputs,
         task_instance => instance.clone(),
@@ -70,13 +67,6 @@ impl Object for UpstreamOutputs {
     fn enumerate(self: &Arc<Self>) -> Enumerator {
         Enumerator::Values(self.0.keys().map(|task| task.as_str().into()).collect())
     }
-}
-
-/// The variables that are JSON, as what they say.
-fn parsed(variables: &BTreeMap<String, String>) -> Value {
-    let parsed =
-        variables.iter().filter_map(|(name, text)| Some((name, serde_json::from_str::<serde_json::Value>(text).ok()?)));
-    Value::from(Serde(parsed.collect::<BTreeMap<_, _>>()))
 }
 
 /// As Python's `datetime.isoformat` writes it: microseconds only where there are some.

@@ -10,6 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::time::error::Elapsed;
 
+use crate::domain::masking::Masks;
 use crate::engine::operator::TaskLog;
 
 /// A longer line is logged in pieces: a command that never ends its line must not fill the memory.
@@ -99,10 +100,11 @@ impl Lines {
         self.last.back().cloned().unwrap_or_default()
     }
 
-    /// The last lines as the end of an error message.
-    pub(super) fn last_lines(&self) -> String {
+    /// The last lines as the end of an error message; masked before they are cut, for a cut secret is not found.
+    pub(super) fn last_lines(&self, masks: &Masks) -> String {
         let mut text = String::from(if self.last.is_empty() { " and printed nothing" } else { "; its last lines:" });
-        for line in &self.last {
+        let last: Vec<&str> = self.last.iter().map(String::as_str).collect();
+        for line in masks.mask(&last.join("\n")).lines() {
             let shown: String = line.chars().take(LONGEST_SHOWN).collect();
             let _ = write!(text, "\n  {shown}");
         }

@@ -190,7 +190,7 @@ impl Operator for Bash {
             let _ = tokio::time::timeout(TERMINATION_GRACE, ending).await;
             group.kill().await;
             let _ = lines.copy_rest(&mut output, KILLED_GRACE).await;
-            return Err(BashError::Stopped { last_lines: lines.last_lines() }.into());
+            return Err(BashError::Stopped { last_lines: lines.last_lines(context.lookup.masks()) }.into());
         };
         if lines.copy_rest(&mut output, LEFTOVER_GRACE).await.is_err() {
             // Ours, not the command's: it must be neither among its last lines nor its value.
@@ -205,11 +205,11 @@ impl Operator for Bash {
             return Err(Failure::Skip(format!("the command exited with code {code}")));
         }
         if !status.success() {
-            return Err(BashError::Unsuccessful { status, last_lines: lines.last_lines() }.into());
+            return Err(BashError::Unsuccessful { status, last_lines: lines.last_lines(context.lookup.masks()) }.into());
         }
         let mut output = Output::new();
         output.insert("exit_code".to_owned(), Value::from(0));
-        output.insert("return_value".to_owned(), Value::from(lines.last_line()));
+        output.insert("return_value".to_owned(), Value::from(&*context.lookup.masks().mask(&lines.last_line())));
         Ok(output)
     }
 }
@@ -243,7 +243,7 @@ impl Bash {
 
 /// Whether a variable is pinsched's configuration, which may hold passwords and is no business of a command's.
 fn is_our_own(name: &str) -> bool {
-    name.starts_with("PINSCHED_") || name == "DATABASE_URL"
+    name.starts_with("PINSCHED_") || name.starts_with("AIRFLOW_CONN_") || name == "DATABASE_URL"
 }
 
 /// One pipe for both streams, so that their lines stay in order.

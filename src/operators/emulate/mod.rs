@@ -22,12 +22,12 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 use crate::clock;
-use crate::connect::NoConnection;
 use crate::connect::s3::S3;
 use crate::connect::source::{KeySpace, Rows, Source, SourceError, SourceTable};
 use crate::domain::diagnostic::listed;
 use crate::domain::operator_kind::OperatorKind;
 use crate::domain::outputs::{self, EmulateOutput, StagedRows, StagedTable};
+use crate::engine::lookup::LookupError;
 use crate::engine::operator::{Failure, Operator, Output, Registration, TaskContext, chain};
 use crate::operators::config as shape;
 use crate::operators::staged::{Manifest, StageWriter, StagedError};
@@ -60,7 +60,7 @@ fn build(config: Value) -> Result<Box<dyn Operator>, serde_json::Error> {
 #[derive(Debug, thiserror::Error)]
 enum EmulateError {
     #[error(transparent)]
-    NoConnection(#[from] NoConnection),
+    Lookup(#[from] LookupError),
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error(transparent)]
@@ -94,8 +94,8 @@ impl From<EmulateError> for Failure {
             EmulateError::Store(error) => error.is_transient(),
             EmulateError::Source(error) => error.is_transient(),
             EmulateError::Staged(error) => error.is_transient(),
-            EmulateError::NoConnection(_)
-            | EmulateError::TooFew { .. }
+            EmulateError::Lookup(error) => error.is_transient(),
+            EmulateError::TooFew { .. }
             | EmulateError::TooFewToReplay { .. }
             | EmulateError::Apart { .. }
             | EmulateError::KeysRunOut { .. }
@@ -151,7 +151,7 @@ impl EmulateConfig {
         let folder = format!("staging/{}/{}/{}/", context.dag_id, context.attempt.run_uuid, context.task_id);
         let writer = StageWriter::new(s3.clone(), bucket, format!("{folder}fence={}/", context.attempt.fence))?;
 
-        let mut source = Source::connect(&self.source_url(context)?).await?;
+        let mut source = Source::connect(&self.source_url(context).await?).await?;
         context.log.line(format!("drawing from {}", source.address()));
         let drawn = self.draw(&mut source, writer, context).await;
         source.close().await;
@@ -164,12 +164,11 @@ impl EmulateConfig {
         Ok(output(&winner, &manifest))
     }
 
-    fn source_url(&self, context: &TaskContext) -> Result<SecretString, EmulateError> {
-        let endpoints = &context.endpoints;
+    async fn source_url(&self, context: &TaskContext) -> Result<SecretString, EmulateError> {
         match self.source.as_deref() {
-            None => Ok(endpoints.source_url.clone()),
+            None => Ok(context.endpoints.source_url.clone()),
             Some(url) if url.contains("://") => Ok(url.into()),
-            Some(name) => Ok(endpoints.connection(name)?.clone()),
+            Some(name) => Ok(context.lookup.connection(name).await?.url()),
         }
     }
 

@@ -26,7 +26,7 @@ pub(super) struct Http {
     /// The path (and query) below the address of `http_conn_id`.
     #[serde(default)]
     pub(super) endpoint: Option<String>,
-    /// The connection of the settings that has the address: `https://[user:password@]host[:port][/path]`.
+    /// The connection that has the address: `https://[user:password@]host[:port][/path]`; its extra has headers.
     #[serde(default)]
     pub(super) http_conn_id: Option<String>,
     /// The method; POST by default, as in Airflow.

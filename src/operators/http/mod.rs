@@ -15,8 +15,9 @@ use secrecy::ExposeSecret;
 use serde_json::Value;
 use url::Url;
 
-use crate::connect::NoConnection;
+use crate::domain::connection::Connection;
 use crate::domain::operator_kind::OperatorKind;
+use crate::engine::lookup::LookupError;
 use crate::engine::operator::{Failure, Operator, Output, Registration, TaskContext, chain};
 use crate::operators::config as keys;
 
@@ -51,7 +52,9 @@ const SHOWN: usize = 500;
 #[derive(Debug, thiserror::Error)]
 enum HttpError {
     #[error(transparent)]
-    NoConnection(#[from] NoConnection),
+    Lookup(#[from] LookupError),
+    #[error("connection `{id}` is of type `{conn_type}`, which is not http or https")]
+    NotHttp { id: String, conn_type: String },
     #[error("the address of {origin} cannot be used: {message}")]
     Address { origin: String, message: String },
     #[error("`{key}` cannot be used")]
@@ -75,7 +78,8 @@ impl From<HttpError> for Failure {
                         StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY
                     )
             }
-            HttpError::NoConnection(_)
+            HttpError::Lookup(error) => error.is_transient(),
+            HttpError::NotHttp { .. }
             | HttpError::Redirects { .. }
             | HttpError::Address { .. }
             | HttpError::Key { .. } => false,
@@ -101,7 +105,8 @@ impl Operator for Http {
 
 impl Http {
     async fn exchange(&self, context: &TaskContext) -> Result<Output, HttpError> {
-        let address = self.address(context)?;
+        let connection = self.connection(context).await?;
+        let address = self.address(connection.as_ref())?;
         let method = self.method().ok_or(HttpError::Key { key: "method" })?;
         let shown = shown(&address);
         let failed = |error: reqwest::Error| {
@@ -111,7 +116,7 @@ impl Http {
             }
             HttpError::Exchange { method, address, message: chain(&error.without_url()) }
         };
-        let request = self.request(method.clone(), address)?;
+        let request = self.request(method.clone(), address, connection.as_ref())?;
         let mut response = request.send().await.map_err(failed)?;
         let status = response.status();
         context.log.line(format!("{method} {shown}: {status}"));
@@ -120,12 +125,15 @@ impl Http {
             String::from_utf8_lossy(&body).lines().for_each(|line| context.log.line(line));
         }
         if !self.expects(status.as_u16()) {
+            let body = context.lookup.masks().mask(&String::from_utf8_lossy(&body)).into_owned();
             let (advice, body) = (advice(&response), excerpt(&body));
             return Err(HttpError::Status { method, address: shown, status, advice, body });
         }
         let mut output = Output::new();
         output.insert("status".to_owned(), Value::from(status.as_u16()));
-        output.insert("body".to_owned(), content(&response, &body, is_whole));
+        // An answer may say back what it was sent.
+        let body = context.lookup.masks().mask_value(content(&response, &body, is_whole));
+        output.insert("body".to_owned(), body);
         if !is_whole {
             context.log.line(format!("the answer is longer than {BODY_LIMIT} bytes: the rest was left out"));
             output.insert("truncated".to_owned(), Value::from(true));
@@ -133,26 +141,41 @@ impl Http {
         Ok(output)
     }
 
+    async fn connection(&self, context: &TaskContext) -> Result<Option<Connection>, HttpError> {
+        let Some(id) = &self.http_conn_id else { return Ok(None) };
+        let connection = context.lookup.connection(id).await?;
+        if connection.is_http() {
+            return Ok(Some(connection));
+        }
+        Err(HttpError::NotHttp { id: id.clone(), conn_type: connection.conn_type })
+    }
+
     /// Where the request goes: `url`, or `endpoint` below the connection's address.
-    fn address(&self, context: &TaskContext) -> Result<Url, HttpError> {
+    fn address(&self, connection: Option<&Connection>) -> Result<Url, HttpError> {
         let parsed = |text: &str, origin: &str| {
             config::address(text).map_err(|message| HttpError::Address { origin: origin.to_owned(), message })
         };
         let endpoint = self.endpoint.as_deref().unwrap_or_default();
-        match (&self.url, &self.http_conn_id) {
+        match (&self.url, connection) {
             (Some(url), _) => parsed(url, "`url`"),
             (None, None) => parsed(endpoint, "`endpoint`"),
-            (None, Some(name)) => {
-                let base = context.endpoints.connection(name)?;
-                let base = base.expose_secret().trim_end_matches('/');
-                parsed(&format!("{base}/{}", endpoint.trim_start_matches('/')), &format!("connection `{name}`"))
+            (None, Some(connection)) => {
+                let base = connection.url();
+                let address = format!("{}/{}", base.expose_secret(), endpoint.trim_start_matches('/'));
+                parsed(&address, &format!("connection `{}`", connection.id))
             }
         }
     }
 
-    fn request(&self, method: Method, address: Url) -> Result<RequestBuilder, HttpError> {
+    fn request(
+        &self,
+        method: Method,
+        address: Url,
+        connection: Option<&Connection>,
+    ) -> Result<RequestBuilder, HttpError> {
         let timeout = self.timeout().ok_or(HttpError::Key { key: "timeout" })?;
-        let is_confidential = self.is_confidential(&address);
+        let headers = self.header_map(connection)?;
+        let is_confidential = self.is_confidential(&address) || !headers.is_empty();
         let client = Client::builder()
             .timeout(timeout)
             .user_agent(concat!("pinsched/", env!("CARGO_PKG_VERSION")))
@@ -162,7 +185,7 @@ impl Http {
             .build()
             .map_err(|error| HttpError::Address { origin: "the request".to_owned(), message: chain(&error) })?;
         let is_get = method == Method::GET || method == Method::HEAD;
-        let mut request = client.request(method, address).headers(self.header_map()?);
+        let mut request = client.request(method, address).headers(headers);
         if let Some(json) = &self.json {
             request = request.json(json);
         }
@@ -178,17 +201,48 @@ impl Http {
         Ok(request)
     }
 
-    fn header_map(&self) -> Result<HeaderMap, HttpError> {
+    /// The task's headers over those of the connection.
+    fn header_map(&self, connection: Option<&Connection>) -> Result<HeaderMap, HttpError> {
         let mut headers = HeaderMap::new();
-        for (name, value) in &self.headers {
-            let name = name.parse::<HeaderName>().map_err(|_| HttpError::Key { key: "headers" })?;
-            let mut value =
-                value.clone().into_text().parse::<HeaderValue>().map_err(|_| HttpError::Key { key: "headers" })?;
+        let mut add = |name: &str, value: &str| {
+            let (Ok(name), Ok(mut value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) else {
+                return Err(HttpError::Key { key: "headers" });
+            };
             value.set_sensitive(true);
             headers.insert(name, value);
+            Ok(())
+        };
+        for (name, value) in connection.iter().flat_map(|connection| connection_headers(connection)) {
+            add(&name, &value)?;
+        }
+        for (name, value) in &self.headers {
+            add(name, &value.clone().into_text())?;
         }
         Ok(headers)
     }
+}
+
+/// The headers that a connection's extra has, as in Airflow: each of its fields, but for those that are settings of
+/// Airflow's client, and those below `headers`.
+fn connection_headers(connection: &Connection) -> Vec<(String, String)> {
+    const SETTINGS: [&str; 12] = [
+        "allow_redirects",
+        "auth_kwargs",
+        "auth_type",
+        "check_response",
+        "headers",
+        "max_redirects",
+        "proxies",
+        "session_kwargs",
+        "stream",
+        "timeout",
+        "trust_env",
+        "verify",
+    ];
+    let extra = connection.extra_fields();
+    let below = extra.get("headers").and_then(Value::as_object).into_iter().flatten();
+    let fields = extra.iter().filter(|(name, _)| !SETTINGS.contains(&name.as_str())).chain(below);
+    fields.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
 }
 
 /// Follows redirects to the same host, and to others when there is nothing to give away.
@@ -247,8 +301,7 @@ fn advice(response: &Response) -> String {
 }
 
 /// The beginning of a body, for an error.
-fn excerpt(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    let text = text.trim();
+fn excerpt(body: &str) -> String {
+    let text = body.trim();
     if text.is_empty() { String::new() } else { format!(": {}", text.chars().take(SHOWN).collect::<String>()) }
 }

@@ -11,7 +11,8 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use crate::connect::copy::Escaped;
-use crate::connect::{NoConnection, sqlstate};
+use crate::connect::sqlstate;
+use crate::engine::lookup::LookupError;
 use crate::engine::operator::{Failure, TaskContext};
 
 use super::config::PostgresOutput;
@@ -38,7 +39,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 enum PublishError {
     #[error(transparent)]
-    NoConnection(#[from] NoConnection),
+    Lookup(#[from] LookupError),
     #[error("connection `{name}` is not a postgres:// URL")]
     NotPostgres { name: String },
     #[error("results `{first}` and `{second}` would both be table `{table}`")]
@@ -60,8 +61,8 @@ impl From<PublishError> for Failure {
         let passes = match &error {
             PublishError::Database { source, .. } => sqlstate::may_pass(source),
             PublishError::NoAnswer { .. } | PublishError::TimedOut { .. } => true,
-            PublishError::NoConnection(_)
-            | PublishError::NotPostgres { .. }
+            PublishError::Lookup(error) => error.is_transient(),
+            PublishError::NotPostgres { .. }
             | PublishError::SameTable { .. }
             | PublishError::LongName { .. }
             | PublishError::Result { .. } => false,
@@ -76,7 +77,7 @@ pub(super) async fn publish(
     results: &[ResultSet],
     context: &TaskContext,
 ) -> Result<Vec<Option<String>>, Failure> {
-    let url = url(output, context)?;
+    let url = url(output, context).await?;
     let tables = table_names(results)?;
     let name = shown(output);
     let connect = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect(url.expose_secret()));
@@ -99,11 +100,11 @@ fn database(action: impl Into<String>, name: &str, source: sqlx::Error) -> Publi
     PublishError::Database { action: action.into(), name: name.to_owned(), source }
 }
 
-fn url(output: &PostgresOutput, context: &TaskContext) -> Result<SecretString, PublishError> {
+async fn url(output: &PostgresOutput, context: &TaskContext) -> Result<SecretString, PublishError> {
     let url = if output.connection.contains("://") {
         SecretString::from(output.connection.clone())
     } else {
-        context.endpoints.connection(&output.connection)?.clone()
+        context.lookup.connection(&output.connection).await?.url()
     };
     let scheme = url.expose_secret().split("://").next().unwrap_or_default();
     if !matches!(scheme, "postgres" | "postgresql") {

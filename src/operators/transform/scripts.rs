@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::engine::lookup::LookupError;
 use crate::engine::operator::{Failure, TaskContext};
 use crate::operators::file_pattern;
 
@@ -18,13 +19,18 @@ enum ScriptError {
     NoMatch { pattern: String, folder: PathBuf },
     #[error("`{name}` is the name of two results: {first} and {second}")]
     SameName { name: String, first: String, second: String },
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
     #[error("could not render {file}")]
     Render { file: String, source: crate::domain::template::TemplateError },
 }
 
 /// The scripts in the order in which they run: files by name, queries as written.
 pub(super) async fn load(source: &SqlSource, context: &TaskContext) -> Result<Vec<Script>, Failure> {
-    load_all(source, context).await.map_err(|error| Failure::fatal(&error))
+    load_all(source, context).await.map_err(|error| match error {
+        ScriptError::Lookup(error) => error.into(),
+        error => Failure::fatal(&error),
+    })
 }
 
 async fn load_all(source: &SqlSource, context: &TaskContext) -> Result<Vec<Script>, ScriptError> {
@@ -43,7 +49,8 @@ async fn load_all(source: &SqlSource, context: &TaskContext) -> Result<Vec<Scrip
     for script in &mut scripts {
         // Most SQL has no template in it, and must not fail for what looks like one only to a template engine.
         if ["{{", "{%", "{#"].iter().any(|start| script.text.contains(start)) {
-            let rendered = context.templates.render(&script.text, &[]);
+            let templates = context.templates_for(&script.text).await?;
+            let rendered = templates.render(&script.text, &[]);
             let file = script.file.clone();
             script.text = rendered.map_err(|source| ScriptError::Render { file, source })?;
         }

@@ -17,7 +17,7 @@ async fn a_sample_is_the_same_from_mariadb_and_postgres_with_gaps_or_without() {
         let mut bench = Bench::start().await;
         let mut draws = Vec::new();
         for (task, url) in [("maria", mariadb(&posts).await), ("postgres", postgres(&posts).await)] {
-            bench.run.endpoints.connections.insert(task.to_owned(), url);
+            bench.run.endpoints.named.connections.insert(task.to_owned(), url);
             let output = bench.run.run(task, "emulate", json!({"source": task, "rows": 300, "seed": 7})).await.unwrap();
             assert_eq!((&output["rows"], &output["draw"], &output["seed"]), (&json!(300), &json!("sample"), &json!(7)));
             assert_eq!(

@@ -127,7 +127,7 @@ async fn an_attempt_that_is_repeated_leaves_the_same_behind() {
 async fn tables_of_results_are_replaced_at_once() {
     let mut sunk = Sunk::start().await;
     let database = services::database().await;
-    sunk.run.endpoints.connections.insert("warehouse".to_owned(), database.clone());
+    sunk.run.endpoints.named.connections.insert("warehouse".to_owned(), database.clone());
     let mut config = pinterest();
     config["output"]["postgres"] = json!({"connection": "warehouse", "schema": "pin \"results\""});
     for (seed, count) in [(6, 50), (7, 500)] {

@@ -1,0 +1,2 @@
+DROP TABLE variable;
+DROP TABLE connection;
