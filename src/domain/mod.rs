@@ -11,6 +11,8 @@ pub mod json_schema;
 pub mod layout;
 pub mod operator_kind;
 pub mod outputs;
+mod param_schema;
+pub mod params;
 pub mod plan;
 pub mod reconcile;
 pub mod record_headers;

@@ -7,7 +7,9 @@ mod empty;
 mod emulate;
 pub(crate) mod file_pattern;
 mod http;
+mod process;
 mod produce;
+mod python;
 mod short_circuit;
 mod sink;
 mod staged;
@@ -23,6 +25,7 @@ static REGISTRY: &[Registration] = &[
     sink::REGISTRATION,
     transform::REGISTRATION,
     bash::REGISTRATION,
+    python::REGISTRATION,
     http::REGISTRATION,
     empty::REGISTRATION,
     branch::REGISTRATION,

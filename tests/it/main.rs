@@ -12,6 +12,7 @@ mod engine;
 mod house;
 mod http;
 mod pipeline;
+mod python;
 mod s3;
 mod script;
 mod services;

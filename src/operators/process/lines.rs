@@ -24,7 +24,7 @@ const LONGEST_SHOWN: usize = 500;
 /// What is logged of one attempt at the most; `yes` fills a disk in minutes.
 const LOG_LIMIT: usize = 32 * 1024 * 1024;
 
-pub(super) struct Lines {
+pub(in crate::operators) struct Lines {
     log: TaskLog,
     logged: usize,
     unfinished: Vec<u8>,
@@ -95,12 +95,12 @@ impl Lines {
     }
 
     /// The last line, empty when there was none.
-    pub(super) fn last_line(&self) -> String {
+    pub(in crate::operators) fn last_line(&self) -> String {
         self.last.back().cloned().unwrap_or_default()
     }
 
     /// The last lines as the end of an error message.
-    pub(super) fn last_lines(&self) -> String {
+    pub(in crate::operators) fn last_lines(&self) -> String {
         let mut text = String::from(if self.last.is_empty() { " and printed nothing" } else { "; its last lines:" });
         for line in &self.last {
             let shown: String = line.chars().take(LONGEST_SHOWN).collect();
