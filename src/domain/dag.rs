@@ -1,5 +1,6 @@
 //! A DAG that was checked: what the engine plans with. Only `domain::check` makes one.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono_tz::Tz;
@@ -65,8 +66,10 @@ pub struct DagSettings {
     pub owner: Option<String>,
     /// Words to find it by.
     pub tags: Vec<String>,
-    /// Parameters with their defaults; `--param` and `conf` override them.
+    /// Parameters with their defaults; `--param` and `conf` override them ([`crate::domain::params::resolve`]).
     pub params: Map<String, Value>,
+    /// JSON Schemas of those that have one.
+    pub param_schemas: BTreeMap<String, Value>,
 }
 
 /// What the run of a tick is for.

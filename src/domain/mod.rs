@@ -15,6 +15,8 @@ pub mod layout;
 pub mod masking;
 pub mod operator_kind;
 pub mod outputs;
+mod param_schema;
+pub mod params;
 pub mod plan;
 pub mod reconcile;
 pub mod record_headers;

@@ -65,6 +65,7 @@ fn dag_of(drawn: &[Drawn], schedule: Schedule) -> Dag {
         owner: None,
         tags: Vec::new(),
         params: Map::new(),
+        param_schemas: BTreeMap::new(),
     };
     let index = |position: usize| TaskIndex(u32::try_from(position).unwrap());
     let tasks = drawn.iter().enumerate().map(|(position, drawn)| Task {

@@ -8,7 +8,9 @@ mod emulate;
 pub(crate) mod file_pattern;
 mod http;
 pub mod probe;
+mod process;
 mod produce;
+mod python;
 mod short_circuit;
 mod sink;
 mod staged;
@@ -24,6 +26,7 @@ static REGISTRY: &[Registration] = &[
     sink::REGISTRATION,
     transform::REGISTRATION,
     bash::REGISTRATION,
+    python::REGISTRATION,
     http::REGISTRATION,
     empty::REGISTRATION,
     branch::REGISTRATION,

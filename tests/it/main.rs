@@ -13,6 +13,7 @@ mod house;
 mod http;
 mod named;
 mod pipeline;
+mod python;
 mod s3;
 mod schedules;
 mod script;

@@ -102,17 +102,11 @@ fn children(dag: &Dag, parent: Option<usize>) -> impl Iterator<Item = usize> {
     dag.groups().iter().enumerate().rev().filter(move |(_, group)| group.parent == parent).map(|(at, _)| at)
 }
 
-/// A group's name is any text.
-fn quoted(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"")
-}
-
 /// A digraph in Graphviz' language.
 pub(crate) fn dot(dag: &Dag) -> String {
     let mut drawn = format!("digraph \"{}\" {{\n    rankdir=LR;\n    node [shape=box, style=rounded];\n", dag.id());
     let node = |task: &Task| format!("\"{0}\" [label=\"{0}\\n{1}\"];\n", task.id, subtitle(task));
-    let open =
-        |at: usize, label: &str| format!("subgraph cluster_{at} {{ label=\"{}\"; style=dashed;\n", quoted(label));
+    let open = |at: usize, label: &str| format!("subgraph cluster_{at} {{ label=\"{label}\"; style=dashed;\n");
     nested(dag, &mut drawn, &node, &open, "}\n");
     let name = |index| dag.task(index).map_or("", |task| task.id.as_str());
     for (from, to) in dag.edges() {

@@ -96,6 +96,7 @@ fn instead_of(class: &str) -> Option<&'static str> {
         "BranchDayOfWeekOperator" | "BranchDateTimeOperator" => {
             "use `branch`, whose `follow` is a template that sees `logical_date`"
         }
+        "PythonVirtualenvOperator" => "make the virtual environment once, and use `python` with `venv`",
         _ => return None,
     })
 }

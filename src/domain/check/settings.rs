@@ -43,6 +43,11 @@ pub(super) fn check(spec: &DagSpec, problems: &mut Problems<'_>) -> Option<DagSe
         );
     }
     warn_of_what_never_comes(keys, problems);
+    let scheduled = value(&keys.schedule).is_some_and(|schedule| *schedule != Schedule::None);
+    for (name, span) in keys.params.iter().filter(|_| scheduled).flat_map(|params| &params.value.required) {
+        let message = format!("the param `{name}` has no default, and nobody sets it when a schedule starts the run");
+        problems.add(Diagnostic::error(Code::BadParam, *span, message).help("give it a `default`"));
+    }
     not_zero("dagrun_timeout", keys.dagrun_timeout.as_ref().map(|limit| (limit.value.0, limit.span)), problems);
     Some(DagSettings {
         id: id?,
@@ -62,7 +67,8 @@ pub(super) fn check(spec: &DagSpec, problems: &mut Problems<'_>) -> Option<DagSe
         dagrun_timeout: value(&keys.dagrun_timeout).map(|limit| limit.0),
         owner: value(&keys.owner).cloned(),
         tags: value(&keys.tags).map(|tags| tags.0.clone()).unwrap_or_default(),
-        params: value(&keys.params).map(|params| params.0.clone()).unwrap_or_default(),
+        params: value(&keys.params).map(|params| params.defaults.clone()).unwrap_or_default(),
+        param_schemas: value(&keys.params).map(|params| params.schemas.clone()).unwrap_or_default(),
     })
 }
 

@@ -48,7 +48,7 @@ pub(super) fn check(spec: &DagSpec, tasks: &CheckedTasks<'_>, order: &Order, pro
     let Ok(dag_id) = spec.id.text.parse() else { return };
     let mut facts = RunFacts::sample(dag_id);
     if let Some(params) = &spec.keys.params {
-        facts.params.clone_from(&params.value.0);
+        facts.params.clone_from(&params.value.defaults);
     }
     let mut checker = Checker { params: &facts.params, tasks, outputs: Vec::new() };
     for (position, task) in tasks.checked.iter().enumerate() {

@@ -82,6 +82,8 @@ codes! {
     NotJson = "027",
     /// Setups and teardowns that do not go together.
     BadRole = "028",
+    /// A param whose schema is none, or whose default does not keep to it.
+    BadParam = "029",
     /// An operator's key that it does not have.
     UnknownConfigKey = "030",
     /// An operator's key that it needs.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::domain::diagnostic::{Code, Diagnostic};
-use crate::domain::ids::LONGEST_ID;
+use crate::domain::ids::{LONGEST_ID, TaskId};
 use crate::domain::source::Span;
 use crate::domain::spec::file::{TaskDefaults, TaskSpec, read_defaults};
 use crate::domain::spec::keys::{GroupKeys, Keys};
@@ -130,9 +130,10 @@ fn read_group(node: &Node, name: &Key, problems: &mut Problems<'_>) -> (GroupKey
 
 impl Groups {
     fn add(&mut self, name: Key, keys: GroupKeys, defaults: TaskDefaults, problems: &mut Problems<'_>) {
-        if name.text.is_empty() || name.text.contains('.') {
-            let message = format!("`{}` is no name for a task group: it is empty, or has a dot in it", name.text);
-            problems.add(Diagnostic::error(Code::BadId, name.span, message));
+        if name.text.parse::<TaskId>().is_err() || name.text.contains('.') {
+            let message = format!("`{}` is no name for a task group", name.text);
+            let help = "letters, digits, `_` and `-` are allowed, at most 250";
+            problems.add(Diagnostic::error(Code::BadId, name.span, message).help(help));
         }
         let position = self.all.len();
         match self.by_name.get(&name.text) {

@@ -78,7 +78,7 @@ pub(in crate::domain) fn airflow_task_key(key: &str) -> Option<Standing> {
         "task_group" => Unsupported("a task's group is its `task_group_name`"),
         "setup_task" | "teardown_task" => Unsupported("a teardown names its `setups`"),
         "decorator" | "python_callable" | "python_callable_name" | "python_callable_file" => {
-            Unsupported("Python is not run in process; the `bash` operator can run a script")
+            Unsupported("the `python` operator runs a script, a module or a function as a process")
         }
         "email" | "email_on_failure" | "email_on_retry" => IgnoredWhenOff("pinsched sends no mail"),
         "sla" | "sla_secs" => Unsupported("`execution_timeout` ends an attempt that takes too long"),

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use pinsched::clock;
 use pinsched::domain::check::{check, decode};
+use pinsched::domain::params::{Undeclared, resolve};
 use pinsched::engine::Engine;
 use pinsched::operators;
 use pinsched::store::NewRun;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::drive_with;
 use crate::dags::{House, Play, new_run};
@@ -27,8 +28,8 @@ async fn run_file(path: &Path, params: Value) -> String {
     assert!(checked.diagnostics.is_empty(), "{:?}", checked.diagnostics);
     let dag = checked.dags.pop().expect("a DAG in the file");
     let house = House::open().await;
-    let mut all: Map<String, Value> = dag.settings.params.clone();
-    all.extend(params.as_object().cloned().unwrap_or_default());
+    let given = params.as_object().cloned().unwrap_or_default();
+    let all = resolve(&dag.settings, given, Undeclared::Refused).expect("the params keep to their schemas");
     let new = NewRun { file: path.to_str().unwrap(), params: all, ..new_run(&dag, &text) };
     let run = house.store.create_run(&new, clock::now()).await.expect("the run is new");
     let play = Play { stage: Stage::of(run.uuid), dag, run };
@@ -67,4 +68,16 @@ async fn what_was_set_up_is_cleaned_up_and_the_run_fails_by_its_work_alone() {
         assert!(!Path::new(made.as_str()).exists(), "{} is still there", made.as_str());
     }
     insta::assert_snapshot!(folder.replace_all(&format!("{worked}\n{failed}"), "[folder]"));
+}
+
+#[tokio::test]
+async fn params_reach_the_task() {
+    insta::assert_snapshot!(example("params", json!({"rows": 500, "days": ["2026-03-01", "2026-03-02"]})).await);
+}
+
+#[tokio::test]
+async fn python_runs_functions_and_scripts() {
+    let drawn = example("python", json!({})).await;
+    let nothing = example("python", json!({"rows": 0})).await;
+    insta::assert_snapshot!(format!("{drawn}\n{nothing}"));
 }

@@ -25,7 +25,7 @@ const LONGEST_SHOWN: usize = 500;
 /// What is logged of one attempt at the most; `yes` fills a disk in minutes.
 const LOG_LIMIT: usize = 32 * 1024 * 1024;
 
-pub(super) struct Lines {
+pub(in crate::operators) struct Lines {
     log: TaskLog,
     logged: usize,
     unfinished: Vec<u8>,
@@ -96,12 +96,12 @@ impl Lines {
     }
 
     /// The last line, empty when there was none.
-    pub(super) fn last_line(&self) -> String {
+    pub(in crate::operators) fn last_line(&self) -> String {
         self.last.back().cloned().unwrap_or_default()
     }
 
     /// The last lines as the end of an error message; masked before they are cut, for a cut secret is not found.
-    pub(super) fn last_lines(&self, masks: &Masks) -> String {
+    pub(in crate::operators) fn last_lines(&self, masks: &Masks) -> String {
         let mut text = String::from(if self.last.is_empty() { " and printed nothing" } else { "; its last lines:" });
         let last: Vec<&str> = self.last.iter().map(String::as_str).collect();
         for line in masks.mask(&last.join("\n")).lines() {

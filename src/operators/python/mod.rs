@@ -1,0 +1,193 @@
+//! `python`: runs the user's own script, module or function in a process of its own.
+//!
+//! The process is told what it may know by a JSON file, `PINSCHED_CONTEXT`, and leaves its output in another,
+//! `PINSCHED_OUTPUT`; what a function returns becomes the output's `return_value`. What it prints is logged.
+
+mod config;
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use serde_json::{Map, Value, json};
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+
+use crate::domain::operator_kind::OperatorKind;
+use crate::engine::operator::{Failure, Operator, Output, Registration, TaskContext};
+use crate::operators::process::{self, Finished, ProcessError};
+
+use config::{Python, Target};
+
+pub(crate) const REGISTRATION: Registration = Registration { kind: &KIND, build };
+
+static KIND: OperatorKind = OperatorKind {
+    name: "python",
+    class_paths: &[
+        "airflow.providers.standard.operators.python.PythonOperator",
+        "airflow.providers.standard.operators.python.ExternalPythonOperator",
+        "airflow.operators.python.PythonOperator",
+        "airflow.operators.python.ExternalPythonOperator",
+        "airflow.operators.python_operator.PythonOperator",
+    ],
+    about: "Runs a Python script, module or function",
+    schema: || schemars::schema_for!(Python),
+    check: |value| crate::operators::config::check(value, config::problems),
+    late_fields: &[],
+    file_keys: &["script", "python_callable_file"],
+};
+
+/// What calls a function.
+const RUNNER: &str = include_str!("runner.py");
+
+/// An output is for the tasks behind, held in memory and in Postgres; data belongs into S3 or a table.
+const LARGEST_OUTPUT: u64 = 4 * 1024 * 1024;
+
+/// Why a Python process did not succeed.
+#[derive(Debug, thiserror::Error)]
+enum PythonError {
+    #[error("a folder for the process's files could not be made, or read")]
+    Files(#[source] std::io::Error),
+    #[error("the output has more than {} MiB; leave data in S3 or in a table, and its name in the output", LARGEST_OUTPUT / 1024 / 1024)]
+    OutputTooLarge,
+    #[error("the output is not JSON: PINSCHED_OUTPUT is to hold one object")]
+    OutputNotJson(#[source] serde_json::Error),
+    #[error("the output is not a JSON object")]
+    OutputNoObject,
+}
+
+impl From<PythonError> for Failure {
+    fn from(error: PythonError) -> Self {
+        match error {
+            PythonError::Files(_) => Self::retry(&error),
+            PythonError::OutputTooLarge | PythonError::OutputNotJson(_) | PythonError::OutputNoObject => {
+                Self::fatal(&error)
+            }
+        }
+    }
+}
+
+fn build(config: Value) -> Result<Box<dyn Operator>, serde_json::Error> {
+    Ok(Box::new(serde_json::from_value::<Python>(config)?))
+}
+
+#[async_trait]
+impl Operator for Python {
+    async fn run(&self, context: &TaskContext) -> Result<Output, Failure> {
+        let Some(target) = self.target() else {
+            return Err(Failure::Fatal("it names nothing to run, or several things".to_owned()));
+        };
+        let directory =
+            self.cwd.as_ref().map_or_else(|| context.dag_folder.clone(), |cwd| context.dag_folder.join(cwd));
+        if !tokio::fs::metadata(&directory).await.is_ok_and(|found| found.is_dir()) {
+            return Err(ProcessError::NoDirectory(directory).into());
+        }
+        let scratch = tempfile::tempdir().map_err(PythonError::Files)?;
+        let (told, left) = (scratch.path().join("context.json"), scratch.path().join("output.json"));
+        write(&told, &known(context)?).await?;
+        let mut command = Command::new(self.interpreter(&context.dag_folder));
+        command.current_dir(&directory);
+        let words =
+            self.op_args.iter().map(|argument| argument.as_str().map_or_else(|| argument.to_string(), str::to_owned));
+        match &target {
+            Target::Script(script) => command.arg(context.dag_folder.join(script)).args(words),
+            Target::Module(module) => command.arg("-m").arg(module).args(words),
+            Target::Function { .. } | Target::FunctionOfFile { .. } => {
+                let call = scratch.path().join("call.json");
+                write(&call, &self.call(&target, &context.dag_folder)).await?;
+                command.arg("-c").arg(RUNNER).arg(call)
+            }
+        };
+        process::hide_our_own(&mut command);
+        process::set_run(&mut command, context);
+        command.env("PINSCHED_CONTEXT", &told).env("PINSCHED_OUTPUT", &left);
+        command.env("PYTHONUNBUFFERED", "1").env("PYTHONIOENCODING", "utf-8:backslashreplace");
+        for (name, value) in self.env.iter().flatten() {
+            command.env(name, value.clone().into_text());
+        }
+        let Finished { status, lines } = process::run(command, "python", context).await?;
+        if let Some(code) = status.code()
+            && code != 0
+            && self.skip_on_exit_code.as_ref().is_some_and(|codes| codes.contain(code))
+        {
+            return Err(Failure::Skip(format!("the process exited with code {code}")));
+        }
+        if !status.success() {
+            return Err(ProcessError::Unsuccessful { status, last_lines: lines.last_lines(context.lookup.masks()) }.into());
+        }
+        Ok(output(&left).await?)
+    }
+}
+
+impl Python {
+    fn interpreter(&self, folder: &Path) -> PathBuf {
+        match (&self.venv, &self.python) {
+            (Some(venv), _) => folder.join(venv).join("bin/python"),
+            // A bare name is looked up in PATH; anything else is a path.
+            (None, Some(python)) if python.components().count() > 1 => folder.join(python),
+            (None, Some(python)) => python.clone(),
+            (None, None) => PathBuf::from("python3"),
+        }
+    }
+
+    /// What the runner is to call.
+    fn call(&self, target: &Target<'_>, folder: &Path) -> Value {
+        let (module, file, function) = match target {
+            Target::Function { module, function } => (Some(*module), None, Some(*function)),
+            Target::FunctionOfFile { file, function } => (None, Some(folder.join(file)), Some(*function)),
+            Target::Script(_) | Target::Module(_) => (None, None, None),
+        };
+        json!({
+            "module": module,
+            "file": file,
+            "function": function,
+            "args": self.op_args,
+            "kwargs": self.op_kwargs,
+            "skip": self.skip_on_exit_code.as_ref().map_or(99, |codes| codes.first()),
+        })
+    }
+}
+
+/// What the process may know, by Airflow's names.
+fn known(context: &TaskContext) -> Result<Value, Failure> {
+    let names = ["ds", "ds_nodash", "ts", "logical_date", "data_interval_start", "data_interval_end", "params"];
+    let templates: Map<String, Value> =
+        names.into_iter().map(|name| (name.to_owned(), Value::from(format!("{{{{ {name} }}}}")))).collect();
+    let rendered =
+        context.templates.render_config(&Value::Object(templates), &[]).map_err(|error| Failure::fatal(&error))?;
+    let Value::Object(mut known) = rendered else { return Ok(rendered) };
+    let outputs: Map<String, Value> = context
+        .upstream
+        .iter()
+        .map(|(task, upstream)| (task.to_string(), Value::Object((*upstream.output).clone())))
+        .collect();
+    known.insert("dag_id".to_owned(), json!(context.dag_id.as_str()));
+    known.insert("run_id".to_owned(), json!(context.run_id.as_str()));
+    known.insert("task_id".to_owned(), json!(context.task_id.as_str()));
+    known.insert("try_number".to_owned(), json!(context.attempt.try_number));
+    known.insert("outputs".to_owned(), Value::Object(outputs));
+    Ok(Value::Object(known))
+}
+
+async fn write(path: &Path, value: &Value) -> Result<(), PythonError> {
+    tokio::fs::write(path, value.to_string()).await.map_err(PythonError::Files)
+}
+
+/// What the process left, an empty object where it left nothing.
+async fn output(path: &Path) -> Result<Output, PythonError> {
+    let file = match tokio::fs::metadata(path).await {
+        Ok(found) if found.is_file() => tokio::fs::File::open(path).await.map_err(PythonError::Files)?,
+        _ => return Ok(Output::new()),
+    };
+    let mut text = Vec::new();
+    file.take(LARGEST_OUTPUT + 1).read_to_end(&mut text).await.map_err(PythonError::Files)?;
+    if text.len() as u64 > LARGEST_OUTPUT {
+        return Err(PythonError::OutputTooLarge);
+    }
+    if text.trim_ascii().is_empty() {
+        return Ok(Output::new());
+    }
+    match serde_json::from_slice(&text).map_err(PythonError::OutputNotJson)? {
+        Value::Object(output) => Ok(output),
+        _ => Err(PythonError::OutputNoObject),
+    }
+}
