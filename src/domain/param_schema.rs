@@ -224,9 +224,9 @@ fn within(fields: &Map<String, Value>, value: &Value, place: &str, found: &mut V
         Value::Object(entries) => {
             let properties = fields.get("properties").and_then(Value::as_object);
             for (name, entry) in entries {
-                match properties.and_then(|properties| properties.get(name)).or(fields.get("additionalProperties")) {
-                    Some(schema) => judge(schema, entry, &below(name), found),
-                    None => {}
+                let own = properties.and_then(|properties| properties.get(name));
+                if let Some(schema) = own.or(fields.get("additionalProperties")) {
+                    judge(schema, entry, &below(name), found);
                 }
             }
         }

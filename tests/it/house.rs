@@ -221,7 +221,10 @@ fn a_task_moves_on_by_its_table_of_transitions_alone() {
 #[test]
 fn the_environment_is_read_by_config_alone() {
     // `bash` looks at the names only, to keep pinsched's own variables from its command.
-    assert_none(&offences(r"\benv::vars?(_os)?\b", &["config/", "operators/process/mod.rs"]), "the environment is read");
+    assert_none(
+        &offences(r"\benv::vars?(_os)?\b", &["config/", "operators/process/mod.rs"]),
+        "the environment is read",
+    );
 }
 
 #[test]
