@@ -170,7 +170,10 @@ impl Made {
             (None, _) => text.push_str(&format!("{count} runs would be made, {at_once} at once\n")),
         }
         if self.left_out > 0 {
-            text.push_str(&format!("{} ticks are left out (--only missing, failed or all says which)\n", self.left_out));
+            text.push_str(&format!(
+                "{} ticks are left out (--only missing, failed or all says which)\n",
+                self.left_out
+            ));
         }
         text
     }
@@ -215,9 +218,7 @@ pub(crate) async fn backfills(session: &Session, command: Option<&BackfillsComma
         None => true,
         Some(BackfillsCommand::Pause { id }) => store.pause_backfill(BackfillId(*id), true).await?,
         Some(BackfillsCommand::Resume { id }) => store.pause_backfill(BackfillId(*id), false).await?,
-        Some(BackfillsCommand::Cancel { id }) => {
-            store.cancel_backfill(BackfillId(*id), clock::now()).await?.is_some()
-        }
+        Some(BackfillsCommand::Cancel { id }) => store.cancel_backfill(BackfillId(*id), clock::now()).await?.is_some(),
     };
     anyhow::ensure!(is_there, "there is no such backfill; `pinsched backfills` lists them");
     if command.is_some() {
@@ -229,7 +230,8 @@ pub(crate) async fn backfills(session: &Session, command: Option<&BackfillsComma
         if lines.is_empty() {
             return "no backfills yet; `pinsched backfill DAG --from DATE --to DATE` makes one\n".to_owned();
         }
-        let mut table = session.printer.table(&["ID", "DAG", "FROM", "TO", "STATE", "WAITING", "RUNNING", "SUCCESS", "FAILED"]);
+        let mut table =
+            session.printer.table(&["ID", "DAG", "FROM", "TO", "STATE", "WAITING", "RUNNING", "SUCCESS", "FAILED"]);
         for line in &lines {
             let day = |instant: &str| instant.get(..16).unwrap_or(instant).replace('T', " ");
             let count = |state: RunState| Field::number(line.runs.get(state.as_str()).copied().unwrap_or(0));

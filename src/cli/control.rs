@@ -43,11 +43,8 @@ struct Wish<'a> {
 }
 
 pub(crate) async fn clear(session: &Session, arguments: &ClearArguments) -> anyhow::Result<Exit> {
-    let reach = Reach {
-        upstream: arguments.upstream,
-        downstream: arguments.downstream,
-        only_failed: arguments.only_failed,
-    };
+    let reach =
+        Reach { upstream: arguments.upstream, downstream: arguments.downstream, only_failed: arguments.only_failed };
     let wish = Wish {
         action: Action::Clear,
         tasks: &arguments.tasks,
@@ -143,7 +140,8 @@ async fn change(session: &Session, run: &str, wish: &Wish<'_>) -> anyhow::Result
     for one in &runs {
         let dag = dag_of(&store, one).await?;
         // Another run's DAG may be of another version, without some of the tasks.
-        if one.key != run.key && wish.tasks.iter().all(|task| dag.task_named(task).is_none()) && !wish.tasks.is_empty() {
+        if one.key != run.key && wish.tasks.iter().all(|task| dag.task_named(task).is_none()) && !wish.tasks.is_empty()
+        {
             continue;
         }
         lines.extend(apply(&store, one, &dag, wish).await?);

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::service::dag_files::load;
 use crate::cli::output::Printer;
 use crate::domain::dag::Dag;
 use crate::domain::ids::DagId;
 use crate::engine::versions;
 use crate::operators;
+use crate::service::dag_files::load;
 use crate::store::RunSource;
 
 /// A file that was read and checked, and has no errors.

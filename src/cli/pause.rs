@@ -29,8 +29,7 @@ pub(crate) async fn pause(session: &Session, dag: &DagId) -> anyhow::Result<Exit
     find_dag(&store, dag).await?;
     let changed = store.pause_dag(dag, Pause::Pause).await?.context("the DAG is gone")?;
     store.tell(Word::Schedule).await?;
-    let report =
-        Paused { dag_id: dag.to_string(), is_paused: true, changed, runs_now: Vec::new(), next_tick: None };
+    let report = Paused { dag_id: dag.to_string(), is_paused: true, changed, runs_now: Vec::new(), next_tick: None };
     session.printer.answer(&report, || {
         let already = if changed { "" } else { " already" };
         format!("{dag} is paused{already}: what runs ends, nothing new begins\n")

@@ -33,7 +33,11 @@ const TERMINATION_GRACE: Duration = Duration::from_secs(5);
 pub(crate) async fn serve(session: &Session, arguments: &ServeArguments) -> anyhow::Result<Exit> {
     let dags = arguments.dags.clone().unwrap_or_else(|| session.settings.dags.clone());
     let dags = std::path::absolute(&dags).with_context(|| format!("could not find {}", dags.display()))?;
-    anyhow::ensure!(dags.exists(), "there is no folder {} of DAG files (--dags or PINSCHED_DAGS names it)", dags.display());
+    anyhow::ensure!(
+        dags.exists(),
+        "there is no folder {} of DAG files (--dags or PINSCHED_DAGS names it)",
+        dags.display()
+    );
     let (mut resolved, store) = session.connect(CONNECTIONS).await?;
     let endpoints = Arc::new(resolved.endpoints);
     let keys = session.secret_keys()?;

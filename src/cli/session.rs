@@ -6,10 +6,10 @@ use secrecy::SecretString;
 use crate::cli::arguments::Everywhere;
 use crate::cli::output::Printer;
 use crate::config::{Environment, Flags, Settings, key};
-use crate::domain::masking::Masks;
-use crate::embedded::{self, Component, LeaseRequest, Phase, Progress, Resolved, StackLease};
 use crate::domain::diagnostic::closest;
 use crate::domain::ids::DagId;
+use crate::domain::masking::Masks;
+use crate::embedded::{self, Component, LeaseRequest, Phase, Progress, Resolved, StackLease};
 use crate::store::{DagState, Run, SecretKeys, Store};
 
 /// A command's settings and its printer.
@@ -150,7 +150,9 @@ pub(crate) async fn find_dag(store: &Store, id: &DagId) -> anyhow::Result<DagSta
     let names = || states.iter().map(|state| state.dag_id.as_str());
     let near = closest(id.as_str(), names()).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
     match states.is_empty() {
-        true => anyhow::bail!("there is no DAG `{id}`: none is registered yet (`pinsched serve` registers those of ./dags)"),
+        true => {
+            anyhow::bail!("there is no DAG `{id}`: none is registered yet (`pinsched serve` registers those of ./dags)")
+        }
         false => anyhow::bail!("there is no DAG `{id}`{near} (`pinsched dags` lists them)"),
     }
 }

@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use crate::service::dag_files::{LoadedFile, count, load_all};
 use crate::cli::exit::Exit;
 use crate::domain::diagnostic::Severity;
 use crate::domain::operator_kind::OperatorKind;
+use crate::service::dag_files::{LoadedFile, count, load_all};
 
 /// What the command answers.
 #[derive(Debug)]

@@ -85,7 +85,9 @@ fn explain(
 ) -> (String, Vec<String>) {
     match standing.state {
         TaskState::Running => (format!("it runs (try {})", standing.try_number), Vec::new()),
-        TaskState::Deferred => ("it waits for something outside, and takes no slot; its log says for what".to_owned(), Vec::new()),
+        TaskState::Deferred => {
+            ("it waits for something outside, and takes no slot; its log says for what".to_owned(), Vec::new())
+        }
         TaskState::Success | TaskState::Failed | TaskState::UpstreamFailed | TaskState::Skipped => {
             let error = standing.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
             (format!("it is over, {}{error}", standing.state), Vec::new())

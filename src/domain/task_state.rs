@@ -129,7 +129,9 @@ impl TaskState {
             (Self::Running | Self::Deferred, E::FailedForNow) => Self::UpForRetry,
             (Self::Running | Self::Deferred, E::FailedForGood | E::LostForGood) => Self::Failed,
             (Self::Running | Self::Deferred, E::Interrupted | E::Lost) => Self::Queued, // not the task's fault
-            (Self::None | Self::Queued | Self::Running | Self::Deferred | Self::UpForRetry, E::Cancelled) => Self::Failed,
+            (Self::None | Self::Queued | Self::Running | Self::Deferred | Self::UpForRetry, E::Cancelled) => {
+                Self::Failed
+            }
             // A person's word counts in every state; a fence that was held before is not held any more.
             (_, E::Cleared) => Self::None,
             (_, E::MarkedSuccess) => Self::Success,
@@ -295,7 +297,9 @@ mod tests {
     fn final_states_accept_no_event_but_a_persons_word() {
         use TaskEvent::{Cleared, MarkedFailed, MarkedSuccess};
         for state in TaskState::ALL.into_iter().filter(|state| state.is_final()) {
-            for event in TaskEvent::ALL.into_iter().filter(|event| ![Cleared, MarkedFailed, MarkedSuccess].contains(event)) {
+            for event in
+                TaskEvent::ALL.into_iter().filter(|event| ![Cleared, MarkedFailed, MarkedSuccess].contains(event))
+            {
                 assert!(state.next(event).is_err(), "{state} moved on by {event}");
             }
         }

@@ -83,11 +83,9 @@ impl UpstreamCounts {
                 self.skipped += 1;
                 self.setups_skipped += setup;
             }
-            TaskState::None
-            | TaskState::Queued
-            | TaskState::Running
-            | TaskState::Deferred
-            | TaskState::UpForRetry => self.unfinished += 1,
+            TaskState::None | TaskState::Queued | TaskState::Running | TaskState::Deferred | TaskState::UpForRetry => {
+                self.unfinished += 1
+            }
         }
     }
 }

@@ -13,8 +13,8 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use crate::clock;
-use crate::domain::ids::{AttemptKey, RunKey, TaskId, TaskIndex, TaskRunKey};
 use crate::domain::Timestamp;
+use crate::domain::ids::{AttemptKey, RunKey, TaskId, TaskIndex, TaskRunKey};
 use crate::domain::plan::{Ending, Move};
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;
@@ -29,9 +29,7 @@ use crate::engine::orphans::Orphanage;
 use crate::engine::running::RunningRun;
 use crate::engine::shutdown::Shutdown;
 use crate::engine::versions::Versions;
-use crate::store::{
-    Claim, ClaimOf, Claimed, EndedAttempt, RunBatch, SignOfLife, Step, Stepper, StoreError, WorkerId,
-};
+use crate::store::{Claim, ClaimOf, Claimed, EndedAttempt, RunBatch, SignOfLife, Step, Stepper, StoreError, WorkerId};
 
 /// The safety net: how often the worker looks for work, cancel requests and orphans that nothing told it of.
 const POLL: Duration = Duration::from_secs(1);
@@ -325,10 +323,8 @@ impl<'a> Worker<'a> {
                 of: self.assignment.claims(),
             });
             let happened = self.hand.happened(); // kept until it is written: a step that fails is done again
-            let batches: Vec<RunBatch<'_>> = happened
-                .iter()
-                .map(|(run, dag, ended)| RunBatch { run: *run, dag, ended: ended.clone() })
-                .collect();
+            let batches: Vec<RunBatch<'_>> =
+                happened.iter().map(|(run, dag, ended)| RunBatch { run: *run, dag, ended: ended.clone() }).collect();
             let now = clock::now();
             let step = Step { batches, claim };
             let stepped = self.stepper.step(&step, now).await?;
@@ -360,7 +356,8 @@ impl<'a> Worker<'a> {
 
     /// Tells what moved on, keeps what was left, and notes when something will be ready that was not claimed.
     fn note_moves(&mut self, moves: &[(RunKey, Move)], batches: &[RunBatch<'_>], claims: bool, now: Timestamp) {
-        let ended = || batches.iter().flat_map(|batch| batch.ended.iter().map(|ended| ((batch.run, ended.task), ended)));
+        let ended =
+            || batches.iter().flat_map(|batch| batch.ended.iter().map(|ended| ((batch.run, ended.task), ended)));
         let ended: HashMap<(RunKey, TaskIndex), &EndedAttempt> = ended().collect();
         for (run, step) in moves {
             if step.to == TaskState::Deferred

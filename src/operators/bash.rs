@@ -91,7 +91,9 @@ impl Operator for Bash {
             return Err(Failure::Skip(format!("the command exited with code {code}")));
         }
         if !status.success() {
-            return Err(ProcessError::Unsuccessful { status, last_lines: lines.last_lines(context.lookup.masks()) }.into());
+            return Err(
+                ProcessError::Unsuccessful { status, last_lines: lines.last_lines(context.lookup.masks()) }.into()
+            );
         }
         let mut output = Output::new();
         output.insert("exit_code".to_owned(), Value::from(0));

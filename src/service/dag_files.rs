@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::service::named_files;
 use crate::domain::check::{Checked, check, decode};
 use crate::domain::diagnostic::{Code, Diagnostic, Severity};
 use crate::domain::ids::DagId;
 use crate::domain::operator_kind::OperatorKind;
 use crate::domain::source::{LARGEST_FILE, SourceFile, Span};
+use crate::service::named_files;
 
 /// A DAG file and what became of it.
 #[derive(Debug)]

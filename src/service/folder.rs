@@ -226,7 +226,8 @@ impl Folder {
     async fn retire(&self, gone: &BTreeSet<DagId>, dags: &BTreeMap<DagId, Registered>) -> Result<(), StoreError> {
         let mut gone: BTreeSet<DagId> = gone.clone();
         if !self.begun {
-            let is_ours = |file: &Option<String>| file.as_deref().is_some_and(|file| Path::new(file).starts_with(&self.path));
+            let is_ours =
+                |file: &Option<String>| file.as_deref().is_some_and(|file| Path::new(file).starts_with(&self.path));
             let states = self.store.dag_states().await?;
             let missing = states.into_iter().filter(|state| {
                 state.retired_at.is_none() && is_ours(&state.file) && !dags.contains_key(&state.dag_id)

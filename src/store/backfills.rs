@@ -169,10 +169,11 @@ impl Store {
     pub async fn cancel_backfill(&self, id: BackfillId, now: Timestamp) -> Result<Option<Vec<RunKey>>, StoreError> {
         let failed = StoreError::query("cancel a backfill");
         let mut transaction = self.pool.begin().await.map_err(&failed)?;
-        let there = sqlx::query!("UPDATE backfill SET cancelled_at = COALESCE(cancelled_at, $2) WHERE id = $1", id.0, now)
-            .execute(&mut *transaction)
-            .await
-            .map_err(&failed)?;
+        let there =
+            sqlx::query!("UPDATE backfill SET cancelled_at = COALESCE(cancelled_at, $2) WHERE id = $1", id.0, now)
+                .execute(&mut *transaction)
+                .await
+                .map_err(&failed)?;
         if there.rows_affected() == 0 {
             return Ok(None);
         }

@@ -75,11 +75,8 @@ impl Store {
         let selected = control::select(dag, &states, request.tasks, request.reach);
         let outcome = control::apply(dag, &states, &selected, request.action)
             .map_err(|source| StoreError::Inconsistent { run, source: source.into() })?;
-        let changed: Vec<Changed> = outcome
-            .steps
-            .iter()
-            .map(|step| Changed { task: step.task, from: step.from, to: step.to })
-            .collect();
+        let changed: Vec<Changed> =
+            outcome.steps.iter().map(|step| Changed { task: step.task, from: step.from, to: step.to }).collect();
         if mode == Mode::Do && !changed.is_empty() {
             write(&mut transaction, run, &outcome, request, now).await?;
             transaction.commit().await.map_err(&failed)?;

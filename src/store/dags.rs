@@ -232,25 +232,17 @@ impl Store {
 
     /// The text of the file that a version of a DAG was made from, with its path.
     pub async fn version_source(&self, version: DagVersionId) -> Result<crate::store::RunSource, StoreError> {
-        sqlx::query_as!(
-            crate::store::RunSource,
-            "SELECT file, source FROM dag_version WHERE id = $1",
-            version.0
-        )
-        .fetch_one(&self.pool)
-        .await
-        .map_err(StoreError::query("read a version of a DAG"))
+        sqlx::query_as!(crate::store::RunSource, "SELECT file, source FROM dag_version WHERE id = $1", version.0)
+            .fetch_one(&self.pool)
+            .await
+            .map_err(StoreError::query("read a version of a DAG"))
     }
 
     /// Pauses a DAG, or lets it go on: then its ticks count from `begins` on where that is given, else from where they
     /// were. Says whether it was not so before; nothing where there is no such DAG.
     ///
     /// What runs ends; a paused DAG's waiting tasks wait on, and its runs do not begin.
-    pub async fn pause_dag(
-        &self,
-        dag: &DagId,
-        pause: Pause,
-    ) -> Result<Option<bool>, StoreError> {
+    pub async fn pause_dag(&self, dag: &DagId, pause: Pause) -> Result<Option<bool>, StoreError> {
         let (is_paused, begins) = match pause {
             Pause::Pause => (true, None),
             Pause::GoOn { begins } => (false, begins),
@@ -465,13 +457,10 @@ impl Store {
 
     /// What is wrong with DAG files, by file, at most 1,000.
     pub async fn import_errors(&self) -> Result<Vec<ImportError>, StoreError> {
-        sqlx::query_as!(
-            ImportError,
-            "SELECT file, message, findings FROM import_error ORDER BY file LIMIT 1000"
-        )
-        .fetch_all(&self.pool)
-        .await
-        .map_err(StoreError::query("read what is wrong with DAG files"))
+        sqlx::query_as!(ImportError, "SELECT file, message, findings FROM import_error ORDER BY file LIMIT 1000")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(StoreError::query("read what is wrong with DAG files"))
     }
 }
 

@@ -32,12 +32,12 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{Connection, PgConnection};
 
-pub use dags::{DagKey, DagRegistration, DagState, Fired, ImportError, Pause, Tick};
-pub use error::StoreError;
-pub use history::Transition;
 pub use backfills::{Backfill, BackfillId, NewBackfill};
 pub use control::{Changed, Mode, Request};
 pub use creation::{Begin, DagVersionId, NewRun};
+pub use dags::{DagKey, DagRegistration, DagState, Fired, ImportError, Pause, Tick};
+pub use error::StoreError;
+pub use history::Transition;
 pub use listening::{Listener, Word};
 pub use pools::Pool;
 pub use runs::{Run, RunSource};

@@ -11,13 +11,13 @@ use pinsched::domain::check::check;
 use pinsched::domain::dag::Dag;
 use pinsched::domain::ids::{RunKey, TaskIndex};
 use pinsched::domain::masking::Masks;
+use pinsched::domain::run_type::RunType;
 use pinsched::domain::source::SourceFile;
 use pinsched::domain::task_state::TaskState;
 use pinsched::engine::Engine;
 use pinsched::engine::lookup::Lookup;
 use pinsched::engine::observer::Nobody;
 use pinsched::engine::running::RunningRun;
-use pinsched::domain::run_type::RunType;
 use pinsched::store::{Begin, NewRun, Run, SecretKeys, Store};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{Connection, Executor, PgConnection};
@@ -80,7 +80,9 @@ impl House {
         store.migrate().await.expect("the migrations run on an empty database");
         let mut sql = PgConnection::connect(url.expose_secret()).await.unwrap();
         // Far apart, so that one id in another's place is found out, and beyond 32 bits, since ids are bigints.
-        for (table, start) in [("dag_version", 5_000), ("dag", 7_000_000_321_i64), ("worker", 6_000_000_123_i64), ("run", 9_000_000_000)] {
+        for (table, start) in
+            [("dag_version", 5_000), ("dag", 7_000_000_321_i64), ("worker", 6_000_000_123_i64), ("run", 9_000_000_000)]
+        {
             let restart = format!("ALTER TABLE {table} ALTER COLUMN id RESTART WITH {start}");
             sql.execute(sqlx::AssertSqlSafe(restart)).await.unwrap();
         }

@@ -212,9 +212,17 @@ fn a_task_moves_on_by_its_table_of_transitions_alone() {
     }
     // The plan's moves, which name the state that they start from, and claims, of queued tasks only; and the end of a run
     // whose DAG nobody can read, so that no plan can be made; and what a person does, which `domain::control` decides.
-    let known = ["src/store/sql/claim_limited.sql", "src/store/sql/control.sql", "src/store/sql/give_up_run.sql", "src/store/sql/step.sql"];
+    let known = [
+        "src/store/sql/claim_limited.sql",
+        "src/store/sql/control.sql",
+        "src/store/sql/give_up_run.sql",
+        "src/store/sql/step.sql",
+    ];
     assert_eq!(writers, known);
-    let asked = offences(r"\.next\((E::|TaskEvent::|event\))", &["domain/plan.rs", "domain/control.rs", "domain/task_state.rs"]);
+    let asked = offences(
+        r"\.next\((E::|TaskEvent::|event\))",
+        &["domain/plan.rs", "domain/control.rs", "domain/task_state.rs"],
+    );
     assert_none(&asked, "somebody but the plan moves a task on");
 }
 
@@ -284,8 +292,7 @@ fn the_state_machine_is_the_same_wherever_it_stands() {
     for from in TaskState::ALL {
         for event in TaskEvent::ALL {
             // A person's word counts in every state, which a line below the picture says.
-            let is_a_persons =
-                matches!(event, TaskEvent::Cleared | TaskEvent::MarkedSuccess | TaskEvent::MarkedFailed);
+            let is_a_persons = matches!(event, TaskEvent::Cleared | TaskEvent::MarkedSuccess | TaskEvent::MarkedFailed);
             if let Ok(to) = from.next(event)
                 && !is_a_persons
             {

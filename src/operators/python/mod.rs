@@ -112,7 +112,9 @@ impl Operator for Python {
             return Err(Failure::Skip(format!("the process exited with code {code}")));
         }
         if !status.success() {
-            return Err(ProcessError::Unsuccessful { status, last_lines: lines.last_lines(context.lookup.masks()) }.into());
+            return Err(
+                ProcessError::Unsuccessful { status, last_lines: lines.last_lines(context.lookup.masks()) }.into()
+            );
         }
         Ok(output(&left).await?)
     }

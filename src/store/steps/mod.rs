@@ -150,7 +150,13 @@ impl Store {
     /// A stepper that knows nothing yet. From its first step on it holds a connection of the pool.
     #[must_use]
     pub fn stepper(&self) -> Stepper {
-        Stepper { store: self.clone(), connection: None, known: BTreeMap::new(), queue_waits: true, limited_wait: false }
+        Stepper {
+            store: self.clone(),
+            connection: None,
+            known: BTreeMap::new(),
+            queue_waits: true,
+            limited_wait: false,
+        }
     }
 }
 

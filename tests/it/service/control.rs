@@ -44,10 +44,7 @@ async fn what_is_cleared_runs_again_and_what_waits_for_it_after_it() {
     let reach = Reach { downstream: true, ..Reach::default() };
     let changed = change(&served, &run, TEXT, Action::Clear, &["load"], reach).await;
     let states: Vec<_> = changed.iter().map(|one| (one.task.0, one.from, one.to)).collect();
-    assert_eq!(
-        states,
-        [(1, TaskState::Failed, TaskState::Queued), (2, TaskState::UpstreamFailed, TaskState::None)]
-    );
+    assert_eq!(states, [(1, TaskState::Failed, TaskState::Queued), (2, TaskState::UpstreamFailed, TaskState::None)]);
     assert_eq!(served.ended(&run).await, RunState::Success);
     insta::assert_snapshot!(picture(&served.house.store, run.key).await.split_once('\n').unwrap().1, @r"
       extract  success          attempt 1

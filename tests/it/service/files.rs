@@ -25,7 +25,10 @@ async fn files_come_change_break_and_go() {
     let broken = served.dag("orders", |state| state.retired_at.is_none()).await;
     assert_eq!(broken.version, second.version, "the last good version stays");
 
-    served.write("orders.yaml", "orders: {tasks: {one: {operator: script}, two: {operator: script}, three: {operator: script}}}");
+    served.write(
+        "orders.yaml",
+        "orders: {tasks: {one: {operator: script}, two: {operator: script}, three: {operator: script}}}",
+    );
     served.dag("orders", |state| state.version != second.version).await;
     let none = async |house: &crate::dags::House| house.store.import_errors().await.unwrap().is_empty().then_some(());
     served.until("the error's end", none).await;
@@ -39,7 +42,8 @@ async fn files_come_change_break_and_go() {
 
 #[tokio::test]
 async fn a_file_that_is_broken_when_the_service_begins_has_its_last_good_version() {
-    let mut served = Served::by_one(&[("orders.yaml", "orders: {schedule: '* * * * * *', tasks: {one: {operator: script}}}")]).await;
+    let mut served =
+        Served::by_one(&[("orders.yaml", "orders: {schedule: '* * * * * *', tasks: {one: {operator: script}}}")]).await;
     served.dag("orders", |state| state.version.is_some()).await;
     served.shutdown.stop();
     while served.services.join_next().await.is_some() {}

@@ -105,7 +105,11 @@ async fn a_task_that_depends_on_the_past_waits_for_the_run_before() {
     let mut plays = Vec::new();
     for day in 1..=2 {
         let logical_date = format!("2026-03-0{day}T00:00:00Z").parse().unwrap();
-        let new = pinsched::store::NewRun { run_id: format!("manual__{day}").parse().unwrap(), logical_date, ..new_run(&checked, text) };
+        let new = pinsched::store::NewRun {
+            run_id: format!("manual__{day}").parse().unwrap(),
+            logical_date,
+            ..new_run(&checked, text)
+        };
         let run = house.store.create_run(&new, clock::now()).await.unwrap();
         plays.push(Play { stage: crate::script::Stage::of(run.uuid), dag: checked.clone(), run });
     }
@@ -154,7 +158,11 @@ async fn why_and_the_claim_are_of_one_mind() {
     let mut runs = Vec::new();
     for day in 1..=2 {
         let logical_date = format!("2026-03-0{day}T00:00:00Z").parse().unwrap();
-        let new = pinsched::store::NewRun { run_id: format!("manual__{day}").parse().unwrap(), logical_date, ..new_run(&checked, text) };
+        let new = pinsched::store::NewRun {
+            run_id: format!("manual__{day}").parse().unwrap(),
+            logical_date,
+            ..new_run(&checked, text)
+        };
         runs.push(house.store.create_run(&new, clock::now()).await.unwrap());
     }
     let worker = worker(&house.store).await;

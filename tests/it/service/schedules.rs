@@ -43,7 +43,9 @@ async fn each_tick_becomes_one_run_whichever_of_three_services_is_first() {
 async fn without_catchup_nothing_runs_before_the_next_tick_and_with_it_everything_does() {
     let start = (clock::now() - TimeDelta::days(3)).format("%Y-%m-%dT00:00:00Z");
     let dag = |name: &str, catchup: &str| {
-        format!("{name}: {{schedule: '@daily', start_date: '{start}', catchup: {catchup}, max_active_runs: 16, tasks: {{one: {{operator: script}}}}}}\n")
+        format!(
+            "{name}: {{schedule: '@daily', start_date: '{start}', catchup: {catchup}, max_active_runs: 16, tasks: {{one: {{operator: script}}}}}}\n"
+        )
     };
     let text = [("none", "none"), ("latest", "latest"), ("every", "all"), ("window", "{window: 2d, max: 1}")]
         .map(|(name, catchup)| dag(name, catchup))
@@ -154,7 +156,8 @@ async fn a_run_whose_process_is_gone_is_adopted() {
 
 #[tokio::test]
 async fn dates_have_each_its_place_in_a_backfill() {
-    let text = "orders: {schedule: '@daily', start_date: 2026-01-01, max_active_runs: 1, tasks: {one: {operator: script}}}";
+    let text =
+        "orders: {schedule: '@daily', start_date: 2026-01-01, max_active_runs: 1, tasks: {one: {operator: script}}}";
     let served = Served::by_one(&[("orders.yaml", text)]).await;
     let state = served.dag("orders", |state| state.version.is_some()).await;
     let dag = crate::dags::dag(text);
