@@ -13,6 +13,7 @@ use crate::cli::exit::Exit;
 use crate::cli::progress::ProgressDisplay;
 use crate::cli::report;
 use crate::cli::session::Session;
+use crate::clock;
 use crate::domain::dag::Dag;
 use crate::domain::run_state::RunState;
 use crate::embedded::{Resolved, StackError, StackLease};
@@ -95,6 +96,12 @@ pub(crate) async fn drive_stored(
     let source = store.run_source(run.key).await?;
     let dag = dag_file::reread(&source.file, source.source, &run.dag_id)
         .with_context(|| format!("run `{}` cannot go on; `pinsched run FILE --new` starts another", run.run_id))?;
+    if run.state == RunState::Queued && !store.begin_run_if_its_turn(&run, &dag, clock::now()).await? {
+        anyhow::bail!(
+            "run `{}` waits for its turn: its DAG is paused, or as many of its runs as may go on already",
+            run.run_id
+        );
+    }
     drive(session, resolved, store, run, dag, sign).await
 }
 

@@ -7,7 +7,7 @@ use crate::domain::Timestamp;
 use crate::domain::ids::{DagId, RunId, RunKey};
 use crate::domain::run_state::RunState;
 use crate::domain::run_type::RunType;
-use crate::store::{DagVersionId, Store, StoreError, WorkerId, rows};
+use crate::store::{DagVersionId, LEASE, Store, StoreError, WorkerId, rows};
 
 /// A run, as stored.
 #[derive(Debug, Clone)]
@@ -173,10 +173,10 @@ impl Store {
             .transpose()
     }
 
-    /// A DAG's unfinished runs, latest logical date first, at most 100.
+    /// A DAG's runs that have begun and are unfinished, latest logical date first, at most 100.
     pub async fn unfinished_runs(&self, dag: &DagId) -> Result<Vec<Run>, StoreError> {
         select_runs!(
-            "WHERE r.dag_id = $1 AND r.state IN ('queued', 'running') ORDER BY r.logical_date DESC, r.id DESC LIMIT 100",
+            "WHERE r.dag_id = $1 AND r.state = 'running' ORDER BY r.logical_date DESC, r.id DESC LIMIT 100",
             dag.as_str()
         )
         .fetch_all(&self.pool)
@@ -213,12 +213,30 @@ impl Store {
             .collect()
     }
 
-    /// The process that drives a run: its owner, where that one shows its sign of life.
+    /// The process that drives a run: its owner, where that one shows its sign of life; of a run without an owner, a service
+    /// that takes the tasks of every such run.
     pub async fn live_driver(&self, run: &Run) -> Result<Option<WorkerId>, StoreError> {
         match run.owner {
-            Some(owner) if !run.state.is_final() && self.is_alive(owner).await? => Ok(Some(owner)),
-            _ => Ok(None),
+            _ if run.state.is_final() => Ok(None),
+            Some(owner) if self.is_alive(owner).await? => Ok(Some(owner)),
+            Some(_) => Ok(None),
+            None => self.live_service().await,
         }
+    }
+
+    /// A worker that takes the tasks of every run that no process drives, where one lives.
+    async fn live_service(&self) -> Result<Option<WorkerId>, StoreError> {
+        sqlx::query_scalar!(
+            "SELECT id FROM worker
+             WHERE takes_any AND ended_at IS NULL AND seen_at > clock_timestamp() - make_interval(secs => $1)
+             ORDER BY id DESC
+             LIMIT 1",
+            LEASE.as_secs_f64()
+        )
+        .fetch_optional(&self.pool)
+        .await
+        .map(|id| id.map(WorkerId))
+        .map_err(StoreError::query("look for a service"))
     }
 
     /// The DAG file of a run, as it was when the run was created.

@@ -55,6 +55,15 @@ async fn branching_goes_one_way() {
 }
 
 #[tokio::test]
+async fn the_nightly_report_is_run() {
+    insta::assert_snapshot!(example("nightly", json!({})).await, @r#"
+    {}: success
+      collect success  "rows of 2026-02-01"
+      report success  "report of 2026-02-01"
+    "#);
+}
+
+#[tokio::test]
 async fn groups_wait_for_each_other_as_one() {
     insta::assert_snapshot!(example("task_groups", json!({})).await);
 }

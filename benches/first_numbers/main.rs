@@ -1,10 +1,12 @@
 //! The first figures, each beside a floor that was measured in the same run: `./scripts/bench`.
 //!
 //! Starts a home of its own in a temporary folder; needs what `pinsched run` needs, and nothing else. Names of sections
-//! (`stack`, `memory`, `engine`, `pipeline`) as arguments choose what is measured; all of it by default.
+//! (`stack`, `memory`, `engine`, `service`, `pipeline`) as arguments choose what is measured; all of it by default.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's answer is what it prints")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on says so by panicking")]
+
+mod service;
 
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
@@ -55,6 +57,10 @@ fn main() {
     if wants("engine") {
         let url = up.urls["database_url"].as_str().unwrap();
         tokio::runtime::Runtime::new().unwrap().block_on(engine_figures(url));
+    }
+    if wants("service") {
+        let url = up.urls["database_url"].as_str().unwrap();
+        tokio::runtime::Runtime::new().unwrap().block_on(service::figures(url, &folder.path().join("dags")));
     }
     if wants("pipeline") {
         pipeline(&home);
