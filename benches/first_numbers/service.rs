@@ -160,7 +160,8 @@ fn between((from, to): (Timestamp, Timestamp)) -> Duration {
 
 /// Prints the figures.
 pub(super) async fn figures(url: &str, folder: &Path) {
-    let commits = median(vec![durable_commits(url, 5).await, durable_commits(url, 5).await, durable_commits(url, 5).await]);
+    let commits =
+        median(vec![durable_commits(url, 5).await, durable_commits(url, 5).await, durable_commits(url, 5).await]);
     let many = |name: &str, length: usize| {
         chain(length).replacen("chain:\n", &format!("{name}:\n  max_active_runs: 1000\n"), 1)
     };

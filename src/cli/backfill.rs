@@ -4,11 +4,11 @@ use anyhow::Context;
 use serde::Serialize;
 use serde_json::Map;
 
-use crate::cli::arguments::{BackfillArguments, BackfillsCommand, Only};
 use crate::cli::dag_file;
 use crate::cli::dates::parse_date;
 use crate::cli::exit::Exit;
 use crate::cli::params;
+use crate::cli::service_arguments::{BackfillArguments, BackfillsCommand, Only};
 use crate::cli::session::{Session, find_dag};
 use crate::cli::table::Field;
 use crate::clock;

@@ -3,10 +3,10 @@
 
 use serde::Serialize;
 
-use crate::cli::arguments::{ClearArguments, MarkArguments, MarkAs, Span};
 use crate::cli::colour::Colour;
 use crate::cli::dag_file;
 use crate::cli::exit::Exit;
+use crate::cli::service_arguments::{ClearArguments, MarkArguments, MarkAs, Span};
 use crate::cli::session::{Session, find_run};
 use crate::cli::table::Field;
 use crate::clock;

@@ -31,6 +31,7 @@ mod schema;
 mod sealed;
 mod secrets;
 mod serve;
+mod service_arguments;
 mod session;
 mod show;
 pub mod stack;

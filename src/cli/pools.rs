@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use crate::cli::arguments::PoolsCommand;
 use crate::cli::exit::Exit;
+use crate::cli::service_arguments::PoolsCommand;
 use crate::cli::session::Session;
 use crate::cli::table::Field;
 use crate::store::{Pool, Word};

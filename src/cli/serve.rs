@@ -8,14 +8,10 @@ use chrono::TimeDelta;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
-use crate::cli::arguments::ServeArguments;
 use crate::cli::exit::Exit;
 use crate::cli::output::Printer;
+use crate::cli::service_arguments::ServeArguments;
 use crate::cli::session::Session;
-use crate::domain::ids::RunKey;
-use crate::domain::plan::Move;
-use crate::domain::run_state::RunState;
-use crate::domain::task_state::TaskState;
 use crate::embedded::{StackError, StackLease};
 use crate::engine::lookup::{Lookup, secrets_of};
 use crate::engine::observer::Observer;
@@ -106,21 +102,10 @@ async fn stop_when_told(
     }
 }
 
-/// Tells by the logs what happens.
+/// Tells by the logs what the engine does not log itself.
 struct Logged;
 
 impl Observer for Logged {
-    fn task_moved(&self, run: RunKey, step: &Move, error: Option<&str>) {
-        if matches!(step.to, TaskState::Failed | TaskState::UpForRetry) {
-            let error = error.unwrap_or_default();
-            tracing::warn!(run.key = run.0, task.index = step.task.0, state = %step.to, error, "a task failed");
-        }
-    }
-
-    fn run_concluded(&self, run: RunKey, state: RunState) {
-        tracing::info!(run.key = run.0, %state, "a run ended");
-    }
-
     fn database_lost(&self, error: &str) {
         tracing::warn!(error, "the database is away; attempts were stopped, and go on once it is back");
     }

@@ -5,12 +5,12 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::{Map, Value};
 
-use crate::cli::arguments::TriggerArguments;
 use crate::cli::dag_file;
 use crate::cli::dates::parse_date;
 use crate::cli::exit::Exit;
 use crate::cli::params;
 use crate::cli::report::{self, Detail};
+use crate::cli::service_arguments::TriggerArguments;
 use crate::cli::session::{Session, find_dag};
 use crate::clock;
 use crate::domain::run_state::RunState;

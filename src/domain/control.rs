@@ -113,7 +113,7 @@ pub fn apply(
     for &index in selected {
         let state = after[index.as_usize()];
         let is_so = match action {
-            Action::Clear => state == TaskState::None,
+            Action::Clear => matches!(state, TaskState::None | TaskState::Queued), // it has not begun
             Action::MarkSuccess => state == TaskState::Success,
             Action::MarkFailed => state == TaskState::Failed,
         };

@@ -2,34 +2,35 @@
 //! for what may happen, then does one step: completions and claims together. While that commits, further completions gather: they are the next step's batch, and a
 //! lone one is never held back.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::panic::AssertUnwindSafe;
+mod starting;
+mod watching;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use crate::clock;
 use crate::domain::Timestamp;
-use crate::domain::ids::{AttemptKey, RunKey, TaskId, TaskIndex, TaskRunKey};
+use crate::domain::ids::{RunKey, TaskIndex, TaskRunKey};
 use crate::domain::plan::{Ending, Move};
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;
 use crate::engine::EngineError;
-use crate::engine::attempt::{Attempt, Stop, StopHandle, panic_text};
+use crate::engine::attempt::{Stop, StopHandle};
 use crate::engine::bells::{Bell, Bells};
 use crate::engine::drive::{Driven, Engine};
-use crate::engine::hand::{Hand, Held, Unwritten};
+use crate::engine::hand::{Hand, Unwritten};
 use crate::engine::holding::{Holding, TRUST};
-use crate::engine::operator::{Deferring, Output, Progress, Registration, UpstreamOutput, chain};
+use crate::engine::operator::{Output, chain};
 use crate::engine::orphans::Orphanage;
 use crate::engine::running::RunningRun;
 use crate::engine::shutdown::Shutdown;
 use crate::engine::versions::Versions;
-use crate::store::{Claim, ClaimOf, Claimed, EndedAttempt, RunBatch, SignOfLife, Step, Stepper, StoreError, WorkerId};
+use crate::store::{Claim, ClaimOf, EndedAttempt, RunBatch, SignOfLife, Step, Stepper, StoreError, WorkerId};
 
 /// The safety net: how often the worker looks for work, cancel requests and orphans that nothing told it of.
 const POLL: Duration = Duration::from_secs(1);
@@ -377,11 +378,25 @@ impl<'a> Worker<'a> {
             if let Some(ready_at) = step.ready_at.filter(|at| !claims || *at > now) {
                 self.wake_at(ready_at);
             }
-            self.engine.observer.task_moved(*run, step, end.and_then(|end| end.error.as_deref()));
+            let error = end.and_then(|end| end.error.as_deref());
+            if let Some(held) =
+                self.hand.held(*run).filter(|_| matches!(step.to, TaskState::Failed | TaskState::UpForRetry))
+            {
+                let (facts, task) = (&held.run.facts, held.run.dag.task(step.task).map(|task| task.id.as_str()));
+                tracing::info!(
+                    dag.id = %facts.dag_id, run.id = %facts.run_id, task.id = task, state = %step.to, error,
+                    "a task failed"
+                );
+            }
+            self.engine.observer.task_moved(*run, step, error);
         }
     }
 
     fn conclude(&mut self, run: RunKey, state: RunState) {
+        if let Some(held) = self.hand.held(run) {
+            let facts = &held.run.facts;
+            tracing::info!(dag.id = %facts.dag_id, run.id = %facts.run_id, %state, "a run ended");
+        }
         self.engine.observer.run_concluded(run, state);
         match &self.assignment {
             Assignment::Run(_) => self.concluded = Some(state),
@@ -393,228 +408,10 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Takes a run in hand, with its DAG; one that is gone, or whose file this build cannot use, is let go.
-    async fn take_in(&mut self, run: RunKey) -> Result<(), StoreError> {
-        let Assignment::Any(any) = &self.assignment else { return Ok(()) };
-        let Some(stored) = self.engine.store.run(run).await? else {
-            self.hand.let_go(run);
-            return Ok(());
-        };
-        match any.versions.of_run(&self.engine.store, &stored).await? {
-            Ok(dag) => self.hand.take_in(RunningRun::new(&stored, dag), clock::monotonic()),
-            Err(error) => {
-                tracing::error!(dag.id = %stored.dag_id, run.id = %stored.run_id, "{error}");
-                self.engine.store.give_up_run(run, &error.to_string(), clock::now()).await?;
-                self.conclude(run, RunState::Failed);
-            }
-        }
-        Ok(())
-    }
-
     fn wake_at(&mut self, ready_at: crate::domain::Timestamp) {
         let wait = (ready_at - clock::now()).to_std().unwrap_or_default();
         let at = Instant::now() + wait;
         self.next_ready = Some(self.next_ready.map_or(at, |known| known.min(at)));
-    }
-
-    /// Starts what was claimed. When the store does not answer nothing of it is started: the next renewal finds that
-    /// this worker holds what it does not know of, and hands it back.
-    async fn start_all(&mut self, claimed: &[Claimed]) -> Result<(), StoreError> {
-        let mut by_run: BTreeMap<RunKey, Vec<Claimed>> = BTreeMap::new();
-        for claimed in claimed {
-            by_run.entry(claimed.task_run.run).or_default().push(*claimed);
-        }
-        for (run, claimed) in by_run {
-            let clears = claimed.iter().filter_map(|claimed| claimed.clears).max();
-            if !self.hand.has(run) {
-                self.take_in(run).await?;
-            }
-            let store = &self.engine.store;
-            self.hand.note_clears(run, clears);
-            let Some(held) = self.hand.held_mut(run, clock::monotonic()) else { continue };
-            let dag = Arc::clone(&held.run.dag);
-            let ancestors: Vec<_> = claimed.iter().map(|claimed| dag.ancestors(claimed.task_run.task)).collect();
-            let missing = held.outputs.missing(&ancestors);
-            if !missing.is_empty() {
-                held.outputs.learn(store.outputs(run, &missing).await?);
-            }
-            for (claimed, ancestors) in claimed.iter().zip(ancestors) {
-                self.start(*claimed, &ancestors);
-            }
-        }
-        Ok(())
-    }
-
-    fn start(&mut self, claimed: Claimed, ancestors: &[TaskIndex]) {
-        let TaskRunKey { run: run_key, task: index } = claimed.task_run;
-        let Some(held) = self.hand.held(run_key) else { return };
-        let key = AttemptKey {
-            run_uuid: held.run.facts.run_uuid,
-            task_run: claimed.task_run,
-            try_number: claimed.try_number,
-            fence: claimed.fence,
-        };
-        let found = match held.run.dag.task(index) {
-            Some(task) => self.registration(task.operator).map(|registration| (task.clone(), registration)),
-            None => None,
-        };
-        let Some((task, registration)) = found else {
-            let words = "this version of pinsched does not have its operator";
-            self.hand.end(run_key, failed(index, claimed.fence, words.to_owned(), None));
-            return;
-        };
-        let stop = StopHandle::default();
-        let progress = Arc::new(Progress::default());
-        self.engine.observer.attempt_started(run_key, index, claimed.try_number, &progress);
-        let attempt = Attempt {
-            key,
-            task,
-            run: held.run.clone(),
-            outputs: outputs_of(held, ancestors),
-            registration,
-            store: self.engine.store.clone(),
-            endpoints: Arc::clone(&self.engine.endpoints),
-            memory_limit: self.engine.memory_limit,
-            lookup: self.engine.lookup.clone(),
-            progress,
-            holding: self.holding.watch(),
-            stop: stop.clone(),
-            jitter: rand::random(),
-            deferring: Deferring::new(self.deferring.0.clone(), claimed.task_run, claimed.fence),
-            choice: Arc::default(),
-        };
-        if let Some(old) = self.live.insert(claimed.task_run, Live { fence: claimed.fence, stop, is_deferred: false }) {
-            old.stop.stop(Stop::LeaseLost); // it was taken from this worker, and came back before the next renewal
-        }
-        self.attempts.spawn(async move {
-            // The operator's own panics are caught inside; this is for what panics while it is dropped.
-            let ended = AssertUnwindSafe(attempt.execute()).catch_unwind().await.unwrap_or_else(|panic| {
-                let words = format!("the attempt panicked: {}", panic_text(panic.as_ref()));
-                Some(failed(index, claimed.fence, words, Some(rand::random())))
-            });
-            (claimed.task_run, claimed.fence, ended)
-        });
-    }
-
-    fn registration(&self, operator: &str) -> Option<Registration> {
-        self.engine.registrations.iter().find(|registration| registration.kind.name == operator).copied()
-    }
-
-    /// Renews the leases, stops what was taken from this worker, and hands back what it holds without knowing of it (the
-    /// answer to a claim may have been lost).
-    async fn renew(&mut self) -> Result<(), StoreError> {
-        let began = clock::monotonic();
-        let held = self.engine.store.renew_leases(self.sign.worker).await?;
-        self.holding.renewed(began);
-        for (task_run, live) in &self.live {
-            if !held.contains(&(*task_run, live.fence)) {
-                live.stop.stop(Stop::LeaseLost);
-            }
-        }
-        for (task_run, fence) in held {
-            if self.live.get(&task_run).is_none_or(|live| live.fence != fence) {
-                self.hand_back(task_run, fence, Ending::Interrupted);
-            }
-        }
-        Ok(())
-    }
-
-    /// The slow poll: cancel requests, orphans, and work that became ready without anybody saying so.
-    async fn look_around(&mut self) -> Result<(), EngineError> {
-        self.wants_work = true;
-        let of = self.assignment.claims();
-        match of {
-            ClaimOf::Run(run) => {
-                if !self.look_at_own(run).await? {
-                    return Ok(());
-                }
-            }
-            ClaimOf::AnyUnowned => self.look_at_all().await?,
-        }
-        let seen = answered(self.engine.store.orphans(of, &self.former)).await?;
-        let mut seen: Vec<_> = seen.into_iter().filter(|orphan| orphan.worker != self.sign.worker).collect();
-        for orphan in &seen {
-            if let Some(live) = self.live.get(&orphan.task_run).filter(|live| live.fence != orphan.fence) {
-                live.stop.stop(Stop::LeaseLost); // before the task is taken over, perhaps by this worker
-            }
-        }
-        let own: Vec<_> = seen.extract_if(.., |orphan| self.former.contains(&orphan.worker)).collect();
-        for orphan in own {
-            self.hand_back(orphan.task_run, orphan.fence, Ending::Interrupted);
-        }
-        for orphan in self.orphanage.look(seen, clock::monotonic()) {
-            self.hand_back(orphan.task_run, orphan.fence, Ending::Lost);
-        }
-        Ok(())
-    }
-
-    /// Looks at the one run; whether it still goes on.
-    async fn look_at_own(&mut self, key: RunKey) -> Result<bool, EngineError> {
-        let run = answered(self.engine.store.run(key)).await?.ok_or(EngineError::RunGone)?;
-        if run.state.is_final() {
-            self.concluded = Some(run.state);
-            return Ok(false);
-        }
-        if let Some(owner) = run.owner.filter(|owner| *owner != self.sign.worker) {
-            return Err(self.engine.driven_by(owner).await?); // this process was taken for dead
-        }
-        if run.cancel_requested_at.is_some() {
-            self.stop_run(key, Stop::Cancelled);
-            self.hand.sweep.insert(key);
-        }
-        Ok(true)
-    }
-
-    /// Looks for runs that somebody wants cancelled or whose process is gone, and forgets what it has nothing to do with.
-    async fn look_at_all(&mut self) -> Result<(), EngineError> {
-        for run in answered(self.engine.store.runs_to_cancel()).await? {
-            self.stop_run(run, Stop::Cancelled);
-            self.hand.sweep.insert(run);
-        }
-        for run in answered(self.engine.store.adopt_runs()).await? {
-            tracing::info!(run.key = run.0, "the process that drove a run is gone: the run goes on here");
-        }
-        let live: BTreeSet<RunKey> = self.live.keys().map(|task_run| task_run.run).collect();
-        for run in self.hand.forget_idle(clock::monotonic(), |run| live.contains(&run)) {
-            self.stepper.forget(run);
-        }
-        Ok(())
-    }
-
-    /// Ends an attempt that nobody runs, unless its end waits to be written already.
-    fn hand_back(&mut self, task_run: TaskRunKey, fence: i64, ending: Ending) {
-        let waiting = self.hand.ended.get(&task_run.run).into_iter().flatten();
-        if waiting.into_iter().any(|ended| ended.task == task_run.task && ended.fence == fence) {
-            return;
-        }
-        let error = (ending == Ending::Lost).then(|| "its worker died".to_owned());
-        let ended = EndedAttempt { task: task_run.task, fence, ending, output: None, error };
-        self.hand.end(task_run.run, ended);
-    }
-
-    /// An attempt's end was not written by this step: whoever watches need not wait for it.
-    fn forget(&self, task_run: TaskRunKey) {
-        if !self.live.contains_key(&task_run) {
-            self.engine.observer.attempt_gone(task_run.run, task_run.task);
-        }
-    }
-
-    fn stop_run(&self, run: RunKey, reason: Stop) {
-        for (_, live) in self.live.iter().filter(|(task_run, _)| task_run.run == run) {
-            live.stop.stop(reason);
-        }
-    }
-
-    fn stop_deferred(&self) {
-        for live in self.live.values().filter(|live| live.is_deferred) {
-            live.stop.stop(Stop::Shutdown);
-        }
-    }
-
-    fn stop_all(&self, reason: Stop) {
-        for live in self.live.values() {
-            live.stop.stop(reason);
-        }
     }
 
     /// Stops everything without writing anything: somebody else may hold the tasks by now. Returns what ended before
@@ -635,15 +432,6 @@ impl<'a> Worker<'a> {
         }
         std::mem::take(&mut self.hand.ended)
     }
-}
-
-/// What the tasks left, as the attempts after them see it.
-fn outputs_of(held: &Held, tasks: &[TaskIndex]) -> BTreeMap<TaskId, UpstreamOutput> {
-    let outputs = tasks.iter().filter_map(|&index| {
-        let (task, output) = (held.run.dag.task(index)?, held.outputs.of(index)?);
-        Some((task.id.clone(), UpstreamOutput { operator: task.operator.to_owned(), output }))
-    });
-    outputs.collect()
 }
 
 /// Waits for a bell, where there is one.

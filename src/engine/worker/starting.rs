@@ -1,0 +1,129 @@
+//! Attempts begin: a run is taken in hand, what its tasks left is looked up, and each claimed task has its attempt.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt;
+
+use crate::clock;
+use crate::domain::ids::{AttemptKey, RunKey, TaskId, TaskIndex, TaskRunKey};
+use crate::domain::run_state::RunState;
+use crate::engine::attempt::{Attempt, Stop, StopHandle, panic_text};
+use crate::engine::hand::Held;
+use crate::engine::operator::{Deferring, Progress, Registration, UpstreamOutput};
+use crate::engine::running::RunningRun;
+use crate::engine::worker::{Assignment, Live, Worker, failed};
+use crate::store::{Claimed, StoreError};
+
+impl Worker<'_> {
+    /// Takes a run in hand, with its DAG; one that is gone, or whose file this build cannot use, is let go.
+    pub(super) async fn take_in(&mut self, run: RunKey) -> Result<(), StoreError> {
+        let Assignment::Any(any) = &self.assignment else { return Ok(()) };
+        let Some(stored) = self.engine.store.run(run).await? else {
+            self.hand.let_go(run);
+            return Ok(());
+        };
+        match any.versions.of_run(&self.engine.store, &stored).await? {
+            Ok(dag) => self.hand.take_in(RunningRun::new(&stored, dag), clock::monotonic()),
+            Err(error) => {
+                tracing::error!(dag.id = %stored.dag_id, run.id = %stored.run_id, "{error}");
+                self.engine.store.give_up_run(run, &error.to_string(), clock::now()).await?;
+                self.conclude(run, RunState::Failed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts what was claimed. When the store does not answer nothing of it is started: the next renewal finds that
+    /// this worker holds what it does not know of, and hands it back.
+    pub(super) async fn start_all(&mut self, claimed: &[Claimed]) -> Result<(), StoreError> {
+        let mut by_run: BTreeMap<RunKey, Vec<Claimed>> = BTreeMap::new();
+        for claimed in claimed {
+            by_run.entry(claimed.task_run.run).or_default().push(*claimed);
+        }
+        for (run, claimed) in by_run {
+            let clears = claimed.iter().filter_map(|claimed| claimed.clears).max();
+            if !self.hand.has(run) {
+                self.take_in(run).await?;
+            }
+            let store = &self.engine.store;
+            self.hand.note_clears(run, clears);
+            let Some(held) = self.hand.held_mut(run, clock::monotonic()) else { continue };
+            let dag = Arc::clone(&held.run.dag);
+            let ancestors: Vec<_> = claimed.iter().map(|claimed| dag.ancestors(claimed.task_run.task)).collect();
+            let missing = held.outputs.missing(&ancestors);
+            if !missing.is_empty() {
+                held.outputs.learn(store.outputs(run, &missing).await?);
+            }
+            for (claimed, ancestors) in claimed.iter().zip(ancestors) {
+                self.start(*claimed, &ancestors);
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, claimed: Claimed, ancestors: &[TaskIndex]) {
+        let TaskRunKey { run: run_key, task: index } = claimed.task_run;
+        let Some(held) = self.hand.held(run_key) else { return };
+        let key = AttemptKey {
+            run_uuid: held.run.facts.run_uuid,
+            task_run: claimed.task_run,
+            try_number: claimed.try_number,
+            fence: claimed.fence,
+        };
+        let found = match held.run.dag.task(index) {
+            Some(task) => self.registration(task.operator).map(|registration| (task.clone(), registration)),
+            None => None,
+        };
+        let Some((task, registration)) = found else {
+            let words = "this version of pinsched does not have its operator";
+            self.hand.end(run_key, failed(index, claimed.fence, words.to_owned(), None));
+            return;
+        };
+        let stop = StopHandle::default();
+        let progress = Arc::new(Progress::default());
+        self.engine.observer.attempt_started(run_key, index, claimed.try_number, &progress);
+        let attempt = Attempt {
+            key,
+            task,
+            run: held.run.clone(),
+            outputs: outputs_of(held, ancestors),
+            registration,
+            store: self.engine.store.clone(),
+            endpoints: Arc::clone(&self.engine.endpoints),
+            memory_limit: self.engine.memory_limit,
+            lookup: self.engine.lookup.clone(),
+            progress,
+            holding: self.holding.watch(),
+            stop: stop.clone(),
+            jitter: rand::random(),
+            deferring: Deferring::new(self.deferring.0.clone(), claimed.task_run, claimed.fence),
+            choice: Arc::default(),
+        };
+        if let Some(old) = self.live.insert(claimed.task_run, Live { fence: claimed.fence, stop, is_deferred: false }) {
+            old.stop.stop(Stop::LeaseLost); // it was taken from this worker, and came back before the next renewal
+        }
+        self.attempts.spawn(async move {
+            // The operator's own panics are caught inside; this is for what panics while it is dropped.
+            let ended = AssertUnwindSafe(attempt.execute()).catch_unwind().await.unwrap_or_else(|panic| {
+                let words = format!("the attempt panicked: {}", panic_text(panic.as_ref()));
+                Some(failed(index, claimed.fence, words, Some(rand::random())))
+            });
+            (claimed.task_run, claimed.fence, ended)
+        });
+    }
+
+    fn registration(&self, operator: &str) -> Option<Registration> {
+        self.engine.registrations.iter().find(|registration| registration.kind.name == operator).copied()
+    }
+}
+
+/// What the tasks left, as the attempts after them see it.
+fn outputs_of(held: &Held, tasks: &[TaskIndex]) -> BTreeMap<TaskId, UpstreamOutput> {
+    let outputs = tasks.iter().filter_map(|&index| {
+        let (task, output) = (held.run.dag.task(index)?, held.outputs.of(index)?);
+        Some((task.id.clone(), UpstreamOutput { operator: task.operator.to_owned(), output }))
+    });
+    outputs.collect()
+}
