@@ -33,10 +33,8 @@ pub(crate) async fn pools(session: &Session, command: Option<&PoolsCommand>) -> 
             store.tell(Word::Work).await?;
         }
         Some(PoolsCommand::Delete { name }) => {
-            if !store.delete_pool(name).await? {
-                session.printer.error(&format!("there is no pool `{name}`; `pinsched pools` lists them"));
-                return Ok(Exit::No);
-            }
+            let was_there = store.delete_pool(name).await?;
+            anyhow::ensure!(was_there, "there is no pool `{name}`; `pinsched pools` lists them");
         }
     }
     let lines: Vec<PoolLine> = store.pools().await?.into_iter().map(PoolLine::new).collect();

@@ -69,6 +69,9 @@ struct Known {
     broken: Option<ImportError>,
 }
 
+/// A DAG to be registered, with its file and the file's text.
+type Fresh = (Arc<Dag>, Arc<str>, Arc<str>);
+
 /// The folder, and what is known of it.
 pub(super) struct Folder {
     path: PathBuf,
@@ -170,7 +173,7 @@ impl Folder {
     async fn register(&mut self, gone: &[PathBuf]) -> Result<(), StoreError> {
         let (now, before) = (clock::now(), self.registry.dags());
         let mut dags: BTreeMap<DagId, Registered> = BTreeMap::new();
-        let mut fresh: BTreeMap<DagId, (Arc<Dag>, Arc<str>, Arc<str>)> = BTreeMap::new();
+        let mut fresh: BTreeMap<DagId, Fresh> = BTreeMap::new();
         let mut taken: BTreeMap<DagId, PathBuf> = BTreeMap::new();
         let mut broken: Vec<ImportError> = Vec::new();
         for (path, known) in &self.files {

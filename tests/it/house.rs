@@ -423,6 +423,7 @@ fn the_dag_files_that_are_shown_are_valid() {
             Some("yaml") => files.push((path.display().to_string(), text())),
             Some("md") => {
                 let text = text();
+                // What is no whole file is fenced as `yaml fragment`.
                 let blocks = text.split("```yaml\n").skip(1).map(|block| block.split_once("```").unwrap().0.to_owned());
                 files.extend(blocks.map(|block| (path.display().to_string(), block)));
             }

@@ -88,6 +88,9 @@ impl Assignment {
     }
 }
 
+/// A task with the fence under which it is held.
+type Held = (TaskRunKey, i64);
+
 /// An attempt in flight.
 struct Live {
     fence: i64,
@@ -111,7 +114,7 @@ pub(super) struct Worker<'a> {
     attempts: JoinSet<(TaskRunKey, i64, Option<EndedAttempt>)>,
     live: HashMap<TaskRunKey, Live>,
     /// Attempts say here that they wait for something outside.
-    deferring: (UnboundedSender<(TaskRunKey, i64)>, UnboundedReceiver<(TaskRunKey, i64)>),
+    deferring: (UnboundedSender<Held>, UnboundedReceiver<Held>),
     orphanage: Orphanage,
     next_ready: Option<Instant>,
     wants_work: bool,
