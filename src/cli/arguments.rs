@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::named_arguments::{ConnectionsCommand, SecretsCommand, VariablesCommand};
+use crate::cli::upkeep_arguments::{CleanArguments, DbCommand};
 use crate::domain::ids::{DagId, RunId, TaskId};
 use crate::service::Role;
 
@@ -294,6 +295,17 @@ and as the first line of a DAG file, for the YAML language server:
         #[command(subcommand)]
         command: SecretsCommand,
     },
+    /// The database of pinsched's state: its schema, what is old, backups
+    Db {
+        #[command(subcommand)]
+        command: DbCommand,
+    },
+    /// Delete drawn rows in object storage whose runs are gone
+    ///
+    /// Runs go by `retention.days`, `retention.runs_per_dag` and `pinsched db clean`; what `emulate` staged for them stays.
+    /// Where database and object storage are not both embedded nothing is deleted without --yes: the staging bucket must not
+    /// be another pinsched's, too.
+    Clean(CleanArguments),
     /// Show every setting, its value and where it came from
     ///
     /// A flag wins over the environment, which wins over pinsched.toml. Secrets are masked.
@@ -339,6 +351,9 @@ pub(crate) struct ServeArguments {
     /// What this process does, comma separated
     #[arg(long, value_name = "ROLES", value_delimiter = ',', default_value = "scheduler,worker")]
     pub(crate) roles: Vec<Role>,
+    /// Where it answers about its health and its metrics, or `off` [env: PINSCHED_LISTEN] [default: 127.0.0.1:8793]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<String>,
 }
 
 /// Which other runs of the DAG besides.

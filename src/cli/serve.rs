@@ -12,17 +12,19 @@ use crate::cli::arguments::ServeArguments;
 use crate::cli::exit::Exit;
 use crate::cli::output::Printer;
 use crate::cli::session::Session;
-use crate::domain::ids::RunKey;
+use crate::config::{self, RetentionSettings};
+use crate::domain::ids::{RunKey, TaskIndex};
 use crate::domain::plan::Move;
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;
 use crate::embedded::{StackError, StackLease};
 use crate::engine::lookup::{Lookup, secrets_of};
 use crate::engine::observer::Observer;
+use crate::engine::operator::Progress;
 use crate::engine::shutdown::{Shutdown, ShutdownStep};
 use crate::engine::{self, Engine};
 use crate::operators;
-use crate::service::{Service, ServiceError};
+use crate::service::{Door, Metrics, Retention, Service, ServiceError};
 
 /// Connections beside those of the operators: the worker's steps, its sign of life, the scheduler, the listener.
 const CONNECTIONS: u32 = 20;
@@ -38,16 +40,24 @@ pub(crate) async fn serve(session: &Session, arguments: &ServeArguments) -> anyh
         "there is no folder {} of DAG files (--dags or PINSCHED_DAGS names it)",
         dags.display()
     );
+    let listen = arguments.listen.as_deref().map(config::listen).transpose();
+    let listen =
+        listen.map_err(|expected| anyhow::anyhow!("--listen takes {expected}"))?.unwrap_or(session.settings.listen);
+    let door = match listen {
+        Some(address) => Some(Door::open(address).await?), // before anything is started
+        None => None,
+    };
     let (mut resolved, store) = session.connect(CONNECTIONS).await?;
     let endpoints = Arc::new(resolved.endpoints);
     let keys = session.secret_keys()?;
     session.masks.add(&secrets_of(&endpoints));
+    let metrics = Arc::new(Metrics::new());
     let engine = Engine {
         lookup: Lookup::new(store.clone(), endpoints.named.clone(), keys, session.masks.clone()),
         store: store.clone(),
         registrations: operators::registry(),
         endpoints,
-        observer: Arc::new(Logged),
+        observer: Arc::new(Watching(Arc::clone(&metrics))),
         slots: session.settings.parallelism.get(),
         memory_limit: session.settings.memory_limit,
     };
@@ -55,7 +65,12 @@ pub(crate) async fn serve(session: &Session, arguments: &ServeArguments) -> anyh
     let misfire_grace = TimeDelta::from_std(session.settings.misfire_grace).unwrap_or(TimeDelta::MAX);
     let roles = arguments.roles.iter().copied().collect();
     session.printer.say(&format!("serving the DAGs of {}; Ctrl-C drains", dags.display()));
-    let service = Service { engine, dags, roles, misfire_grace, sign };
+    if let Some(door) = &door {
+        session.printer.say(&format!("health and metrics: http://{}/health/ready and /metrics", door.address()));
+    }
+    let RetentionSettings { days, runs_per_dag } = session.settings.retention;
+    let retention = Retention { days, runs_per_dag };
+    let service = Service { engine, dags, roles, misfire_grace, sign, retention, metrics, door };
     let shutdown = Shutdown::default();
     let served = stop_when_told(service.run(&shutdown), &shutdown, session.printer);
     tokio::pin!(served);
@@ -106,11 +121,24 @@ async fn stop_when_told(
     }
 }
 
-/// Tells by the logs what happens.
-struct Logged;
+/// Tells by the logs what happens, and counts it.
+struct Watching(Arc<Metrics>);
 
-impl Observer for Logged {
+impl Observer for Watching {
+    fn attempt_started(&self, run: RunKey, task: TaskIndex, try_number: i32, progress: &Arc<Progress>) {
+        self.0.attempt_started(run, task, try_number, progress);
+    }
+
+    fn stepped(&self, took: Duration) {
+        self.0.stepped(took);
+    }
+
+    fn looked_around(&self) {
+        self.0.looked_around();
+    }
+
     fn task_moved(&self, run: RunKey, step: &Move, error: Option<&str>) {
+        self.0.task_moved(run, step, error);
         if matches!(step.to, TaskState::Failed | TaskState::UpForRetry) {
             let error = error.unwrap_or_default();
             tracing::warn!(run.key = run.0, task.index = step.task.0, state = %step.to, error, "a task failed");
@@ -118,10 +146,12 @@ impl Observer for Logged {
     }
 
     fn run_concluded(&self, run: RunKey, state: RunState) {
+        self.0.run_concluded(run, state);
         tracing::info!(run.key = run.0, %state, "a run ended");
     }
 
     fn database_lost(&self, error: &str) {
+        self.0.database_lost(error);
         tracing::warn!(error, "the database is away; attempts were stopped, and go on once it is back");
     }
 }
