@@ -282,3 +282,66 @@ fn resident_bytes() -> Option<i64> {
     let kibibytes: i64 = held.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_page_for_production_has_every_metric_in_the_same_words() {
+        let metrics = Metrics::new();
+        // What has labels is there once something was counted.
+        metrics.ticked("run", 1);
+        metrics.run_concluded(RunKey(1), RunState::Success);
+        metrics.attempts.get_or_create(&[("outcome", "success".to_owned())]).inc();
+        let pool = Pool { name: "warehouse".to_owned(), slots: 4, used: 1, waiting: 0, description: None };
+        metrics.show(&Load::default(), &[pool]);
+        let mut text = String::new();
+        encode(&mut text, &metrics.registry).unwrap();
+        let words = |kind: &str| -> BTreeMap<String, String> {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(kind)?.trim().split_once(' '));
+            lines.map(|(name, said)| (name.to_owned(), said.trim_end_matches('.').to_owned())).collect()
+        };
+        let (helps, types) = (words("# HELP"), words("# TYPE"));
+        let real: BTreeSet<String> = types
+            .iter()
+            .map(|(name, kind)| {
+                let ending = match kind.as_str() {
+                    "counter" => "_total",
+                    "info" => "_info",
+                    _ => "",
+                };
+                format!("| `{name}{ending}` | {kind} | {} |", helps[name])
+            })
+            .collect();
+        assert!(real.len() > 10, "{text}");
+        let page = include_str!("../../docs/production.md");
+        let section = page.split_once("## Metrics").unwrap().1.split_once("\n## ").unwrap().0;
+        let told: BTreeSet<String> =
+            section.lines().filter(|line| line.starts_with("| `")).map(str::to_owned).collect();
+        assert_eq!(told, real);
+    }
+
+    #[test]
+    fn a_run_that_is_over_is_not_remembered() {
+        let metrics = Metrics::new();
+        let ready = Move {
+            task: TaskIndex(0),
+            event: TaskEvent::Released,
+            from: TaskState::None,
+            to: TaskState::Queued,
+            ready_at: Some(clock::now()),
+            try_number: 1,
+            lost: 0,
+        };
+        for run in [RunKey(1), RunKey(2)] {
+            metrics.task_moved(run, &ready, None);
+        }
+        assert_eq!(metrics.ready_since.lock().unwrap().len(), 2);
+        metrics.run_concluded(RunKey(1), RunState::Failed);
+        metrics.attempt_started(RunKey(2), TaskIndex(0), 1, &Arc::default());
+        assert!(metrics.ready_since.lock().unwrap().is_empty());
+    }
+}

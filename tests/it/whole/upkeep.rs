@@ -83,7 +83,7 @@ async fn what_is_backed_up_is_restored_into_another_database() {
     let other = other.expose_secret();
     json_on(&folder, other, &["db", "restore", &file]).await;
     let runs = json_on(&folder, &url, &["runs"]).await;
-    assert_eq!(runs.as_array().unwrap().len(), 1);
+    assert_eq!(runs["runs"].as_array().unwrap().len(), 1);
     assert_eq!(json_on(&folder, other, &["runs"]).await, runs);
     let run = ["show", "latest"];
     assert_eq!(json_on(&folder, other, &run).await, json_on(&folder, &url, &run).await);
@@ -153,7 +153,7 @@ async fn what_was_staged_for_runs_that_are_gone_is_cleaned_and_nothing_else() {
     let file = product.write("once.yaml", "once: {tasks: {one: {operator: empty}}}");
     assert_eq!(product.answer(&["run", &file]).await.status.code(), Some(0));
     let runs = product.json(&["runs"]).await;
-    let known = runs[0]["uuid"].as_str().unwrap().to_owned();
+    let known = runs["runs"][0]["run_uuid"].as_str().unwrap().to_owned();
     let (s3, bucket) = (product.s3().await, "pinsched-staging");
     s3.ensure_bucket(bucket).await.unwrap();
     let gone = format!("staging/once/{}/draw/fence=1/part-00000.ndjson.zst", Uuid::from_u128(7));
