@@ -197,9 +197,11 @@ struct BackedUp {
 }
 
 async fn backup(session: &Session, file: &Path) -> anyhow::Result<Exit> {
-    let (_held, store) = session.connect_store().await?;
+    session.must_have_run()?;
     let (_held, url) = session.database().await?;
-    drop(store);
+    // As it is: who backs up before an upgrade does not want the schema of after it.
+    let schema = Store::connect(&url, 1).await?.schema().await?;
+    anyhow::ensure!(schema.applied.is_some(), "the database has no tables of pinsched's: there is nothing to back up");
     let mut beside = file.as_os_str().to_owned();
     beside.push(".part");
     let beside = PathBuf::from(beside);

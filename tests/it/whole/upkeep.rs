@@ -111,6 +111,11 @@ async fn a_backup_that_cannot_be_written_is_an_error_and_leaves_nothing() {
     let (code, _, stderr) = on(&folder, &url, &["db", "backup", &file]).await;
     assert_eq!(code, Some(2));
     assert!(stderr.contains("pg_dump failed"), "{stderr}");
+    let empty = services::database().await;
+    let (code, _, stderr) = on(&folder, empty.expose_secret(), &["db", "backup", "empty.dump"]).await;
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("there is nothing to back up"), "{stderr}");
+    assert!(!folder.path().join("empty.dump").exists());
 }
 
 #[tokio::test]
