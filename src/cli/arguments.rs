@@ -8,6 +8,7 @@ use crate::cli::named_arguments::{ConnectionsCommand, SecretsCommand, VariablesC
 use crate::cli::service_arguments::{
     BackfillArguments, BackfillsCommand, ClearArguments, MarkArguments, PoolsCommand, ServeArguments, TriggerArguments,
 };
+use crate::cli::upkeep_arguments::{CleanArguments, DbCommand};
 use crate::domain::ids::{DagId, TaskId};
 
 /// Managed Airflow in one binary: YAML DAGs of emulate, produce, sink and transform tasks, every row exactly once.
@@ -296,6 +297,17 @@ and as the first line of a DAG file, for the YAML language server:
         #[command(subcommand)]
         command: SecretsCommand,
     },
+    /// The database of pinsched's state: its schema, what is old, backups
+    Db {
+        #[command(subcommand)]
+        command: DbCommand,
+    },
+    /// Delete drawn rows in object storage whose runs are gone
+    ///
+    /// Runs go by `retention.days`, `retention.runs_per_dag` and `pinsched db clean`; what `emulate` staged for them stays.
+    /// Where database and object storage are not both embedded nothing is deleted without --yes: the staging bucket must not
+    /// be another pinsched's, too.
+    Clean(CleanArguments),
     /// Show every setting, its value and where it came from
     ///
     /// A flag wins over the environment, which wins over pinsched.toml. Secrets are masked.

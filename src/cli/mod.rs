@@ -3,12 +3,14 @@
 mod arguments;
 mod backfill;
 mod cancel;
+mod clean;
 mod colour;
 pub mod config;
 mod connections;
 mod control;
 mod dag_file;
 mod dags;
+mod database;
 mod dates;
 pub mod down;
 mod drive;
@@ -38,6 +40,7 @@ pub mod stack;
 mod table;
 mod trigger;
 pub mod up;
+mod upkeep_arguments;
 mod validate;
 mod variables;
 mod why;
@@ -145,6 +148,8 @@ async fn execute(session: &Session, command: &Command) -> anyhow::Result<Exit> {
         Command::Connections { command } => connections::connections(session, command).await,
         Command::Variables { command } => variables::variables(session, command).await,
         Command::Secrets { command } => secrets::secrets(session, command).await,
+        Command::Db { command } => database::database(session, command).await,
+        Command::Clean(arguments) => clean::clean(session, arguments).await,
         Command::Validate { paths } => {
             let report = validate::validate(paths, &operators::catalog());
             session.printer.answer(&report.to_json(), || report.render(session.printer.answer_colours()))?;

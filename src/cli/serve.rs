@@ -12,13 +12,18 @@ use crate::cli::exit::Exit;
 use crate::cli::output::Printer;
 use crate::cli::service_arguments::ServeArguments;
 use crate::cli::session::Session;
+use crate::config::{self, RetentionSettings};
+use crate::domain::ids::{RunKey, TaskIndex};
+use crate::domain::plan::Move;
+use crate::domain::run_state::RunState;
 use crate::embedded::{StackError, StackLease};
 use crate::engine::lookup::{Lookup, secrets_of};
 use crate::engine::observer::Observer;
+use crate::engine::operator::Progress;
 use crate::engine::shutdown::{Shutdown, ShutdownStep};
 use crate::engine::{self, Engine};
 use crate::operators;
-use crate::service::{Service, ServiceError};
+use crate::service::{Door, Metrics, Retention, Service, ServiceError};
 
 /// Connections beside those of the operators: the worker's steps, its sign of life, the scheduler, the listener.
 const CONNECTIONS: u32 = 20;
@@ -34,16 +39,24 @@ pub(crate) async fn serve(session: &Session, arguments: &ServeArguments) -> anyh
         "there is no folder {} of DAG files (--dags or PINSCHED_DAGS names it)",
         dags.display()
     );
+    let listen = arguments.listen.as_deref().map(config::listen).transpose();
+    let listen =
+        listen.map_err(|expected| anyhow::anyhow!("--listen takes {expected}"))?.unwrap_or(session.settings.listen);
+    let door = match listen {
+        Some(address) => Some(Door::open(address).await?), // before anything is started
+        None => None,
+    };
     let (mut resolved, store) = session.connect(CONNECTIONS).await?;
     let endpoints = Arc::new(resolved.endpoints);
     let keys = session.secret_keys()?;
     session.masks.add(&secrets_of(&endpoints));
+    let metrics = Arc::new(Metrics::new());
     let engine = Engine {
         lookup: Lookup::new(store.clone(), endpoints.named.clone(), keys, session.masks.clone()),
         store: store.clone(),
         registrations: operators::registry(),
         endpoints,
-        observer: Arc::new(Logged),
+        observer: Arc::new(Watching(Arc::clone(&metrics))),
         slots: session.settings.parallelism.get(),
         memory_limit: session.settings.memory_limit,
     };
@@ -51,7 +64,12 @@ pub(crate) async fn serve(session: &Session, arguments: &ServeArguments) -> anyh
     let misfire_grace = TimeDelta::from_std(session.settings.misfire_grace).unwrap_or(TimeDelta::MAX);
     let roles = arguments.roles.iter().copied().collect();
     session.printer.say(&format!("serving the DAGs of {}; Ctrl-C drains", dags.display()));
-    let service = Service { engine, dags, roles, misfire_grace, sign };
+    if let Some(door) = &door {
+        session.printer.say(&format!("health and metrics: http://{}/health/ready and /metrics", door.address()));
+    }
+    let RetentionSettings { days, runs_per_dag } = session.settings.retention;
+    let retention = Retention { days, runs_per_dag };
+    let service = Service { engine, dags, roles, misfire_grace, sign, retention, metrics, door };
     let shutdown = Shutdown::default();
     let served = stop_when_told(service.run(&shutdown), &shutdown, session.printer);
     tokio::pin!(served);
@@ -102,11 +120,32 @@ async fn stop_when_told(
     }
 }
 
-/// Tells by the logs what the engine does not log itself.
-struct Logged;
+/// Counts what happens, and tells by the logs what the engine does not log itself.
+struct Watching(Arc<Metrics>);
 
-impl Observer for Logged {
+impl Observer for Watching {
+    fn attempt_started(&self, run: RunKey, task: TaskIndex, try_number: i32, progress: &Arc<Progress>) {
+        self.0.attempt_started(run, task, try_number, progress);
+    }
+
+    fn stepped(&self, took: Duration) {
+        self.0.stepped(took);
+    }
+
+    fn looked_around(&self) {
+        self.0.looked_around();
+    }
+
+    fn task_moved(&self, run: RunKey, step: &Move, error: Option<&str>) {
+        self.0.task_moved(run, step, error);
+    }
+
+    fn run_concluded(&self, run: RunKey, state: RunState) {
+        self.0.run_concluded(run, state);
+    }
+
     fn database_lost(&self, error: &str) {
+        self.0.database_lost(error);
         tracing::warn!(error, "the database is away; attempts were stopped, and go on once it is back");
     }
 }

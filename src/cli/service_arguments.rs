@@ -15,6 +15,9 @@ pub(crate) struct ServeArguments {
     /// What this process does, comma separated
     #[arg(long, value_name = "ROLES", value_delimiter = ',', default_value = "scheduler,worker")]
     pub(crate) roles: Vec<Role>,
+    /// Where it answers about its health and its metrics, or `off` [env: PINSCHED_LISTEN] [default: 127.0.0.1:8793]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<String>,
 }
 
 /// Which other runs of the DAG besides.

@@ -64,7 +64,13 @@ impl Session {
     }
 
     async fn connect_database(&self) -> anyhow::Result<(Option<StackLease>, Store)> {
-        let (lease, url) = match &self.settings.database_url {
+        let (lease, url) = self.database().await?;
+        Ok((lease, Store::connect(&url, 2).await?))
+    }
+
+    /// Where the database is; the embedded one is started, and runs for as long as the lease is held.
+    pub(crate) async fn database(&self) -> anyhow::Result<(Option<StackLease>, SecretString)> {
+        Ok(match &self.settings.database_url {
             Some(url) => (None, url.clone()),
             None => {
                 let request = LeaseRequest::new(&self.settings, vec![Component::Postgres]);
@@ -72,8 +78,7 @@ impl Session {
                 let url = lease.urls().database_url.clone().context("the embedded stack has no database")?;
                 (Some(lease), SecretString::from(url))
             }
-        };
-        Ok((lease, Store::connect(&url, 2).await?))
+        })
     }
 
     /// For commands about runs: fails when there can be none, for want of a home.

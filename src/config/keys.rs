@@ -194,6 +194,30 @@ pub mod key {
         about: "how late the last missed tick of a DAG without `catchup` may still run, after a stop of the service",
         ..PLAIN
     };
+    /// Where the service answers about its health.
+    pub const SERVICE_LISTEN: Key = Key {
+        name: "service.listen",
+        variables: &["PINSCHED_LISTEN"],
+        default: Some("127.0.0.1:8793"),
+        about: "where `serve` answers `/health/live`, `/health/ready` and `/metrics`: address:port, or `off`",
+        ..PLAIN
+    };
+    /// How long finished runs are kept.
+    pub const RETENTION_DAYS: Key = Key {
+        name: "retention.days",
+        variables: &["PINSCHED_RETENTION_DAYS"],
+        default: Some("90"),
+        about: "for how many days finished runs are kept; `off` or 0: for ever",
+        ..PLAIN
+    };
+    /// How many finished runs of a DAG are kept.
+    pub const RETENTION_RUNS_PER_DAG: Key = Key {
+        name: "retention.runs_per_dag",
+        variables: &["PINSCHED_RETENTION_RUNS_PER_DAG"],
+        default: Some("1000"),
+        about: "how many finished runs of a DAG are kept, the newest; `off` or 0: all",
+        ..PLAIN
+    };
     /// How long the embedded stack outlives its last user.
     pub const STACK_LINGER: Key = Key {
         name: "stack.linger",
@@ -242,6 +266,9 @@ pub const KEYS: &[Key] = &[
     key::ENGINE_MEMORY_LIMIT,
     key::SCHEDULER_DAGS,
     key::SCHEDULER_MISFIRE_GRACE,
+    key::SERVICE_LISTEN,
+    key::RETENTION_DAYS,
+    key::RETENTION_RUNS_PER_DAG,
     key::STACK_LINGER,
     key::LOG_FILTER,
     key::LOG_FORMAT,

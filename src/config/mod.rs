@@ -29,6 +29,9 @@
 //! | `engine.memory_limit`     | `PINSCHED_MEMORY_LIMIT`                                            | `512MiB`            |
 //! | `scheduler.dags`          | `PINSCHED_DAGS`                                                    | `dags`              |
 //! | `scheduler.misfire_grace` | `PINSCHED_MISFIRE_GRACE`                                           | `1h`                |
+//! | `service.listen`          | `PINSCHED_LISTEN`                                                  | `127.0.0.1:8793`    |
+//! | `retention.days`          | `PINSCHED_RETENTION_DAYS`                                          | `90`                |
+//! | `retention.runs_per_dag`  | `PINSCHED_RETENTION_RUNS_PER_DAG`                                  | `1000`              |
 //! | `stack.linger`            | `PINSCHED_STACK_LINGER`                                            | `10s`               |
 //! | `log.filter`              | `PINSCHED_LOG`, `RUST_LOG`                                         | `warn`              |
 //! | `log.format`              | `PINSCHED_LOG_FORMAT`                                              | `text`              |
@@ -51,7 +54,10 @@ mod values;
 pub use environment::{Environment, not_for_the_stack};
 pub use error::{ConfigError, Problem};
 pub use keys::{KEYS, Key, Masking, key};
-pub use settings::{Flags, KafkaSettings, LogFormat, LogSettings, S3Settings, SecretsSettings, Settings, duration};
+pub use settings::{
+    Flags, KafkaSettings, LogFormat, LogSettings, RetentionSettings, S3Settings, SecretsSettings, Settings, duration,
+    listen,
+};
 pub use values::{Entry, Origin};
 
 #[cfg(test)]

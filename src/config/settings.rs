@@ -1,7 +1,8 @@
 //! The typed settings that the rest is handed.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -74,6 +75,10 @@ pub struct Settings {
     pub dags: PathBuf,
     /// How late a missed tick may run that nothing catches up with.
     pub misfire_grace: Duration,
+    /// Where the service answers about its health.
+    pub listen: Option<SocketAddr>,
+    /// What finished runs are kept.
+    pub retention: RetentionSettings,
     /// How long the embedded stack outlives its last user.
     pub stack_linger: Duration,
     /// The logs.
@@ -83,6 +88,15 @@ pub struct Settings {
     /// The directories in which programs are looked for.
     pub search_path: Vec<PathBuf>,
     values: Values,
+}
+
+/// What finished runs are kept; `None` is no bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetentionSettings {
+    /// Those that ended within so many days.
+    pub days: Option<NonZeroU32>,
+    /// So many of each DAG, the newest.
+    pub runs_per_dag: Option<NonZeroU32>,
 }
 
 /// The Kafka cluster.
@@ -250,6 +264,9 @@ fn assemble(
     let memory_limit = values.parse(&key::ENGINE_MEMORY_LIMIT, problems, bytes);
     let dags = values.parse(&key::SCHEDULER_DAGS, problems, path);
     let misfire_grace = values.parse(&key::SCHEDULER_MISFIRE_GRACE, problems, duration);
+    let listen = values.parse(&key::SERVICE_LISTEN, problems, listen);
+    let days = values.parse(&key::RETENTION_DAYS, problems, bound);
+    let runs_per_dag = values.parse(&key::RETENTION_RUNS_PER_DAG, problems, bound);
     let stack_linger = values.parse(&key::STACK_LINGER, problems, duration);
     let log_format = values.parse(&key::LOG_FORMAT, problems, str::parse);
     Some(Settings {
@@ -266,6 +283,8 @@ fn assemble(
         memory_limit: memory_limit?,
         dags: directory.join(dags?),
         misfire_grace: misfire_grace?,
+        listen: listen?,
+        retention: RetentionSettings { days: days?, runs_per_dag: runs_per_dag? },
         stack_linger: stack_linger?,
         log: LogSettings {
             filter: values.set(&key::LOG_FILTER).map(|value| value.text.expose_secret().to_owned()),
@@ -398,6 +417,22 @@ fn bootstrap_servers(text: &str) -> Result<String, &'static str> {
         server.trim().rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
     };
     if text.split(',').all(is_address) { Ok(text.to_owned()) } else { Err("host:port, comma separated") }
+}
+
+/// Reads `127.0.0.1:8793`, or `off` for none; else tells what is expected.
+pub fn listen(text: &str) -> Result<Option<SocketAddr>, &'static str> {
+    match text {
+        "off" => Ok(None),
+        address => address.parse().map(Some).map_err(|_| "an address and a port such as 127.0.0.1:8793, or `off`"),
+    }
+}
+
+/// A number, of which 0 and `off` are none.
+fn bound(text: &str) -> Result<Option<NonZeroU32>, &'static str> {
+    match text {
+        "off" => Ok(None),
+        number => number.parse().map(NonZeroU32::new).map_err(|_| "a whole number, or `off`"),
+    }
 }
 
 fn bytes(text: &str) -> Result<u64, &'static str> {

@@ -28,3 +28,10 @@ pub use lease::{LeaseRequest, Progress, StackLease, attach, running, stop};
 pub use postgres::PostgresError;
 pub use resolve::{Resolved, lacking, named, resolve};
 pub use stack::{StackOptions, say, serve};
+
+/// Where a client program of Postgres's is (`pg_dump`, say): where `postgres.bin` says, on the search path, or where
+/// distributions put the newest version.
+#[must_use]
+pub fn postgres_client(name: &str, settings: &crate::config::Settings) -> Option<std::path::PathBuf> {
+    postgres::client(name, settings.postgres_bin.as_deref(), &settings.search_path)
+}

@@ -1,6 +1,7 @@
 //! Who watches a worker at work, as the terminal does. Watching changes nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::domain::ids::{RunKey, TaskIndex};
 use crate::domain::plan::Move;
@@ -29,6 +30,14 @@ pub trait Observer: Send + Sync {
     fn run_concluded(&self, run: RunKey, state: RunState) {
         let _ = (run, state);
     }
+
+    /// A step was written, which took so long.
+    fn stepped(&self, took: Duration) {
+        let _ = took;
+    }
+
+    /// The worker has looked around, as it does each second: it lives, and the database answers.
+    fn looked_around(&self) {}
 
     /// The worker lost the database and tries to reach it again.
     fn database_lost(&self, error: &str) {

@@ -7,6 +7,7 @@ mod empty;
 mod emulate;
 pub(crate) mod file_pattern;
 mod http;
+mod leftovers;
 pub mod probe;
 mod process;
 mod produce;
@@ -15,6 +16,8 @@ mod short_circuit;
 mod sink;
 mod staged;
 mod transform;
+
+pub use leftovers::{Leftovers, LeftoversError, delete_leftovers, find_leftovers};
 
 use crate::domain::operator_kind::OperatorKind;
 use crate::engine::operator::Registration;

@@ -16,12 +16,15 @@ use crate::clock;
 use crate::domain::Timestamp;
 use crate::domain::catchup::{self, Due};
 use crate::domain::ids::DagId;
+use crate::domain::run_state::RunState;
 use crate::domain::run_type::RunType;
 use crate::domain::schedule::Schedule;
 use crate::engine::bells::Bells;
 use crate::engine::operator::chain;
 use crate::engine::shutdown::Shutdown;
 use crate::engine::versions::Versions;
+use crate::service::Role;
+use crate::service::metrics::Metrics;
 use crate::service::registry::{Dags, Registered, Registry};
 use crate::store::{Begin, DagState, Fired, NewRun, Store, StoreError, Tick};
 
@@ -42,6 +45,7 @@ pub(super) struct Scheduler {
     states: BTreeMap<DagId, DagState>,
     /// When each DAG is due next.
     due: BTreeSet<(Timestamp, DagId)>,
+    metrics: Arc<Metrics>,
 }
 
 impl Scheduler {
@@ -51,9 +55,10 @@ impl Scheduler {
         versions: Arc<Versions>,
         bells: Bells,
         grace: TimeDelta,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let dags = registry.watch();
-        Self { store, versions, bells, grace, dags, states: BTreeMap::new(), due: BTreeSet::new() }
+        Self { store, versions, bells, grace, dags, states: BTreeMap::new(), due: BTreeSet::new(), metrics }
     }
 
     /// Works until the process stops.
@@ -65,7 +70,10 @@ impl Scheduler {
                 looked_at = clock::monotonic();
             }
             let wait = match self.step(look).await {
-                Ok(wait) => wait,
+                Ok(wait) => {
+                    self.metrics.works(Role::Scheduler);
+                    wait
+                }
                 Err(error) => {
                     tracing::warn!(error = %chain(&error), "the scheduler could not go on; trying again");
                     AGAIN
@@ -140,6 +148,7 @@ impl Scheduler {
             (_, Some(until)) => catchup::due(settings, until, now, self.grace),
         };
         if due.dropped > 0 {
+            self.metrics.ticked("dropped", u64::try_from(due.dropped).unwrap_or_default());
             tracing::info!(dag.id = %id, missed = due.dropped, "ticks were missed that its catchup leaves out");
         }
         let mut until = state.scheduled_until;
@@ -148,6 +157,10 @@ impl Scheduler {
             match self.fire(&registered, until, *tick, now).await? {
                 Fired::Run(run, cancelled) => {
                     tracing::info!(dag.id = %id, run.id = %run.run_id, state = %run.state, "scheduled");
+                    self.metrics.ticked("run", 1);
+                    if run.state == RunState::Running {
+                        self.metrics.begun(clock::now() - *tick);
+                    }
                     self.bells.work().ring();
                     if !cancelled.is_empty() {
                         self.bells.look().ring();
@@ -155,6 +168,7 @@ impl Scheduler {
                     fired = true;
                 }
                 Fired::Skipped => {
+                    self.metrics.ticked("skipped", 1);
                     tracing::info!(dag.id = %id, tick = %tick, "skipped: an earlier run is unfinished (overlap: skip)");
                 }
                 Fired::Elsewhere => {
@@ -227,6 +241,9 @@ impl Scheduler {
                 Ok(dag) => {
                     if self.store.begin_run_if_its_turn(&run, &dag, clock::now()).await? {
                         tracing::info!(dag.id = %run.dag_id, run.id = %run.run_id, "begun");
+                        if run.run_type == RunType::Scheduled {
+                            self.metrics.begun(clock::now() - run.queued_at);
+                        }
                         self.bells.work().ring();
                     }
                 }

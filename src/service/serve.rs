@@ -7,15 +7,19 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use tokio::task::JoinSet;
+use tokio_cron_scheduler::JobSchedulerError;
 
 use crate::engine::bells::Bells;
 use crate::engine::shutdown::Shutdown;
 use crate::engine::versions::Versions;
 use crate::engine::{Engine, EngineError};
 use crate::service::folder::Folder;
+use crate::service::http::{Door, Watched};
 use crate::service::listener::listen;
+use crate::service::metrics::Metrics;
 use crate::service::registry::Registry;
 use crate::service::scheduler::Scheduler;
+use crate::service::upkeep::{Retention, keep_house};
 use crate::store::SignOfLife;
 
 /// What a process does.
@@ -25,6 +29,17 @@ pub enum Role {
     Scheduler,
     /// Runs tasks.
     Worker,
+}
+
+impl Role {
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduler => "scheduler",
+            Self::Worker => "worker",
+        }
+    }
 }
 
 /// A role that there is not.
@@ -50,6 +65,9 @@ pub enum ServiceError {
     /// Its worker gave up.
     #[error("the worker gave up")]
     Engine(#[from] EngineError),
+    /// Its housekeeping could not be set up.
+    #[error("could not set the housekeeping up")]
+    Upkeep(#[from] JobSchedulerError),
     /// A part of it panicked, which is a mistake of ours.
     #[error("a part of the service panicked: {0}")]
     Panicked(String),
@@ -67,6 +85,12 @@ pub struct Service {
     pub misfire_grace: TimeDelta,
     /// The process's registration.
     pub sign: SignOfLife,
+    /// Which finished runs are kept.
+    pub retention: Retention,
+    /// What it counts and measures; the engine's observer counts there, too.
+    pub metrics: Arc<Metrics>,
+    /// Where it tells of its health and its metrics.
+    pub door: Option<Door>,
 }
 
 impl Service {
@@ -78,6 +102,12 @@ impl Service {
         let (bells, registry) = (Bells::default(), Registry::default());
         let versions = Arc::new(Versions::new(self.engine.registrations));
         let store = self.engine.store.clone();
+        // Told of for as long as anything goes on, a drain included; it ends by being dropped.
+        let mut answering = JoinSet::new();
+        if let Some(door) = self.door {
+            let (store, metrics, roles) = (store.clone(), Arc::clone(&self.metrics), self.roles.clone());
+            answering.spawn(door.answer(Watched { store, metrics, roles, shutdown: shutdown.clone() }));
+        }
         let mut parts: JoinSet<Result<(), ServiceError>> = JoinSet::new();
         let stopping = shutdown.clone();
         let heard = (store.clone(), bells.clone());
@@ -88,8 +118,16 @@ impl Service {
         if self.roles.contains(&Role::Scheduler) {
             let operators = self.engine.registrations.iter().map(|registration| registration.kind).collect();
             let (versions, bells) = (Arc::clone(&versions), bells.clone());
-            let scheduler =
-                Scheduler::new(store.clone(), &registry, Arc::clone(&versions), bells.clone(), self.misfire_grace);
+            let keeping = keep_house(store.clone(), self.retention, Arc::clone(&self.metrics), shutdown.clone());
+            parts.spawn(async move { Ok(keeping.await?) });
+            let scheduler = Scheduler::new(
+                store.clone(),
+                &registry,
+                Arc::clone(&versions),
+                bells.clone(),
+                self.misfire_grace,
+                Arc::clone(&self.metrics),
+            );
             let folder = Folder::new(self.dags, operators, store, registry, versions, bells);
             let stopping = (shutdown.clone(), shutdown.clone());
             parts.spawn(async move {

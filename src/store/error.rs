@@ -36,6 +36,14 @@ pub enum StoreError {
         /// The migration's version.
         migration: i64,
     },
+    /// A later version has brought the schema further than this one knows it.
+    #[error(
+        "the database is of a later version of pinsched (it has migration {migration}, which this one does not know): use that version, or restore a backup from before"
+    )]
+    Newer {
+        /// The migration's version.
+        migration: i64,
+    },
     /// A statement failed.
     #[error("could not {action}")]
     Query {
@@ -122,6 +130,7 @@ impl StoreError {
                 Self::Pooler
             }
             MigrateError::VersionMismatch(migration) => Self::OtherBuild { migration },
+            MigrateError::VersionMissing(migration) => Self::Newer { migration },
             source => Self::Migrate(source),
         }
     }
@@ -150,6 +159,7 @@ impl StoreError {
             Self::Query { source, .. } => may_pass(source),
             Self::Migrate(_)
             | Self::OtherBuild { .. }
+            | Self::Newer { .. }
             | Self::Fenced { .. }
             | Self::RunExists { .. }
             | Self::Pooler

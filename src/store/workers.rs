@@ -12,7 +12,7 @@ use crate::domain::ids::{RunKey, TaskIndex, TaskRunKey};
 use crate::store::{ClaimOf, Store, StoreError};
 
 /// The first key of every worker's advisory lock: `pins` in ASCII, so that others' locks are not taken for ours.
-const LOCK_CLASS: i32 = 0x7069_6e73;
+pub(super) const LOCK_CLASS: i32 = 0x7069_6e73;
 
 /// How long an attempt is its worker's without a renewal.
 pub const LEASE: Duration = Duration::from_secs(15);

@@ -63,6 +63,12 @@ pub(super) fn find(
     choose(found, data)
 }
 
+/// A client program of Postgres's (`pg_dump`, say), from where the servers' programs are looked for, too.
+pub(in crate::embedded) fn client(name: &str, configured: Option<&Path>, search_path: &[PathBuf]) -> Option<PathBuf> {
+    let directories = configured.map(Path::to_owned).into_iter().chain(candidates(search_path));
+    directories.map(|directory| directory.join(name)).find(|program| program.is_file())
+}
+
 fn choose(found: Vec<Binaries>, data: Option<(&Path, u32)>) -> Result<Binaries, PostgresError> {
     let versions: Vec<String> = found.iter().map(|binaries| binaries.major.to_string()).collect();
     let fitting = found.into_iter().find(|binaries| data.is_none_or(|(_, major)| binaries.major == major));

@@ -23,6 +23,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::process::Child;
 use tokio::task::JoinSet;
 
+pub(super) use binaries::client;
 pub use error::PostgresError;
 
 use super::error::HomeError;

@@ -331,7 +331,9 @@ impl<'a> Worker<'a> {
                 happened.iter().map(|(run, dag, ended)| RunBatch { run: *run, dag, ended: ended.clone() }).collect();
             let now = clock::now();
             let step = Step { batches, claim };
+            let begun = clock::monotonic();
             let stepped = self.stepper.step(&step, now).await?;
+            self.engine.observer.stepped(begun.elapsed());
             self.hand.wrote(&step.batches);
             self.note_moves(&stepped.moves, &step.batches, claims, now);
             for (task_run, fence) in stepped.stale {

@@ -56,6 +56,7 @@ impl Worker<'_> {
         for orphan in self.orphanage.look(seen, clock::monotonic()) {
             self.hand_back(orphan.task_run, orphan.fence, Ending::Lost);
         }
+        self.engine.observer.looked_around();
         Ok(())
     }
 

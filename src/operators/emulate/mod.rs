@@ -40,6 +40,9 @@ use keys::Keys;
 use pacer::Pacer;
 use piece::Piece;
 
+/// What the keys of all that is staged begin with; DAG, run and task follow.
+pub(super) const STAGING: &str = "staging/";
+
 pub(crate) const REGISTRATION: Registration = Registration { kind: &KIND, build };
 
 static KIND: OperatorKind = OperatorKind {
@@ -148,7 +151,7 @@ impl EmulateConfig {
         }
         let bucket = &context.endpoints.s3.staging_bucket;
         s3.ensure_bucket(bucket).await.map_err(StagedError::from)?;
-        let folder = format!("staging/{}/{}/{}/", context.dag_id, context.attempt.run_uuid, context.task_id);
+        let folder = format!("{STAGING}{}/{}/{}/", context.dag_id, context.attempt.run_uuid, context.task_id);
         let writer = StageWriter::new(s3.clone(), bucket, format!("{folder}fence={}/", context.attempt.fence))?;
 
         let mut source = Source::connect(&self.source_url(context).await?).await?;

@@ -4,18 +4,23 @@ mod control;
 mod files;
 mod limits;
 mod schedules;
+mod upkeep;
+mod watched;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
 use pinsched::clock;
 use pinsched::domain::ids::DagId;
 use pinsched::domain::run_state::RunState;
-use pinsched::engine::register;
+use pinsched::engine::observer::Observer;
 use pinsched::engine::shutdown::Shutdown;
-use pinsched::service::{Role, Service, ServiceError};
+use pinsched::engine::{Engine, register};
+use pinsched::service::{Door, Metrics, Retention, Role, Service, ServiceError};
 use pinsched::store::{Begin, DagState, NewRun, Run};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -28,13 +33,23 @@ struct Served {
     folder: TempDir,
     services: JoinSet<Result<(), ServiceError>>,
     shutdown: Shutdown,
+    retention: Retention,
+    /// Where the services tell of their health, in the order of their start.
+    addresses: Vec<SocketAddr>,
 }
 
 impl Served {
     /// A database and an empty folder; no service yet.
     async fn nothing() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { house: House::open().await, folder, services: JoinSet::new(), shutdown: Shutdown::default() }
+        Self {
+            house: House::open().await,
+            folder,
+            services: JoinSet::new(),
+            shutdown: Shutdown::default(),
+            retention: Retention::default(),
+            addresses: Vec::new(),
+        }
     }
 
     /// The same with one service on these files.
@@ -53,7 +68,12 @@ impl Served {
         let sign = register(&engine.store).await.unwrap();
         let roles = BTreeSet::from([Role::Scheduler, Role::Worker]);
         let dags = self.folder.path().canonicalize().unwrap();
-        let service = Service { engine, dags, roles, misfire_grace: TimeDelta::hours(1), sign };
+        let metrics = Arc::new(Metrics::new());
+        let engine = Engine { observer: Arc::clone(&metrics) as Arc<dyn Observer>, ..engine };
+        let door = Door::open("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        self.addresses.push(door.address());
+        let (misfire_grace, retention, door) = (TimeDelta::hours(1), self.retention, Some(door));
+        let service = Service { engine, dags, roles, misfire_grace, sign, retention, metrics, door };
         let shutdown = self.shutdown.clone();
         self.services.spawn(async move { service.run(&shutdown).await })
     }

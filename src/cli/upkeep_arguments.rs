@@ -1,0 +1,68 @@
+//! What can be typed about the database as a whole, and about what is left behind.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use crate::domain::ids::DagId;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DbCommand {
+    /// Bring the schema up to this version of pinsched
+    ///
+    /// Every command does so by itself; this is for whoever upgrades step by step.
+    Migrate,
+    /// Look whether the database is as this version of pinsched needs it, and changes nothing
+    ///
+    /// Exit code 1 when it is not, 2 when it cannot be reached.
+    Check,
+    /// Delete finished runs that are past keeping, now
+    ///
+    /// By `retention.days` and `retention.runs_per_dag`, as `pinsched serve` does each hour, or by --older-than alone. The
+    /// last run of a DAG stays, and so does what an unfinished run may wait for.
+    #[command(after_help = "Examples:
+  pinsched db clean --dry-run
+  pinsched db clean --older-than 30d --dag pinterest_daily")]
+    Clean(DbCleanArguments),
+    /// Write all of the database into a file, by pg_dump
+    #[command(after_help = "Example:
+  pinsched db backup /var/backups/pinsched.dump")]
+    Backup {
+        /// The file; one that is there is replaced once the new one is whole
+        file: PathBuf,
+    },
+    /// Fill an empty database from such a file, by pg_restore
+    ///
+    /// All of it or nothing. Refused while a process works on the database.
+    Restore {
+        /// The file
+        file: PathBuf,
+        /// Also where the database is not empty: what the file has takes the place of what is there
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DbCleanArguments {
+    /// Runs that ended longer ago, as 30d or 12h, in place of what the settings say
+    #[arg(long, value_name = "DURATION", value_parser = crate::config::duration)]
+    pub(crate) older_than: Option<Duration>,
+    /// Of this DAG only
+    #[arg(long, value_name = "ID")]
+    pub(crate) dag: Option<DagId>,
+    /// Only tell how many
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CleanArguments {
+    /// Only tell how much
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// The staging bucket is this pinsched's alone
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
