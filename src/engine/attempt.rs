@@ -113,7 +113,8 @@ impl Attempt {
     async fn supervised(&self, log: TaskLog) -> Result<Output, Failure> {
         let limit = self.task.execution_timeout.unwrap_or(Duration::MAX);
         let cancel = self.stop.token.child_token();
-        let work = AssertUnwindSafe(self.operate(log, cancel.clone())).catch_unwind();
+        let timed_out = CancellationToken::new();
+        let work = AssertUnwindSafe(self.operate(log, cancel.clone(), timed_out.clone())).catch_unwind();
         tokio::pin!(work);
         let flatten = |caught: Result<Result<Output, Failure>, Box<dyn std::any::Any + Send>>| match caught {
             Ok(result) => result,
@@ -128,19 +129,22 @@ impl Attempt {
                 false
             }
         };
+        if is_too_long {
+            timed_out.cancel();
+        }
         cancel.cancel();
         let stopped = tokio::select! {
             result = &mut work => Some(flatten(result)),
             () = tokio::time::sleep(STOP_LIMIT) => None,
             () = self.lease_lost_for(LOST_STOP_LIMIT) => None,
         };
-        let timed_out = || format!("it ran longer than its execution_timeout of {}", words(limit));
+        let too_long = || format!("it ran longer than its execution_timeout of {}", words(limit));
         match stopped {
             Some(Ok(output)) => Ok(output), // it was done just then
             Some(Err(Failure::Retry(last) | Failure::Fatal(last))) if is_too_long => {
-                Err(Failure::Retry(format!("{}: {last}", timed_out())))
+                Err(Failure::Retry(format!("{}: {last}", too_long())))
             }
-            Some(Err(Failure::Interrupted)) | None if is_too_long => Err(Failure::Retry(timed_out())),
+            Some(Err(Failure::Interrupted)) | None if is_too_long => Err(Failure::Retry(too_long())),
             Some(failure) => failure,
             None => Err(Failure::Interrupted),
         }
@@ -155,7 +159,12 @@ impl Attempt {
         tokio::time::sleep(time).await;
     }
 
-    async fn operate(&self, log: TaskLog, cancel: CancellationToken) -> Result<Output, Failure> {
+    async fn operate(
+        &self,
+        log: TaskLog,
+        cancel: CancellationToken,
+        timed_out: CancellationToken,
+    ) -> Result<Output, Failure> {
         let task = &self.task;
         let outputs = self.outputs.iter().map(|(id, upstream)| (id.clone(), Arc::clone(&upstream.output))).collect();
         let named = self.lookup.named(&Wanted::in_config(&task.config)).await?;
@@ -180,6 +189,7 @@ impl Attempt {
             templates,
             lookup: self.lookup.clone(),
             cancel,
+            timed_out,
             log,
             progress: Arc::clone(&self.progress),
             deferring: self.deferring.clone(),

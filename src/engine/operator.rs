@@ -126,6 +126,8 @@ pub struct TaskContext {
     pub lookup: Lookup,
     /// Cancelled when the attempt should stop.
     pub cancel: CancellationToken,
+    /// Cancelled before that, where it stops since it took longer than its `execution_timeout`.
+    pub timed_out: CancellationToken,
     /// The attempt's log.
     pub log: TaskLog,
     /// How far it is, for who watches.

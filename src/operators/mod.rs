@@ -7,15 +7,18 @@ mod empty;
 mod emulate;
 pub(crate) mod file_pattern;
 mod http;
+mod http_job;
 mod leftovers;
 pub mod probe;
 mod process;
 mod produce;
 mod python;
+mod sensor;
 mod short_circuit;
 mod sink;
 mod staged;
 mod transform;
+mod trigger_dag_run;
 
 pub use leftovers::{Leftovers, LeftoversError, delete_leftovers, find_leftovers};
 
@@ -34,6 +37,16 @@ static REGISTRY: &[Registration] = &[
     empty::REGISTRATION,
     branch::REGISTRATION,
     short_circuit::REGISTRATION,
+    sensor::FILE,
+    sensor::TIME,
+    sensor::TIME_DELTA,
+    sensor::SQL,
+    sensor::HTTP,
+    sensor::S3_KEY,
+    sensor::KAFKA_OFFSET,
+    sensor::EXTERNAL_TASK,
+    trigger_dag_run::REGISTRATION,
+    http_job::REGISTRATION,
 ];
 
 /// Every operator that a DAG file may name.

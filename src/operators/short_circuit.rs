@@ -43,7 +43,7 @@ fn build(config: Value) -> Result<Box<dyn Operator>, serde_json::Error> {
 }
 
 /// Whether a rendered condition holds.
-fn holds(condition: &Value) -> bool {
+pub(super) fn holds(condition: &Value) -> bool {
     match condition {
         Value::Null => false,
         Value::Bool(value) => *value,

@@ -163,6 +163,16 @@ impl Store {
         .collect()
     }
 
+    /// The run of a DAG that has that id.
+    pub async fn run_of_dag(&self, dag: &DagId, run_id: &RunId) -> Result<Option<Run>, StoreError> {
+        select_runs!("WHERE r.dag_id = $1 AND r.run_id = $2", dag.as_str(), run_id.as_str())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(StoreError::query("look for a run"))?
+            .map(Run::try_from)
+            .transpose()
+    }
+
     /// The latest run (by rerun) of a DAG's logical date.
     pub async fn run_of_logical_date(&self, dag: &DagId, date: Timestamp) -> Result<Option<Run>, StoreError> {
         select_runs!("WHERE r.dag_id = $1 AND r.logical_date = $2 ORDER BY r.rerun DESC LIMIT 1", dag.as_str(), date)

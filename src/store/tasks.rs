@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use crate::domain::Timestamp;
-use crate::domain::ids::{RunKey, TaskId, TaskIndex};
+use crate::domain::ids::{RunKey, TaskId, TaskIndex, TaskRunKey};
 use crate::domain::task_state::{AttemptOutcome, TaskState};
 use crate::store::{Store, StoreError, WorkerId, rows};
 
@@ -111,6 +111,41 @@ impl Store {
         .map_err(StoreError::query("read a run's outputs"))?;
         rows.into_iter()
             .map(|row| Ok((TaskIndex(row.task_index.cast_unsigned()), row.output.map(object).transpose()?)))
+            .collect()
+    }
+
+    /// When the first attempt of a task run began, of those since it was last cleared; nothing before there is one.
+    pub async fn first_attempt_at(&self, task_run: TaskRunKey) -> Result<Option<Timestamp>, StoreError> {
+        sqlx::query_scalar!(
+            "SELECT min(a.started_at)
+             FROM attempt AS a
+             JOIN task_run AS t ON t.run_key = a.run_key AND t.task_index = a.task_index AND t.first_try <= a.try_number
+             WHERE a.run_key = $1 AND a.task_index = $2",
+            task_run.run.0,
+            task_run.task.0.cast_signed(),
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(StoreError::query("read when a task began"))
+    }
+
+    /// How those of a run's tasks stand that have these ids; a run that waits for its turn has none yet.
+    pub async fn states_of_tasks(
+        &self,
+        run: RunKey,
+        tasks: &[TaskId],
+    ) -> Result<BTreeMap<TaskId, TaskState>, StoreError> {
+        let ids: Vec<String> = tasks.iter().map(ToString::to_string).collect();
+        let rows = sqlx::query!(
+            "SELECT task_id, state FROM task_run WHERE run_key = $1 AND task_id = ANY ($2)",
+            run.0,
+            &ids
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("read how tasks stand"))?;
+        rows.into_iter()
+            .map(|row| Ok((rows::id("a task id", &row.task_id)?, rows::task_state(&row.state)?)))
             .collect()
     }
 

@@ -156,6 +156,7 @@ impl TestRun {
                 Masks::default(),
             ),
             cancel: CancellationToken::new(),
+            timed_out: CancellationToken::new(),
             log: TaskLog::new(sender),
             progress: Arc::new(Progress::default()),
             deferring: Deferring::of_nobody(key),

@@ -17,6 +17,7 @@ mod python;
 mod s3;
 mod schedules;
 mod script;
+mod sensors;
 mod service;
 mod services;
 mod sink;

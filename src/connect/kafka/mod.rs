@@ -236,6 +236,33 @@ impl Cluster {
         asked.await.map_err(|error| self.error(format!("ask for the end of topic `{topic}`"), error))
     }
 
+    /// The offset of each partition's first record that is not older than `since`, in milliseconds; partitions without one
+    /// are left out.
+    ///
+    /// # Errors
+    /// [`KafkaError`] names the topic.
+    pub async fn offsets_at(
+        &self,
+        topic: &str,
+        partitions: u32,
+        since: i64,
+    ) -> Result<BTreeMap<i32, i64>, KafkaError> {
+        let (observer, name) = (Arc::clone(&self.observer), topic.to_owned());
+        let asked = blocking(move || {
+            let mut wanted = TopicPartitionList::new();
+            for partition in 0..partitions.cast_signed() {
+                wanted.add_partition_offset(&name, partition, Offset::Offset(since))?;
+            }
+            let found = observer.offsets_for_times(wanted, REQUEST_TIMEOUT)?;
+            let offsets = found.elements().into_iter().filter_map(|element| match element.offset() {
+                Offset::Offset(offset) => Some((element.partition(), offset)),
+                _ => None,
+            });
+            Ok::<_, DriverError>(offsets.collect())
+        });
+        asked.await.map_err(|error| self.error(format!("ask topic `{topic}` for a time's offsets"), error))
+    }
+
     /// What `group` committed for one partition, with its metadata; waits while a transaction that may change it is open.
     ///
     /// # Errors

@@ -99,6 +99,23 @@ pub enum SourceError {
         #[source]
         source: sqlx::Error,
     },
+    /// A query of the user's own failed.
+    #[error("the query failed at the source {address}")]
+    Ask {
+        /// `mysql://host:port/database`.
+        address: String,
+        /// What the driver said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A query of the user's own had no answer in time.
+    #[error("the source {address} did not answer the query within {} s", .limit.as_secs())]
+    Silent {
+        /// `mysql://host:port/database`.
+        address: String,
+        /// How long it was waited for.
+        limit: Duration,
+    },
     /// No answer in time.
     #[error("could not {action} table `{table}` of the source within {} s", .limit.as_secs())]
     TimedOut {
@@ -116,8 +133,8 @@ impl SourceError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::TimedOut { .. } => true,
-            Self::Query { source, .. } => sqlstate::may_pass(source),
+            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Silent { .. } => true,
+            Self::Query { source, .. } | Self::Ask { source, .. } => sqlstate::may_pass(source),
             Self::Url(_)
             | Self::Denied { .. }
             | Self::NoTable { .. }

@@ -3,6 +3,7 @@
 //! Nothing is ever written, and no table is held in memory: keys come in pages, rows by their keys. Rows leave as JSON
 //! objects whose columns stand in the table's order.
 
+mod cell;
 mod error;
 mod json;
 
@@ -17,6 +18,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor, Row as _, Statement as _, TypeInfo as _};
 use url::Url;
 
+pub use cell::FirstCell;
 pub use error::SourceError;
 use json::{Kind, encode_mysql, encode_postgres};
 

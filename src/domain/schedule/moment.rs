@@ -59,6 +59,12 @@ impl fmt::Display for Moment {
 }
 
 impl Moment {
+    /// The first instant that it means in `zone`: none where the clocks jump over it and the policy says to leave it out.
+    #[must_use]
+    pub fn first_instant(self, zone: Tz, dst: DstPolicy) -> Option<Timestamp> {
+        self.instants(zone, dst).into_iter().flatten().next()
+    }
+
     fn year(self) -> i32 {
         match self {
             Self::Fixed(at) => at.year(),

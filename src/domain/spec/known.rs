@@ -101,6 +101,7 @@ pub(in crate::domain) fn airflow_task_key(key: &str) -> Option<Standing> {
         "downstream" | "downstream_tasks" | "downstream_task_ids" => {
             Unsupported("write it the other way: the later task names this one in its `dependencies`")
         }
+        "fs_conn_id" => Unsupported("a path starts at the DAG file's folder; an absolute one is taken as it is"),
         "params" => Unsupported("params belong to the DAG; every task's templates see them"),
         _ => return callback(key),
     })

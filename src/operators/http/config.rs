@@ -19,43 +19,46 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 /// The keys of an `http` task.
 #[derive(Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Http {
+pub(in crate::operators) struct Http {
     /// The whole address, `https://…`.
     #[serde(default)]
-    pub(super) url: Option<String>,
+    pub(in crate::operators) url: Option<String>,
     /// The path (and query) below the address of `http_conn_id`.
     #[serde(default)]
-    pub(super) endpoint: Option<String>,
+    pub(in crate::operators) endpoint: Option<String>,
     /// The connection that has the address: `https://[user:password@]host[:port][/path]`; its extra has headers.
     #[serde(default)]
-    pub(super) http_conn_id: Option<String>,
+    pub(in crate::operators) http_conn_id: Option<String>,
     /// The method; POST by default, as in Airflow.
     #[serde(default)]
-    pub(super) method: Option<String>,
+    pub(in crate::operators) method: Option<String>,
     /// Headers. Never logged.
     #[serde(default)]
-    pub(super) headers: BTreeMap<String, Scalar>,
+    pub(in crate::operators) headers: BTreeMap<String, Scalar>,
     /// The body as text; or fields: the query of a GET, else a form.
     #[serde(default)]
-    pub(super) data: Option<Data>,
+    pub(in crate::operators) data: Option<Data>,
     /// The body as JSON.
     #[serde(default)]
-    pub(super) json: Option<Value>,
+    pub(in crate::operators) json: Option<Value>,
     /// How long the whole exchange may take, as `30s`. Default: 60s.
     #[serde(default)]
-    pub(super) timeout: Option<Scalar>,
+    pub(in crate::operators) timeout: Option<Scalar>,
     /// The status, or the statuses, that mean success. Default: every 2xx.
     #[serde(default)]
-    pub(super) expected_status: Option<Statuses>,
+    pub(in crate::operators) expected_status: Option<Statuses>,
     /// Writes the answer's body to the log.
     #[serde(default)]
-    pub(super) log_response: bool,
+    pub(in crate::operators) log_response: bool,
+    /// Whether the log is not told of each exchange; for those who have many.
+    #[serde(skip)]
+    pub(in crate::operators) is_quiet: bool,
 }
 
 /// A body.
 #[derive(Clone, Deserialize, schemars::JsonSchema)]
 #[serde(untagged)]
-pub(super) enum Data {
+pub(in crate::operators) enum Data {
     /// As it is.
     Text(String),
     /// Fields.
@@ -65,7 +68,7 @@ pub(super) enum Data {
 /// One status or several.
 #[derive(Clone, Deserialize, schemars::JsonSchema)]
 #[serde(untagged)]
-pub(super) enum Statuses {
+pub(in crate::operators) enum Statuses {
     /// One.
     One(u16),
     /// Several.
@@ -73,7 +76,7 @@ pub(super) enum Statuses {
 }
 
 impl Statuses {
-    pub(super) fn as_slice(&self) -> &[u16] {
+    pub(in crate::operators) fn as_slice(&self) -> &[u16] {
         match self {
             Self::One(status) => std::slice::from_ref(status),
             Self::Several(statuses) => statuses,
@@ -83,7 +86,7 @@ impl Statuses {
 
 impl Http {
     /// The method; `None` when it is none.
-    pub(super) fn method(&self) -> Option<Method> {
+    pub(in crate::operators) fn method(&self) -> Option<Method> {
         let name = self.method.as_deref().unwrap_or("POST").to_ascii_uppercase();
         ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
             .contains(&name.as_str())
@@ -92,7 +95,7 @@ impl Http {
     }
 
     /// The time limit; `None` when the text is no duration.
-    pub(super) fn timeout(&self) -> Option<Duration> {
+    pub(in crate::operators) fn timeout(&self) -> Option<Duration> {
         match &self.timeout {
             Some(timeout) => parse_duration(&timeout.clone().into_text()).ok(),
             None => Some(DEFAULT_TIMEOUT),
@@ -100,7 +103,7 @@ impl Http {
     }
 
     /// Whether an answer of that status is a success.
-    pub(super) fn expects(&self, status: u16) -> bool {
+    pub(in crate::operators) fn expects(&self, status: u16) -> bool {
         match &self.expected_status {
             Some(statuses) => statuses.as_slice().contains(&status),
             None => (200..300).contains(&status),
@@ -108,7 +111,7 @@ impl Http {
     }
 
     /// Whether the request carries anything that is meant for its own host alone.
-    pub(super) fn is_confidential(&self, address: &Url) -> bool {
+    pub(in crate::operators) fn is_confidential(&self, address: &Url) -> bool {
         !self.headers.is_empty()
             || self.data.is_some()
             || self.json.is_some()
@@ -120,7 +123,7 @@ impl Http {
 }
 
 /// What is wrong beyond the shape.
-pub(super) fn problems(http: &Http) -> Vec<ConfigProblem> {
+pub(in crate::operators) fn problems(http: &Http) -> Vec<ConfigProblem> {
     let mut problems = Vec::new();
     match (&http.url, &http.endpoint, &http.http_conn_id) {
         (Some(url), None, None) => problems.extend(address(url).err().map(|why| ConfigProblem::at("url", why))),
@@ -165,7 +168,7 @@ pub(super) fn problems(http: &Http) -> Vec<ConfigProblem> {
 }
 
 /// An address that a request can go to.
-pub(super) fn address(text: &str) -> Result<Url, String> {
+pub(in crate::operators) fn address(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| format!("this is no address: {error}"))?;
     match url.scheme() {
         "http" | "https" if url.has_host() => Ok(url),

@@ -6,6 +6,7 @@
 mod config;
 
 use std::fmt::Write as _;
+use std::sync::OnceLock;
 
 use async_trait::async_trait;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -21,7 +22,7 @@ use crate::engine::lookup::LookupError;
 use crate::engine::operator::{Failure, Operator, Output, Registration, TaskContext, chain};
 use crate::operators::config as keys;
 
-use config::{Data, Http};
+pub(in crate::operators) use config::{Data, Http, Statuses, problems};
 
 pub(crate) const REGISTRATION: Registration = Registration { kind: &KIND, build };
 
@@ -50,7 +51,7 @@ const SHOWN: usize = 500;
 
 /// Why there is no answer that was wanted.
 #[derive(Debug, thiserror::Error)]
-enum HttpError {
+pub(in crate::operators) enum HttpError {
     #[error(transparent)]
     Lookup(#[from] LookupError),
     #[error("connection `{id}` is of type `{conn_type}`, which is not http or https")]
@@ -65,6 +66,21 @@ enum HttpError {
     Redirects { method: Method, address: String },
     #[error("{method} {address} was answered with {status}{advice}{body}")]
     Status { method: Method, address: String, status: StatusCode, advice: String, body: String },
+}
+
+impl HttpError {
+    /// The status that was not a wanted one, where there was an answer.
+    pub(in crate::operators) fn status(&self) -> Option<u16> {
+        match self {
+            Self::Status { status, .. } => Some(status.as_u16()),
+            Self::Lookup(_)
+            | Self::NotHttp { .. }
+            | Self::Address { .. }
+            | Self::Key { .. }
+            | Self::Exchange { .. }
+            | Self::Redirects { .. } => None,
+        }
+    }
 }
 
 impl From<HttpError> for Failure {
@@ -104,7 +120,11 @@ impl Operator for Http {
 }
 
 impl Http {
-    async fn exchange(&self, context: &TaskContext) -> Result<Output, HttpError> {
+    /// Sends the request, and gives the answer's status and body, as the task's output has them.
+    ///
+    /// # Errors
+    /// [`HttpError`], also for an answer of a status that is not expected.
+    pub(in crate::operators) async fn exchange(&self, context: &TaskContext) -> Result<Output, HttpError> {
         let connection = self.connection(context).await?;
         let address = self.address(connection.as_ref())?;
         let method = self.method().ok_or(HttpError::Key { key: "method" })?;
@@ -119,7 +139,9 @@ impl Http {
         let request = self.request(method.clone(), address, connection.as_ref())?;
         let mut response = request.send().await.map_err(failed)?;
         let status = response.status();
-        context.log.line(format!("{method} {shown}: {status}"));
+        if !self.is_quiet {
+            context.log.line(format!("{method} {shown}: {status}"));
+        }
         let (body, is_whole) = read(&mut response).await.map_err(failed)?;
         if self.log_response {
             String::from_utf8_lossy(&body).lines().for_each(|line| context.log.line(line));
@@ -176,16 +198,8 @@ impl Http {
         let timeout = self.timeout().ok_or(HttpError::Key { key: "timeout" })?;
         let headers = self.header_map(connection)?;
         let is_confidential = self.is_confidential(&address) || !headers.is_empty();
-        let client = Client::builder()
-            .timeout(timeout)
-            .user_agent(concat!("pinsched/", env!("CARGO_PKG_VERSION")))
-            .redirect(redirects(is_confidential))
-            // It would tell the next host this one's query.
-            .referer(false)
-            .build()
-            .map_err(|error| HttpError::Address { origin: "the request".to_owned(), message: chain(&error) })?;
         let is_get = method == Method::GET || method == Method::HEAD;
-        let mut request = client.request(method, address).headers(headers);
+        let mut request = client(is_confidential)?.request(method, address).timeout(timeout).headers(headers);
         if let Some(json) = &self.json {
             request = request.json(json);
         }
@@ -243,6 +257,25 @@ fn connection_headers(connection: &Connection) -> Vec<(String, String)> {
     let below = extra.get("headers").and_then(Value::as_object).into_iter().flatten();
     let fields = extra.iter().filter(|(name, _)| !SETTINGS.contains(&name.as_str())).chain(below);
     fields.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
+}
+
+/// The process's client: one for what may be told to any host, and one for what may not.
+fn client(is_confidential: bool) -> Result<&'static Client, HttpError> {
+    static CLIENTS: [OnceLock<Client>; 2] = [const { OnceLock::new() }; 2];
+    let place = &CLIENTS[usize::from(is_confidential)];
+    if let Some(client) = place.get() {
+        return Ok(client);
+    }
+    let client = Client::builder()
+        .user_agent(concat!("pinsched/", env!("CARGO_PKG_VERSION")))
+        .redirect(redirects(is_confidential))
+        // It would tell the next host this one's query.
+        .referer(false)
+        // Thousands of tasks may look at a host each once a minute.
+        .pool_max_idle_per_host(0)
+        .build()
+        .map_err(|error| HttpError::Address { origin: "the request".to_owned(), message: chain(&error) })?;
+    Ok(place.get_or_init(|| client))
 }
 
 /// Follows redirects to the same host, and to others when there is nothing to give away.
