@@ -5,6 +5,7 @@ pub mod dag_files;
 mod folder;
 mod listener;
 mod named_files;
+pub mod notifier;
 pub mod registry;
 mod scheduler;
 mod serve;

@@ -9,11 +9,13 @@ use chrono::TimeDelta;
 use tokio::task::JoinSet;
 
 use crate::engine::bells::Bells;
+use crate::engine::notices::Notifier;
 use crate::engine::shutdown::Shutdown;
 use crate::engine::versions::Versions;
 use crate::engine::{Engine, EngineError};
 use crate::service::folder::Folder;
 use crate::service::listener::listen;
+use crate::service::notifier;
 use crate::service::registry::Registry;
 use crate::service::scheduler::Scheduler;
 use crate::store::SignOfLife;
@@ -79,6 +81,12 @@ impl Service {
         let versions = Arc::new(Versions::new(self.engine.registrations));
         let store = self.engine.store.clone();
         let mut parts: JoinSet<Result<(), ServiceError>> = JoinSet::new();
+        let notifier = Notifier::new(store.clone(), Arc::clone(&versions), self.engine.lookup.clone());
+        let stopping = shutdown.clone();
+        parts.spawn(async move {
+            notifier::work(notifier, stopping).await;
+            Ok(())
+        });
         let stopping = shutdown.clone();
         let heard = (store.clone(), bells.clone());
         parts.spawn(async move {

@@ -13,6 +13,7 @@ mod fence;
 mod history;
 mod listening;
 mod logs;
+mod notices;
 mod pools;
 pub mod production;
 mod rows;
@@ -39,6 +40,7 @@ pub use dags::{DagKey, DagRegistration, DagState, Fired, ImportError, Pause, Tic
 pub use error::StoreError;
 pub use history::Transition;
 pub use listening::{Listener, Word};
+pub use notices::{Due, Notification};
 pub use pools::Pool;
 pub use runs::{Run, RunSource};
 pub use sealing::{Kind, SealError, SecretKeys};
