@@ -116,7 +116,8 @@ impl Notifier {
     async fn tell(&self, due: &Due) -> Result<(), NotifyError> {
         let never = |words: &str| NotifyError::Never(words.to_owned());
         let run = self.store.run(due.run).await?.ok_or_else(|| never("the run is gone"))?;
-        let dag = self.versions.of_run(&self.store, &run).await?.map_err(|error| NotifyError::Never(error.to_string()))?;
+        let dag =
+            self.versions.of_run(&self.store, &run).await?.map_err(|error| NotifyError::Never(error.to_string()))?;
         let running = RunningRun::new(&run, dag);
         let task = due.task.and_then(|task| running.dag.task(task));
         let callbacks = task.map_or(&running.dag.settings.callbacks, |task| &task.callbacks);
@@ -315,7 +316,8 @@ fn mail_server(connection: &Connection) -> Result<(MailServer, String), NotifyEr
         (true, false) => Security::StartTls,
         (true, true) => Security::None,
     };
-    let from = extra.get("from_email").and_then(Value::as_str).map(ToOwned::to_owned).or_else(|| connection.login.clone());
+    let from =
+        extra.get("from_email").and_then(Value::as_str).map(ToOwned::to_owned).or_else(|| connection.login.clone());
     let from = from.ok_or_else(|| never("has no `from_email` in its extra"))?;
     let login = connection.login.clone().zip(connection.password.clone());
     Ok((MailServer { host, port: connection.port, security, login }, from))

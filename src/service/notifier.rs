@@ -14,6 +14,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How often before a process ends, which people wait for.
 const LAST_LOOK: Duration = Duration::from_millis(200);
 
+/// So many batches are on their way at once: a receiver that does not answer holds one of them up.
+const SENDERS: usize = 4;
+
 /// Sends what is due, of one run or of all, until its future is dropped.
 pub async fn follow(notifier: &Notifier, of: Option<RunKey>) -> std::convert::Infallible {
     loop {
@@ -26,8 +29,12 @@ pub async fn follow(notifier: &Notifier, of: Option<RunKey>) -> std::convert::In
     }
 }
 
-/// The same until the process stops; what is being sent then is sent.
+/// Sends what is due of all runs until the process stops; what is being sent then is sent.
 pub(super) async fn work(notifier: Notifier, shutdown: Shutdown) {
+    futures::future::join_all((0..SENDERS).map(|_| send_until(&notifier, &shutdown))).await;
+}
+
+async fn send_until(notifier: &Notifier, shutdown: &Shutdown) {
     loop {
         let sent = match notifier.send_due(None).await {
             Ok(sent) => sent,

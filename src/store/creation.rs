@@ -248,7 +248,8 @@ pub(in crate::store) async fn insert_run(
     .fetch_one(&mut *transaction)
     .await
     .map_err(|source| StoreError::run_exists(source, new.dag.id(), &new.run_id))?;
-    notices::expect_deadline(transaction, new.dag, Watched::Queued { logical_date: new.logical_date }, key, now).await?;
+    notices::expect_deadline(transaction, new.dag, Watched::Queued { logical_date: new.logical_date }, key, now)
+        .await?;
     if begins {
         insert_task_runs(transaction, new.dag, dag_key, key, now).await?;
         notices::expect_deadline(transaction, new.dag, Watched::Begun, key, now).await?;

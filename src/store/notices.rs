@@ -109,7 +109,11 @@ pub(in crate::store) async fn expect_deadline(
 }
 
 /// Notes which tasks of a new run somebody is told of. Costs nothing where there are none.
-pub(in crate::store) async fn watch_tasks(connection: &mut PgConnection, dag: &Dag, run: i64) -> Result<(), StoreError> {
+pub(in crate::store) async fn watch_tasks(
+    connection: &mut PgConnection,
+    dag: &Dag,
+    run: i64,
+) -> Result<(), StoreError> {
     for task in dag.tasks() {
         let Some(counts) = counts(&task.callbacks) else { continue };
         sqlx::query!(
@@ -205,10 +209,14 @@ impl Store {
 
     /// Notes that a notification was sent.
     pub async fn note_sent(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
-        sqlx::query!("UPDATE notification SET sent_at = $2, error = NULL WHERE id = $1 AND dropped_at IS NULL", id, now)
-            .execute(&self.pool)
-            .await
-            .map_err(StoreError::query("note that somebody was told"))?;
+        sqlx::query!(
+            "UPDATE notification SET sent_at = $2, error = NULL WHERE id = $1 AND dropped_at IS NULL",
+            id,
+            now
+        )
+        .execute(&self.pool)
+        .await
+        .map_err(StoreError::query("note that somebody was told"))?;
         Ok(())
     }
 

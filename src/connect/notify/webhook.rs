@@ -109,7 +109,9 @@ mod tests {
 
     #[test]
     fn metadata_services_are_refused_however_they_are_written() {
-        for refused in ["169.254.169.254", "169.254.170.2", "fe80::1", "::ffff:169.254.169.254", "0.0.0.0", "fd00:ec2::254"] {
+        for refused in
+            ["169.254.169.254", "169.254.170.2", "fe80::1", "::ffff:169.254.169.254", "0.0.0.0", "fd00:ec2::254"]
+        {
             assert!(is_refused(refused.parse().unwrap()), "{refused}");
         }
         for allowed in ["127.0.0.1", "10.0.0.1", "192.168.1.1", "::1", "93.184.216.34", "fd00::1"] {

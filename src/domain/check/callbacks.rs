@@ -1,6 +1,9 @@
 //! Callbacks and deadlines: that their templates can be rendered, and that they go together.
 
-use crate::domain::callbacks::Callbacks;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::domain::callbacks::{Callback, Callbacks};
 use crate::domain::check::settings::value;
 use crate::domain::check::templates::{FUNCTIONS, NAMES, not_written_out, unknown_name};
 use crate::domain::diagnostic::{Code, Diagnostic};
@@ -19,7 +22,7 @@ const WITHOUT_TASK: [&str; 5] = ["outputs", "task", "ti", "task_instance", "try_
 
 type Typed = Option<Spanned<CallbackList>>;
 
-fn list(typed: &Typed) -> Vec<crate::domain::callbacks::Callback> {
+fn list(typed: &Typed) -> Vec<Callback> {
     value(typed).map(CallbackList::assembled).unwrap_or_default()
 }
 
@@ -49,36 +52,47 @@ pub(super) fn check(spec: &DagSpec, problems: &mut Problems<'_>) {
     for typed in [&keys.on_failure, &keys.on_success, &keys.on_deadline].into_iter().flatten() {
         check_templates(spec, typed, &WITHOUT_TASK, problems);
     }
-    go_together(keys.deadline.as_ref().map(|typed| typed.key), &keys.on_deadline, problems);
+    let key = |told: &Typed| told.as_ref().map(|typed| typed.key);
+    go_together(&[(keys.deadline.as_ref().map(|typed| typed.key), key(&keys.on_deadline))], problems);
     for task in &spec.tasks {
         let keys = &task.keys;
         for typed in [&keys.on_failure, &keys.on_success, &keys.on_retry, &keys.on_deadline].into_iter().flatten() {
             check_templates(spec, typed, &WITHOUT, problems);
         }
-        go_together(keys.deadline.as_ref().map(|typed| typed.key), &keys.on_deadline, problems);
     }
+    let of_tasks = spec.tasks.iter().map(|task| &task.keys);
+    let of_tasks = of_tasks.map(|keys| (keys.deadline.as_ref().map(|typed| typed.key), key(&keys.on_deadline)));
+    go_together(&of_tasks.collect::<Vec<_>>(), problems);
 }
 
-fn go_together(deadline: Option<Span>, told: &Typed, problems: &mut Problems<'_>) {
-    match (deadline, told) {
-        (Some(span), None) => problems.add(
-            Diagnostic::warning(Code::IgnoredKey, span, "nobody is told when this deadline is missed")
+/// Warns of deadlines that nobody is told of, and of callbacks for which there is none. What `default_args` say is for
+/// those tasks that have the other.
+fn go_together(pairs: &[(Option<Span>, Option<Span>)], problems: &mut Problems<'_>) {
+    let deadlines: BTreeSet<Span> = pairs.iter().filter_map(|(deadline, _)| *deadline).collect();
+    let callbacks: BTreeSet<Span> = pairs.iter().filter_map(|(_, told)| *told).collect();
+    for span in deadlines.iter().filter(|span| !pairs.iter().any(|pair| pair.0 == Some(**span) && pair.1.is_some())) {
+        problems.add(
+            Diagnostic::warning(Code::IgnoredKey, *span, "nobody is told when this deadline is missed")
                 .help("say whom to tell by `on_deadline`"),
-        ),
-        (None, Some(typed)) => problems.add(
-            Diagnostic::warning(Code::IgnoredKey, typed.key, "without a `deadline` none is ever missed")
+        );
+    }
+    for span in callbacks.iter().filter(|span| !pairs.iter().any(|pair| pair.1 == Some(**span) && pair.0.is_some())) {
+        problems.add(
+            Diagnostic::warning(Code::IgnoredKey, *span, "without a `deadline` none is ever missed")
                 .help("say by when it is to end: `deadline: 30m`"),
-        ),
-        (Some(_), Some(_)) | (None, None) => {}
+        );
     }
 }
 
-fn check_templates(
-    spec: &DagSpec,
-    typed: &Spanned<CallbackList>,
-    without: &[&str],
-    problems: &mut Problems<'_>,
-) {
+/// Reports a deadline of no time at all.
+pub(super) fn not_at_once(deadline: Option<(Duration, Span)>, problems: &mut Problems<'_>) {
+    if let Some((Duration::ZERO, span)) = deadline {
+        let message = "`deadline` is no time at all: it would be missed at once";
+        problems.add(Diagnostic::error(Code::OutOfRange, span, message).help("leave it out for none"));
+    }
+}
+
+fn check_templates(spec: &DagSpec, typed: &Spanned<CallbackList>, without: &[&str], problems: &mut Problems<'_>) {
     for callback in &typed.value.0 {
         check_node(spec, &callback.config, without, problems);
     }

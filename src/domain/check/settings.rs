@@ -50,7 +50,7 @@ pub(super) fn check(spec: &DagSpec, problems: &mut Problems<'_>) -> Option<DagSe
         problems.add(Diagnostic::error(Code::BadParam, *span, message).help("give it a `default`"));
     }
     not_zero("dagrun_timeout", keys.dagrun_timeout.as_ref().map(|limit| (limit.value.0, limit.span)), problems);
-    not_zero("deadline", keys.deadline.as_ref().map(|limit| (limit.value.within, limit.span)), problems);
+    callbacks::not_at_once(keys.deadline.as_ref().map(|limit| (limit.value.within, limit.span)), problems);
     Some(DagSettings {
         id: id?,
         description: value(&keys.description).cloned(),

@@ -307,7 +307,7 @@ fn check_task<'s>(
         spec.keys.execution_timeout.as_ref().map(|limit| (limit.value.0, limit.span)),
         problems,
     );
-    not_zero("deadline", spec.keys.deadline.as_ref().map(|limit| (limit.value.0, limit.span)), problems);
+    callbacks::not_at_once(spec.keys.deadline.as_ref().map(|limit| (limit.value.0, limit.span)), problems);
     let task = match (&operator, id) {
         (Some(operator), Ok(id)) if fits => Some(assemble(spec, index, id, operator, &config)),
         _ => None,

@@ -7,8 +7,8 @@ use crate::domain::dag::{Catchup, DataIntervals, DstPolicy, Overlap, Schedule, W
 use crate::domain::diagnostic::{Code, Diagnostic};
 use crate::domain::spec::Problems;
 use crate::domain::spec::value::{
-    CallbackList, Count, DateOrInstant, Dependencies, FreeMapping, FromNode, Params, Positive, Seconds, Spanned, Tags, TaskGroups,
-    Tasks, Zone,
+    CallbackList, Count, DateOrInstant, Dependencies, FreeMapping, FromNode, Params, Positive, Seconds, Spanned, Tags,
+    TaskGroups, Tasks, Zone,
 };
 use crate::domain::trigger_rule::TriggerRule;
 use crate::domain::yaml::Entry;

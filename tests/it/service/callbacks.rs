@@ -1,13 +1,8 @@
 //! Callbacks and deadlines: each tells once, of what happened and of nothing else, whoever was away meanwhile.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
+use axum::http::StatusCode;
 use chrono::TimeDelta;
 use pinsched::clock;
 use pinsched::connect::NamedSettings;
@@ -18,106 +13,13 @@ use pinsched::domain::run_state::RunState;
 use pinsched::store::Notification;
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::Served;
 use crate::dags::House;
 use crate::engine::drive;
+use crate::receivers::{MailBox, Receiver};
 use crate::script::Stage;
-
-/// A receiver of webhooks: keeps what it gets, and answers as it is told.
-#[derive(Clone, Default)]
-struct Receiver {
-    got: Arc<Mutex<Vec<(HeaderMap, Bytes)>>>,
-    /// What is answered to the next ones; then 200.
-    answers: Arc<Mutex<VecDeque<StatusCode>>>,
-}
-
-impl Receiver {
-    async fn serve(&self, servers: &mut JoinSet<()>) -> String {
-        async fn receive(State(receiver): State<Receiver>, headers: HeaderMap, body: Bytes) -> StatusCode {
-            receiver.got.lock().unwrap().push((headers, body));
-            receiver.answers.lock().unwrap().pop_front().unwrap_or(StatusCode::OK)
-        }
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let router = Router::new().route("/{*path}", post(receive)).with_state(self.clone());
-        servers.spawn(async move { axum::serve(listener, router).await.unwrap() });
-        format!("http://{address}")
-    }
-
-    fn answer(&self, statuses: &[StatusCode]) {
-        self.answers.lock().unwrap().extend(statuses);
-    }
-
-    fn bodies(&self) -> Vec<Value> {
-        self.got.lock().unwrap().iter().map(|(_, body)| serde_json::from_slice(body).unwrap()).collect()
-    }
-
-    /// What it was told of, as `event of task, try`, sorted.
-    fn told(&self) -> Vec<String> {
-        let words = |body: &Value| match body["task"].as_object() {
-            Some(task) => format!(
-                "{} of {}, try {}",
-                body["event"].as_str().unwrap(),
-                task["task_id"].as_str().unwrap(),
-                task["try_number"]
-            ),
-            None => format!("{} of the run", body["event"].as_str().unwrap()),
-        };
-        let mut told: Vec<String> = self.bodies().iter().map(words).collect();
-        told.sort();
-        told
-    }
-}
-
-/// A server that takes mail and keeps it.
-#[derive(Clone, Default)]
-struct MailBox(Arc<Mutex<Vec<String>>>);
-
-impl MailBox {
-    async fn serve(&self, servers: &mut JoinSet<()>) -> u16 {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let mailbox = self.clone();
-        servers.spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                mailbox.converse(stream).await;
-            }
-        });
-        port
-    }
-
-    /// One conversation by RFC 5321, as far as a client of one mail goes.
-    async fn converse(&self, stream: TcpStream) {
-        let (read, mut write) = stream.into_split();
-        let mut lines = BufReader::new(read).lines();
-        write.write_all(b"220 test\r\n").await.unwrap();
-        let (mut mail, mut in_data) = (String::new(), false);
-        while let Ok(Some(line)) = lines.next_line().await {
-            mail.push_str(&line);
-            mail.push('\n');
-            let answer = match line.split(' ').next().unwrap_or_default() {
-                "." if in_data => {
-                    in_data = false;
-                    self.0.lock().unwrap().push(std::mem::take(&mut mail));
-                    "250 taken\r\n"
-                }
-                _ if in_data => continue,
-                "DATA" => {
-                    in_data = true;
-                    "354 go on\r\n"
-                }
-                "QUIT" => "221 bye\r\n",
-                _ => "250 yes\r\n",
-            };
-            write.write_all(answer.as_bytes()).await.unwrap();
-        }
-    }
-}
 
 async fn notifications(house: &House, run: RunKey) -> Vec<Notification> {
     house.store.notifications(run).await.unwrap()
@@ -127,7 +29,8 @@ async fn notifications(house: &House, run: RunKey) -> Vec<Notification> {
 async fn settled(served: &Served, run: RunKey) -> Vec<Notification> {
     let look = async |house: &House| {
         let all = notifications(house, run).await;
-        let is_over = |one: &Notification| one.sent_at.is_some() || one.dropped_at.is_some() || one.event == Event::Deadline;
+        let is_over =
+            |one: &Notification| one.sent_at.is_some() || one.dropped_at.is_some() || one.event == Event::Deadline;
         (!all.is_empty() && all.iter().all(is_over)).then_some(all)
     };
     served.until("the callbacks to be sent", look).await
@@ -175,7 +78,7 @@ async fn each_event_is_told_once_though_two_services_look() {
     let retry = bodies.iter().find(|body| body["event"] == json!("retry")).unwrap();
     assert_eq!(retry["error"], json!("exit status 1"));
 
-    let got = receiver.got.lock().unwrap().clone();
+    let got = receiver.got();
     let (headers, body) = got.iter().find(|(headers, _)| headers.contains_key("x-pinsched-signature")).unwrap();
     let header = |name: &str| headers[name].to_str().unwrap().to_owned();
     let signed = header("x-pinsched-signature");
@@ -312,7 +215,7 @@ async fn slack_and_mail_are_told_through_airflows_connections() {
     let day = run.logical_date.format("%Y-%m-%d");
     let text = format!("one is failed at {day}: no such table");
     assert_eq!(receiver.bodies(), [json!({"text": text, "channel": "#data"})]);
-    let mails = mailbox.0.lock().unwrap().clone();
+    let mails = mailbox.mails();
     assert_eq!(mails.len(), 1);
     for part in [
         "RCPT TO:<ann@example.org>",

@@ -9,3 +9,4 @@ mod killed;
 mod product;
 mod refused;
 mod terminal;
+mod told;
