@@ -151,7 +151,7 @@ impl<'a> World<'a> {
             tried_again: 0,
         };
         for (task, (state, upstream)) in dag.tasks().iter().zip(first) {
-            world.tasks.insert(task.index, TaskSnapshot { state, upstream, try_number: 1, lost: 0 });
+            world.tasks.insert(task.index, TaskSnapshot { state, upstream, try_number: 1, first_try: 1, lost: 0 });
             if state == TaskState::Queued {
                 world.ready_at.insert(task.index, now);
             }

@@ -40,7 +40,7 @@ async fn what_a_killed_run_left_untold_is_told_when_it_goes_on() {
             flag.display()
         ),
     );
-    receiver.answer(&[StatusCode::SERVICE_UNAVAILABLE; 1]);
+    receiver.answer(&[StatusCode::SERVICE_UNAVAILABLE]);
     let mut child = product.start(&["run", &file]);
     let store = Store::connect(&SecretString::from(product.database_url()), 2).await.unwrap();
     let failed_once = async {
@@ -58,7 +58,8 @@ async fn what_a_killed_run_left_untold_is_told_when_it_goes_on() {
     child.kill().await.unwrap();
     assert_eq!(receiver.told().len(), 1, "it was refused");
     std::fs::write(&flag, "").unwrap();
-    let report = product.json(&["resume"]).await;
+    let run = store.list_runs(None, 1).await.unwrap().pop().expect("the run of the killed process");
+    let report = product.json(&["resume", run.run_id.as_str()]).await;
     assert_eq!(report["state"], json!("success"));
     assert_eq!(
         receiver.told(),
