@@ -1,5 +1,6 @@
 //! Drives one run to its end in this process, with progress and Ctrl-C; what `run`, `resume` and `cancel` share.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,17 +16,24 @@ use crate::cli::report;
 use crate::cli::session::Session;
 use crate::clock;
 use crate::domain::dag::Dag;
+use crate::domain::ids::RunKey;
 use crate::domain::run_state::RunState;
 use crate::embedded::{Resolved, StackError, StackLease};
 use crate::engine::lookup::{Lookup, secrets_of};
+use crate::engine::notices::Notifier;
 use crate::engine::running::RunningRun;
 use crate::engine::shutdown::{Shutdown, ShutdownStep};
+use crate::engine::versions::Versions;
 use crate::engine::{Driven, Engine};
 use crate::operators;
+use crate::service::notifier;
 use crate::store::{Run, SignOfLife, Store};
 
 /// How long what runs may go on after SIGTERM: supervisors send SIGKILL ten seconds later or more.
 const TERMINATION_GRACE: Duration = Duration::from_secs(5);
+
+/// How long callbacks of a run that has ended may take, with another try or two, before the process ends.
+const LAST_WORDS: Duration = Duration::from_secs(15);
 
 /// Ten times a second: what an eye takes for motion.
 const REFRESH: Duration = Duration::from_millis(100);
@@ -54,8 +62,16 @@ pub(crate) async fn drive(
         memory_limit: session.settings.memory_limit,
     };
     let dag = Arc::clone(&running.dag);
+    let versions = Arc::new(Versions::new(engine.registrations));
+    versions.keep(run.version, Arc::clone(&dag));
+    let notifier = dag.has_callbacks().then(|| Notifier::new(store.clone(), versions, engine.lookup.clone()));
     let shutdown = Shutdown::default();
-    let work = watch(engine.drive_as(sign, running, &shutdown), &display, &shutdown);
+    let work = async {
+        tokio::select! {
+            driven = watch(engine.drive_as(sign, running, &shutdown), &display, &shutdown) => driven,
+            never = told(notifier.as_ref(), run.key) => match never {},
+        }
+    };
     tokio::pin!(work);
     let (driven, gone) = tokio::select! {
         driven = &mut work => (driven, None),
@@ -65,6 +81,11 @@ pub(crate) async fn drive(
             (work.await, Some(gone))
         }
     };
+    if let (Some(notifier), None) = (&notifier, &gone)
+        && !notifier::finish(notifier, run.key, LAST_WORDS).await
+    {
+        display.say("not all callbacks could be sent; `pinsched serve` goes on with them for a day");
+    }
     display.end();
     if let (Some(gone), Ok(Driven::Stopped) | Err(_)) = (gone, &driven) {
         return Err(anyhow::Error::new(gone).context(cut_short(&run, &session.settings.home)));
@@ -103,6 +124,14 @@ pub(crate) async fn drive_stored(
         );
     }
     drive(session, resolved, store, run, dag, sign).await
+}
+
+/// Tells what happens in the run while it goes on, where anybody is told.
+async fn told(notifier: Option<&Notifier>, run: RunKey) -> Infallible {
+    match notifier {
+        Some(notifier) => notifier::follow(notifier, Some(run)).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Keeps the embedded stack, where there is one, and says what becomes of it; returns when it is gone for good.

@@ -60,6 +60,8 @@ pub(crate) struct RunReport {
     /// Whether a live process drives it.
     driven: bool,
     cancel_requested_at: Option<String>,
+    /// Where it was not a person who asked.
+    cancel_reason: Option<String>,
     duration_ms: Option<i64>,
     params: Map<String, Value>,
     tasks: Vec<TaskReport>,
@@ -135,6 +137,7 @@ impl RunReport {
             state: run.state,
             driven: driver.is_some(),
             cancel_requested_at: run.cancel_requested_at.map(|at| at.to_rfc3339()),
+            cancel_reason: run.cancel_reason.clone(),
             duration_ms: duration_ms(run.started_at, run.finished_at),
             params: run.params.clone(),
             tasks,
@@ -167,6 +170,9 @@ impl RunReport {
             Field::text(&self.run_id),
             Field::coloured(state, Colour::of_run(self.state)),
         ]));
+        if let Some(reason) = &self.cancel_reason {
+            let _ = writeln!(text, "cancelled: {reason}");
+        }
         if detail == Detail::Full && !self.state.is_final() && !self.driven {
             let _ = writeln!(text, "nobody drives it; `pinsched resume {}` goes on", self.run_id);
         }

@@ -29,6 +29,8 @@ struct RunLine {
     driven: bool,
     queued_at: String,
     duration_ms: Option<i64>,
+    /// Why it was cancelled, where it was not a person who asked.
+    cancel_reason: Option<String>,
 }
 
 pub(crate) async fn runs(session: &Session, dag: Option<&DagId>, limit: u32) -> anyhow::Result<Exit> {
@@ -71,6 +73,7 @@ impl RunLine {
             driven,
             queued_at: run.queued_at.to_rfc3339(),
             duration_ms: run.started_at.zip(run.finished_at).map(|(from, to)| (to - from).num_milliseconds()),
+            cancel_reason: run.cancel_reason.clone(),
         }
     }
 

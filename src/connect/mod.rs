@@ -1,8 +1,10 @@
-//! Clients of outside systems that operators share: Kafka, S3, Secrets Manager, the source database. Knows
+//! Clients of outside systems that operators share: Kafka, S3, Secrets Manager, the source database,
+//! who is told of runs. Knows
 //! nothing of runs and tasks.
 
 pub mod copy;
 pub mod kafka;
+pub mod notify;
 pub mod s3;
 pub mod secrets_manager;
 pub mod source;

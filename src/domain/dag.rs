@@ -10,6 +10,7 @@ use petgraph::visit::EdgeRef;
 use serde_json::{Map, Value};
 
 use crate::domain::Timestamp;
+use crate::domain::callbacks::{Callbacks, Deadline};
 use crate::domain::ids::{DagId, TaskId, TaskIndex};
 use crate::domain::retry::RetryPolicy;
 pub use crate::domain::schedule::Schedule;
@@ -62,6 +63,10 @@ pub struct DagSettings {
     pub paused_upon_creation: bool,
     /// A run that takes longer is failed.
     pub dagrun_timeout: Option<Duration>,
+    /// By when a run is to have ended.
+    pub deadline: Option<Deadline>,
+    /// Who is told of its runs.
+    pub callbacks: Callbacks,
     /// Who looks after it.
     pub owner: Option<String>,
     /// Words to find it by.
@@ -161,6 +166,10 @@ pub struct Task {
     pub retry: RetryPolicy,
     /// An attempt that takes longer is stopped and fails.
     pub execution_timeout: Option<Duration>,
+    /// How long after its first attempt began it is to have ended.
+    pub deadline: Option<Duration>,
+    /// Who is told of it.
+    pub callbacks: Callbacks,
     /// When it may run.
     pub trigger_rule: TriggerRule,
     /// Whether it prepares what others use (Airflow's setup tasks).
@@ -351,6 +360,12 @@ impl Dag {
             }
         }
         self.tasks.iter().map(|task| task.index).filter(|index| seen[index.as_usize()]).collect()
+    }
+
+    /// Whether anybody is told of anything.
+    #[must_use]
+    pub fn has_callbacks(&self) -> bool {
+        !self.settings.callbacks.is_empty() || self.tasks.iter().any(|task| !task.callbacks.is_empty())
     }
 
     /// How many tasks wait for `index`.

@@ -1,6 +1,7 @@
 //! The rules of the house, pure: no IO, no clock, no SQL. What goes in is values, what comes out is decisions.
 
 pub mod byte_size;
+pub mod callbacks;
 pub mod catchup;
 pub mod check;
 pub mod choice;

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::{Ending, LOST_LIMIT, Plan, PlanError, Skips, Snapshot, TaskSnapshot, begin, plan};
 use crate::domain::Timestamp;
+use crate::domain::callbacks::Callbacks;
 use crate::domain::dag::{Catchup, Dag, DagSettings, DataIntervals, DstPolicy, Overlap, Schedule, Task};
 use crate::domain::ids::TaskIndex;
 use crate::domain::retry::RetryPolicy;
@@ -62,6 +63,8 @@ fn dag_of(drawn: &[Drawn], schedule: Schedule) -> Dag {
         max_active_tasks: None,
         paused_upon_creation: false,
         dagrun_timeout: None,
+        deadline: None,
+        callbacks: Callbacks::default(),
         owner: None,
         tags: Vec::new(),
         params: Map::new(),
@@ -80,6 +83,8 @@ fn dag_of(drawn: &[Drawn], schedule: Schedule) -> Dag {
             ..RetryPolicy::default()
         },
         execution_timeout: None,
+        deadline: None,
+        callbacks: Callbacks::default(),
         trigger_rule: drawn.rule,
         is_setup: drawn.is_setup,
         is_teardown: drawn.is_teardown,

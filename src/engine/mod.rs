@@ -10,6 +10,7 @@ mod error;
 mod hand;
 mod holding;
 pub mod lookup;
+pub mod notices;
 pub mod observer;
 pub mod operator;
 mod orphans;

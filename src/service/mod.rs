@@ -8,6 +8,7 @@ mod http;
 mod listener;
 mod metrics;
 mod named_files;
+pub mod notifier;
 pub mod registry;
 mod scheduler;
 mod serve;

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio_cron_scheduler::JobSchedulerError;
 
 use crate::engine::bells::Bells;
+use crate::engine::notices::Notifier;
 use crate::engine::shutdown::Shutdown;
 use crate::engine::versions::Versions;
 use crate::engine::{Engine, EngineError};
@@ -17,6 +18,7 @@ use crate::service::folder::Folder;
 use crate::service::http::{Door, Watched};
 use crate::service::listener::listen;
 use crate::service::metrics::Metrics;
+use crate::service::notifier;
 use crate::service::registry::Registry;
 use crate::service::scheduler::Scheduler;
 use crate::service::upkeep::{Retention, keep_house};
@@ -109,6 +111,12 @@ impl Service {
             answering.spawn(door.answer(Watched { store, metrics, roles, shutdown: shutdown.clone() }));
         }
         let mut parts: JoinSet<Result<(), ServiceError>> = JoinSet::new();
+        let notifier = Notifier::new(store.clone(), Arc::clone(&versions), self.engine.lookup.clone());
+        let stopping = shutdown.clone();
+        parts.spawn(async move {
+            notifier::work(notifier, stopping).await;
+            Ok(())
+        });
         let stopping = shutdown.clone();
         let heard = (store.clone(), bells.clone());
         parts.spawn(async move {

@@ -223,6 +223,8 @@ async fn write(
              version             = version + 1,
              clears              = clears + $5,
              finished_at         = CASE WHEN $2 IN ('success', 'failed') THEN $6::timestamptz END,
+             -- One that was over has all of its time once more.
+             timeout_at          = CASE WHEN finished_at IS NULL THEN timeout_at ELSE $6 + timeout_limit END,
              -- One that was over goes on in any worker's hands, and its cancellation is over.
              owner_id            = CASE WHEN finished_at IS NULL THEN owner_id END,
              cancel_requested_at = CASE WHEN finished_at IS NULL THEN cancel_requested_at END,

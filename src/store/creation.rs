@@ -14,6 +14,7 @@ use crate::domain::ids::{DagId, RunId, RunKey};
 use crate::domain::plan;
 use crate::domain::run_state::RunState;
 use crate::domain::run_type::RunType;
+use crate::store::notices::{self, Watched};
 use crate::store::{Run, Store, StoreError, WorkerId, rows};
 
 /// Airflow's size of its default pool: what a pool has that tasks name and nobody made.
@@ -100,7 +101,7 @@ impl Store {
         let row = lock_dag(&mut transaction, dag).await?;
         let begun = sqlx::query_scalar!(
             "UPDATE run AS r
-             SET state = 'running', started_at = $3, tasks_unfinished = $4, version = r.version + 1
+             SET state = 'running', started_at = $3, timeout_at = $3::timestamptz + r.timeout_limit, tasks_unfinished = $4, version = r.version + 1
              WHERE r.id = $1
                AND r.state = 'queued'
                AND r.cancel_requested_at IS NULL
@@ -127,6 +128,7 @@ impl Store {
         .map_err(&failed)?;
         if begun.is_some() {
             insert_task_runs(&mut transaction, dag, row.id, run.key.0, now).await?;
+            notices::expect_deadline(&mut transaction, dag, Watched::Begun, run.key.0, now).await?;
         }
         transaction.commit().await.map_err(&failed)?;
         Ok(begun.is_some())
@@ -217,8 +219,9 @@ pub(in crate::store) async fn insert_run(
     let key = sqlx::query_scalar!(
         "INSERT INTO run (uuid, dag_key, dag_id, run_id, dag_version_id, run_type, logical_date, rerun,
                           data_interval_start, data_interval_end, params, conf, note, triggered_by, state,
-                          tasks_unfinished, queued_at, started_at, owner_id)
-         VALUES ($1, $2, $3, $4, $5, $6::text, $7, $8, $9, $10, $11, $12, $13, $14, $15::text, $16, $17, $18, $19)
+                          tasks_unfinished, queued_at, started_at, owner_id, timeout_limit, timeout_at, notifies)
+         VALUES ($1, $2, $3, $4, $5, $6::text, $7, $8, $9, $10, $11, $12, $13, $14, $15::text, $16, $17, $18::timestamptz, $19,
+                 make_interval(secs => $20), $18::timestamptz + make_interval(secs => $20), $21)
          RETURNING id",
         uuid,
         dag_key,
@@ -239,12 +242,17 @@ pub(in crate::store) async fn insert_run(
         now,
         started_at,
         owner.map(|owner| owner.0),
+        new.dag.settings.dagrun_timeout.map(|limit| limit.as_secs_f64()),
+        notices::counts(&new.dag.settings.callbacks) as Option<Vec<i16>>,
     )
     .fetch_one(&mut *transaction)
     .await
     .map_err(|source| StoreError::run_exists(source, new.dag.id(), &new.run_id))?;
+    notices::expect_deadline(transaction, new.dag, Watched::Queued { logical_date: new.logical_date }, key, now)
+        .await?;
     if begins {
         insert_task_runs(transaction, new.dag, dag_key, key, now).await?;
+        notices::expect_deadline(transaction, new.dag, Watched::Begun, key, now).await?;
     }
     Ok(Run {
         key: RunKey(key),
@@ -266,6 +274,7 @@ pub(in crate::store) async fn insert_run(
         started_at,
         finished_at: None,
         cancel_requested_at: None,
+        cancel_reason: None,
         owner,
         file: new.file.to_owned(),
     })
@@ -352,8 +361,8 @@ async fn insert_task_runs(
         &limits.past as &[Option<String>],
         SLOTS_OF_AN_UNMADE_POOL,
     )
-    .execute(transaction)
+    .execute(&mut *transaction)
     .await
     .map_err(StoreError::query("create a run's tasks"))?;
-    Ok(())
+    notices::watch_tasks(transaction, dag, run).await
 }

@@ -50,6 +50,8 @@ pub struct Run {
     pub finished_at: Option<Timestamp>,
     /// When somebody asked to cancel it.
     pub cancel_requested_at: Option<Timestamp>,
+    /// Why it is cancelled, where it was not a person who asked.
+    pub cancel_reason: Option<String>,
     /// The process that drives it.
     pub owner: Option<WorkerId>,
     /// The DAG file it was made from.
@@ -84,6 +86,7 @@ struct RunRow {
     started_at: Option<Timestamp>,
     finished_at: Option<Timestamp>,
     cancel_requested_at: Option<Timestamp>,
+    cancel_reason: Option<String>,
     owner_id: Option<i64>,
     file: String,
 }
@@ -116,6 +119,7 @@ impl TryFrom<RunRow> for Run {
             started_at: row.started_at,
             finished_at: row.finished_at,
             cancel_requested_at: row.cancel_requested_at,
+            cancel_reason: row.cancel_reason,
             owner: row.owner_id.map(WorkerId),
             file: row.file,
         })
@@ -129,7 +133,7 @@ macro_rules! select_runs {
             RunRow,
             "SELECT r.id, r.uuid, r.dag_id, r.dag_version_id, r.run_id, r.run_type, r.logical_date, r.rerun,
                     r.data_interval_start, r.data_interval_end, r.params, r.conf, r.note, r.triggered_by, r.state, r.queued_at, r.started_at, r.finished_at,
-                    r.cancel_requested_at, r.owner_id, v.file
+                    r.cancel_requested_at, r.cancel_reason, r.owner_id, v.file
              FROM run AS r
              JOIN dag_version AS v ON v.id = r.dag_version_id " + $rest,
             $($argument),*
@@ -296,6 +300,39 @@ impl Store {
         .await
         .map(|keys| keys.into_iter().map(RunKey).collect())
         .map_err(StoreError::query("look for cancelled runs"))
+    }
+
+    /// Asks for the cancellation of the runs that take longer than their `dagrun_timeout`: of that one, or of all that no
+    /// process drives as its own. Each is asked for once, with the reason; at most 1,000 in a turn. Says how many.
+    pub async fn cancel_overdue(&self, of: Option<RunKey>, now: Timestamp) -> Result<u64, StoreError> {
+        sqlx::query!(
+            "UPDATE run
+             SET cancel_requested_at = $2,
+                 cancel_reason       = 'it ran longer than its dagrun_timeout of '
+                     || CASE
+                            WHEN seconds < 60 THEN seconds || ' s'
+                            WHEN seconds < 3600 AND seconds % 60 = 0 THEN seconds / 60 || ' m'
+                            WHEN seconds < 3600 THEN seconds || ' s'
+                            ELSE seconds / 3600 || ' h ' || seconds % 3600 / 60 || ' m'
+                        END,
+                 version             = version + 1
+             FROM (SELECT id, ceil(extract(epoch FROM timeout_limit))::bigint AS seconds
+                   FROM run
+                   WHERE timeout_at <= $2
+                     AND state = 'running'
+                     AND cancel_requested_at IS NULL
+                     AND CASE WHEN $1::bigint IS NULL THEN owner_id IS NULL ELSE id = $1 END
+                   ORDER BY id
+                   LIMIT 1000
+                   FOR NO KEY UPDATE) AS overdue
+             WHERE run.id = overdue.id",
+            of.map(|run| run.0),
+            now,
+        )
+        .execute(&self.pool)
+        .await
+        .map(|done| done.rows_affected())
+        .map_err(StoreError::query("look for runs that take too long"))
     }
 
     /// Fails an unfinished run that nobody can go on with, with its unfinished tasks: `words` say why. One that ended

@@ -14,6 +14,7 @@ mod http;
 mod named;
 mod pipeline;
 mod python;
+mod receivers;
 mod s3;
 mod schedules;
 mod script;

@@ -1,6 +1,7 @@
 //! From a file's text to checked DAGs, or to all that is wrong with it at once. Only this makes a [`Dag`].
 
 mod branches;
+mod callbacks;
 mod catalog;
 mod config;
 mod graph;
@@ -148,6 +149,7 @@ fn check_dag(
     branches::check(&tasks, problems);
     teardowns::check(&tasks, problems);
     templates::check(spec, &tasks, &order, problems);
+    callbacks::check(spec, problems);
     let settings = settings.filter(|_| spec.sound && problems.errors() == errors_before)?;
     let edges = tasks.edges();
     let priorities = weights::priorities(&tasks.weighed(), &tasks.places(), &order.upstream_first());

@@ -6,6 +6,7 @@ use chrono::{LocalResult, TimeDelta, TimeZone};
 use chrono_tz::Tz;
 
 use crate::domain::Timestamp;
+use crate::domain::check::callbacks;
 use crate::domain::dag::{Catchup, DagSettings, DataIntervals, Schedule};
 use crate::domain::diagnostic::{Code, Diagnostic};
 use crate::domain::ids::DagId;
@@ -49,6 +50,7 @@ pub(super) fn check(spec: &DagSpec, problems: &mut Problems<'_>) -> Option<DagSe
         problems.add(Diagnostic::error(Code::BadParam, *span, message).help("give it a `default`"));
     }
     not_zero("dagrun_timeout", keys.dagrun_timeout.as_ref().map(|limit| (limit.value.0, limit.span)), problems);
+    callbacks::not_at_once(keys.deadline.as_ref().map(|limit| (limit.value.within, limit.span)), problems);
     Some(DagSettings {
         id: id?,
         description: value(&keys.description).cloned(),
@@ -65,6 +67,8 @@ pub(super) fn check(spec: &DagSpec, problems: &mut Problems<'_>) -> Option<DagSe
         max_active_tasks: value(&keys.max_active_tasks).map(|tasks| tasks.0),
         paused_upon_creation: value(&keys.is_paused_upon_creation).copied().unwrap_or(false),
         dagrun_timeout: value(&keys.dagrun_timeout).map(|limit| limit.0),
+        deadline: value(&keys.deadline).copied(),
+        callbacks: callbacks::of_dag(keys),
         owner: value(&keys.owner).cloned(),
         tags: value(&keys.tags).map(|tags| tags.0.clone()).unwrap_or_default(),
         params: value(&keys.params).map(|params| params.defaults.clone()).unwrap_or_default(),

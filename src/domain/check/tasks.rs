@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use serde_json::Value;
 
+use crate::domain::check::callbacks;
 use crate::domain::check::catalog::{Catalog, Described};
 use crate::domain::check::config::mismatches;
 use crate::domain::check::groups::{self, Item, Waits};
@@ -306,6 +307,7 @@ fn check_task<'s>(
         spec.keys.execution_timeout.as_ref().map(|limit| (limit.value.0, limit.span)),
         problems,
     );
+    callbacks::not_at_once(spec.keys.deadline.as_ref().map(|limit| (limit.value.0, limit.span)), problems);
     let task = match (&operator, id) {
         (Some(operator), Ok(id)) if fits => Some(assemble(spec, index, id, operator, &config)),
         _ => None,
@@ -393,6 +395,8 @@ fn assemble(spec: &TaskSpec, index: TaskIndex, id: TaskId, operator: &Described,
         config: Value::Object(config.as_mapping().map(entries_to_json).unwrap_or_default()),
         retry,
         execution_timeout: value(&keys.execution_timeout).map(|limit| limit.0),
+        deadline: value(&keys.deadline).map(|limit| limit.0),
+        callbacks: callbacks::of_task(keys),
         trigger_rule: value(&keys.trigger_rule).copied().unwrap_or_default(),
         is_setup: value(&keys.setup).copied().unwrap_or(false),
         is_teardown: teardowns::is_teardown(spec),

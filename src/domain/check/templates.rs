@@ -14,7 +14,7 @@ use crate::domain::template::{CONNECTION_FIELDS, RunFacts, TemplateScope, is_tem
 use crate::domain::yaml::{Entry, Node, NodeKind};
 
 /// The names of templates, with the attributes of those that have a fixed set.
-const NAMES: [(&str, Option<&[&str]>); 21] = [
+pub(super) const NAMES: [(&str, Option<&[&str]>); 21] = [
     ("ds", None),
     ("ds_nodash", None),
     ("ts", None),
@@ -39,7 +39,7 @@ const NAMES: [(&str, Option<&[&str]>); 21] = [
 ];
 
 /// Functions that the template engine brings.
-const FUNCTIONS: [&str; 6] = ["range", "dict", "debug", "namespace", "self", "super"];
+pub(super) const FUNCTIONS: [&str; 6] = ["range", "dict", "debug", "namespace", "self", "super"];
 
 /// Names whose values are there only when a run is: a key that uses them cannot be tried out.
 const KNOWN_AT_RUN_TIME: [&str; 5] = ["outputs", "ti", "task_instance", "var", "conn"];
@@ -221,7 +221,7 @@ impl Checker<'_, '_> {
 }
 
 /// Variables and connections are looked up before a template is rendered: it has to say which.
-fn not_written_out(what: &str, span: Span) -> Diagnostic {
+pub(super) fn not_written_out(what: &str, span: Span) -> Diagnostic {
     let message = format!("the {what}'s name is not written out: it has to be known before the template is rendered");
     let help = match what {
         "variable" => "as `{{ var.value.bucket }}` or `{{ var.value.get('bucket', 'a default') }}`",
@@ -243,7 +243,7 @@ fn not_there_yet(path: &[&str], reference: &Reference, span: Span) -> Diagnostic
     Diagnostic::warning(Code::NotYet, span, message).help(instead)
 }
 
-fn unknown_name(name: &str, span: Span, late: &[&str]) -> Diagnostic {
+pub(super) fn unknown_name(name: &str, span: Span, late: &[&str]) -> Diagnostic {
     let problem = Diagnostic::error(Code::UnknownTemplateName, span, format!("templates have no name `{name}`"));
     let instead = match name {
         "execution_date" | "next_execution_date" => Some("Airflow 3 calls it `logical_date`"),

@@ -16,9 +16,20 @@ const DEFAULTS: &str = "default";
 /// Whether a key of `default_args` is the DAG's: Airflow's habit for `owner` and `start_date`, dag-factory's for nearly
 /// all of them.
 pub(in crate::domain) fn is_dag_key_in_default_args(name: &str) -> bool {
-    // Tasks have a `doc_md`, too; params and the like would be hard to find there.
-    !matches!(name, "dag_id" | "doc_md" | "params" | "default_args" | "tasks" | "task_groups")
-        && (DagKeys::KEYS.contains(&name) || DagKeys::ALIASES.iter().any(|(alias, _)| *alias == name))
+    // Tasks have a `doc_md`, callbacks and deadlines, too; params and the like would be hard to find there.
+    !matches!(
+        name,
+        "dag_id"
+            | "doc_md"
+            | "params"
+            | "default_args"
+            | "tasks"
+            | "task_groups"
+            | "deadline"
+            | "on_failure"
+            | "on_success"
+            | "on_deadline"
+    ) && (DagKeys::KEYS.contains(&name) || DagKeys::ALIASES.iter().any(|(alias, _)| *alias == name))
 }
 
 /// A DAG as typed.

@@ -2,16 +2,16 @@
 
 use schemars::JsonSchema;
 
+use crate::domain::callbacks::Deadline;
 use crate::domain::dag::{Catchup, DataIntervals, DstPolicy, Overlap, Schedule, WeightRule};
 use crate::domain::diagnostic::{Code, Diagnostic};
 use crate::domain::spec::Problems;
-use crate::domain::spec::known::without_effect_yet;
 use crate::domain::spec::value::{
-    Count, DateOrInstant, Dependencies, FreeMapping, FromNode, Params, Positive, Seconds, Spanned, Tags, TaskGroups,
-    Tasks, Zone,
+    CallbackList, Count, DateOrInstant, Dependencies, FreeMapping, FromNode, Params, Positive, Seconds, Spanned, Tags,
+    TaskGroups, Tasks, Zone,
 };
 use crate::domain::trigger_rule::TriggerRule;
-use crate::domain::yaml::{Entry, NodeKind};
+use crate::domain::yaml::Entry;
 
 /// A set of keys.
 pub(in crate::domain) trait Keys {
@@ -71,17 +71,6 @@ fn read_key<T: FromNode>(place: &mut Option<Spanned<T>>, entry: &Entry, problems
     let is_absent = entry.value.is_null() && !T::NULL_MEANS_SOMETHING;
     if !is_absent && let Some(value) = T::from_node(&entry.value, &entry.key.text, problems) {
         *place = Some(Spanned { value, span: entry.value.span, key: entry.key.span });
-        warn_if_without_effect(entry, problems);
-    }
-}
-
-/// A limit that is read and does not hold is said aloud: somebody may count on it.
-fn warn_if_without_effect(entry: &Entry, problems: &mut Problems<'_>) {
-    if let Some(instead) = without_effect_yet(&entry.key.text)
-        && entry.value.kind != NodeKind::Bool(false)
-    {
-        let message = format!("`{}` has no effect yet", entry.key.text);
-        problems.add(Diagnostic::warning(Code::NotYet, entry.key.span, message).help(instead));
     }
 }
 
@@ -115,12 +104,20 @@ keys! {
         dst: DstPolicy,
         /// How many runs may go on at once.
         max_active_runs: Positive,
-        /// How many tasks may run at once, over all runs; without effect so far.
+        /// How many tasks may run at once, over all runs.
         max_active_tasks or concurrency: Positive,
         /// Whether the DAG is paused when it is first seen.
         is_paused_upon_creation: bool,
-        /// A run that takes longer fails; without effect so far.
+        /// A run that takes longer is cancelled, and fails.
         dagrun_timeout or dagrun_timeout_sec: Seconds,
+        /// By when a run is to have ended: a duration from its beginning, or `{after: logical_date, within: 30m}`.
+        deadline: Deadline,
+        /// Who is told when a run has failed.
+        on_failure: CallbackList,
+        /// Who is told when a run has succeeded.
+        on_success: CallbackList,
+        /// Who is told when a run has not ended by its deadline.
+        on_deadline: CallbackList,
         /// Who looks after it.
         owner: String,
         /// Words to find it by.
@@ -173,22 +170,32 @@ keys! {
         max_retry_delay: Seconds,
         /// An attempt that takes longer is stopped and fails.
         execution_timeout or execution_timeout_secs: Seconds,
+        /// How long after its first attempt began it is to have ended.
+        deadline: Seconds,
+        /// Who is told when it has failed for good.
+        on_failure: CallbackList,
+        /// Who is told when it has succeeded.
+        on_success: CallbackList,
+        /// Who is told when a try has failed and another one follows.
+        on_retry: CallbackList,
+        /// Who is told when it has not ended by its deadline.
+        on_deadline: CallbackList,
         /// Which ends of the tasks before it let it run.
         trigger_rule: TriggerRule,
-        /// The pool whose slots it takes; without effect so far.
+        /// The pool whose slots it takes.
         pool: String,
-        /// How many slots of the pool it takes; without effect so far.
+        /// How many slots of the pool it takes.
         pool_slots: Positive,
         /// Higher goes first when not all can run.
         priority_weight: i32,
         /// What counts beside a task's own weight: that of all that come after it (`downstream`), of all before it
         /// (`upstream`), or nothing (`absolute`).
         weight_rule: WeightRule,
-        /// Whether it waits for its own success in the run before; without effect so far.
+        /// Whether it waits for its own success in the run before.
         depends_on_past: bool,
-        /// Whether it waits for the tasks right after it in the run before; without effect so far.
+        /// Whether it waits for the tasks right after it in the run before.
         wait_for_downstream: bool,
-        /// How many of it may run at once, over all runs; without effect so far.
+        /// How many of it may run at once, over all runs.
         max_active_tis_per_dag: Positive,
         /// Whether it prepares what other tasks use.
         setup or is_setup: bool,

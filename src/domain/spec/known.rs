@@ -16,21 +16,8 @@ pub(in crate::domain) enum Standing {
 use Standing::{Ignored, IgnoredWhenOff, NotYet, Unsupported};
 
 /// What to do instead of a callback.
-const NO_CALLBACKS: &str = "callbacks are Python; a task with `trigger_rule: one_failed` runs after a failure";
-
-/// What to do instead of a key that is read and checked, and that nothing acts on before there is a scheduler.
-///
-/// These promise a limit or an order. `schedule` and its like are silent: a run that is started by hand needs none.
-pub(in crate::domain) fn without_effect_yet(key: &str) -> Option<&'static str> {
-    Some(match key {
-        "dagrun_timeout" | "dagrun_timeout_sec" => "runs may take any time; `execution_timeout` ends a task's attempts",
-        "max_active_tasks" | "concurrency" | "max_active_tis_per_dag" | "pool" | "pool_slots" => {
-            "the setting `engine.parallelism` limits how many tasks of a run go on at once"
-        }
-        "depends_on_past" | "wait_for_downstream" => "runs do not wait for each other",
-        _ => return None,
-    })
-}
+const NO_CALLBACKS: &str =
+    "callbacks are Python; `on_failure`, `on_success`, `on_retry` and `on_deadline` tell a webhook, Slack or a mailbox";
 
 /// Where a key of Airflow's `DAG` stands.
 pub(in crate::domain) fn airflow_dag_key(key: &str) -> Option<Standing> {
@@ -46,7 +33,6 @@ pub(in crate::domain) fn airflow_dag_key(key: &str) -> Option<Standing> {
         "timetable" => {
             Unsupported("use `schedule`: a list of crons, `timezone` and `dst` say most of what timetables do")
         }
-        "deadline" => Unsupported(NO_CALLBACKS),
         "access_control" => Unsupported("there are no roles per DAG"),
         "fail_fast" | "fail_stop" => IgnoredWhenOff("tasks that do not depend on a failed one go on"),
         "max_consecutive_failed_dag_runs" => IgnoredWhenOff("a DAG is paused by hand"),
@@ -80,8 +66,8 @@ pub(in crate::domain) fn airflow_task_key(key: &str) -> Option<Standing> {
         "decorator" | "python_callable" | "python_callable_name" | "python_callable_file" => {
             Unsupported("the `python` operator runs a script, a module or a function as a process")
         }
-        "email" | "email_on_failure" | "email_on_retry" => IgnoredWhenOff("pinsched sends no mail"),
-        "sla" | "sla_secs" => Unsupported("`execution_timeout` ends an attempt that takes too long"),
+        "email" | "email_on_failure" | "email_on_retry" => IgnoredWhenOff("`on_failure: {email: {to: …}}` sends mail"),
+        "sla" | "sla_secs" => Unsupported("`deadline` with `on_deadline` tells of a task that takes too long"),
         "queue" | "executor" | "executor_config" | "run_as_user" | "resources" => {
             Unsupported("every worker takes every task")
         }

@@ -61,6 +61,17 @@ impl TemplateScope {
         Self { values, named: Named::default() }.with_named(Named::default())
     }
 
+    /// What a callback sees of a run, or of a task of it; `extra` are names beside those of the run, an object.
+    #[must_use]
+    pub fn for_callback(facts: &RunFacts, task: Option<&Task>, extra: Value) -> Self {
+        let of_run = match task {
+            Some(task) => values::of_task(facts, &task.id, task.operator, Outputs::new()),
+            None => values::of_run(facts),
+        };
+        let values = minijinja::value::merge_maps([of_run, minijinja::Value::from(Serde(extra))]);
+        Self { values, named: Named::default() }.with_named(Named::default())
+    }
+
     /// The same with these variables and connections, which were looked up for the templates that are rendered next.
     #[must_use]
     pub fn with_named(&self, named: Named) -> Self {

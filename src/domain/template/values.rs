@@ -12,19 +12,10 @@ use crate::domain::ids::TaskId;
 use crate::domain::template::Outputs;
 use crate::domain::template::facts::RunFacts;
 
-/// All names that a task's templates see, but for variables and connections, which are looked up.
-pub(super) fn of_task(facts: &RunFacts, task: &TaskId, operator: &str, outputs: Outputs) -> Value {
+/// All names that the templates of a run as a whole see, but for variables and connections.
+pub(super) fn of_run(facts: &RunFacts) -> Value {
     let instant = |at: Timestamp| Value::from_object(Instant(at.fixed_offset()));
     let logical_date = facts.logical_date;
-    let outputs = Value::from_object(UpstreamOutputs(outputs));
-    let instance = Value::from_object(TaskInstance {
-        fields: context! {
-            task_id => task.as_str(),
-            dag_id => facts.dag_id.as_str(),
-            run_id => facts.run_id.as_str(),
-        },
-        outputs: outputs.clone(),
-    });
     context! {
         ds => logical_date.format("%Y-%m-%d").to_string(),
         ds_nodash => logical_date.format("%Y%m%d").to_string(),
@@ -37,7 +28,6 @@ pub(super) fn of_task(facts: &RunFacts, task: &TaskId, operator: &str, outputs: 
         run_id => facts.run_id.as_str(),
         run_uuid => facts.run_uuid.to_string(),
         dag => context! { dag_id => facts.dag_id.as_str() },
-        task => context! { task_id => task.as_str(), operator => operator },
         dag_run => context! {
             dag_id => facts.dag_id.as_str(),
             run_id => facts.run_id.as_str(),
@@ -48,9 +38,26 @@ pub(super) fn of_task(facts: &RunFacts, task: &TaskId, operator: &str, outputs: 
         },
         params => Value::from(Serde(&facts.params)),
         macros => Value::from_object(Macros),
+    }
+}
+
+/// All names that a task's templates see, but for variables and connections, which are looked up.
+pub(super) fn of_task(facts: &RunFacts, task: &TaskId, operator: &str, outputs: Outputs) -> Value {
+    let outputs = Value::from_object(UpstreamOutputs(outputs));
+    let instance = Value::from_object(TaskInstance {
+        fields: context! {
+            task_id => task.as_str(),
+            dag_id => facts.dag_id.as_str(),
+            run_id => facts.run_id.as_str(),
+        },
+        outputs: outputs.clone(),
+    });
+    context! {
+        task => context! { task_id => task.as_str(), operator => operator },
         outputs => outputs,
         task_instance => instance.clone(),
         ti => instance,
+        ..of_run(facts)
     }
 }
 

@@ -62,6 +62,7 @@ impl Worker<'_> {
 
     /// Looks at the one run; whether it still goes on.
     async fn look_at_own(&mut self, key: RunKey) -> Result<bool, EngineError> {
+        answered(self.engine.store.cancel_overdue(Some(key), clock::now())).await?;
         let run = answered(self.engine.store.run(key)).await?.ok_or(EngineError::RunGone)?;
         if run.state.is_final() {
             self.concluded = Some(run.state);
@@ -77,8 +78,10 @@ impl Worker<'_> {
         Ok(true)
     }
 
-    /// Looks for runs that somebody wants cancelled or whose process is gone, and forgets what it has nothing to do with.
+    /// Looks for runs that somebody wants cancelled, that take too long or whose process is gone, and forgets what it has
+    /// nothing to do with.
     async fn look_at_all(&mut self) -> Result<(), EngineError> {
+        answered(self.engine.store.cancel_overdue(None, clock::now())).await?;
         for run in answered(self.engine.store.runs_to_cancel()).await? {
             self.stop_run(run, Stop::Cancelled);
             self.hand.sweep.insert(run);

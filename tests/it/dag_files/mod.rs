@@ -5,6 +5,7 @@ mod operators;
 
 use std::path::{Path, PathBuf};
 
+use pinsched::domain::callbacks::Event;
 use pinsched::domain::check::{check, decode};
 use pinsched::domain::dag::Dag;
 use pinsched::domain::diagnostic::Code;
@@ -110,6 +111,20 @@ fn described(dag: &Dag) -> String {
             if task.depends_on_past { ", depends on past" } else { "" },
             if task.wait_for_downstream { ", waits for downstream" } else { "" },
         ));
+    }
+    if let Some(deadline) = settings.deadline {
+        lines.push(format!("  deadline {:?} after {:?}", deadline.within, deadline.after));
+    }
+    let all = dag.tasks().iter().map(|task| (task.id.as_str(), &task.callbacks, task.deadline));
+    for (of, callbacks, deadline) in std::iter::once(("the run", &settings.callbacks, None)).chain(all) {
+        if let Some(deadline) = deadline {
+            lines.push(format!("  deadline of {of} {deadline:?}"));
+        }
+        for event in Event::ALL {
+            for callback in callbacks.of(event) {
+                lines.push(format!("  {event} of {of} by {} {}", callback.channel.as_str(), callback.config));
+            }
+        }
     }
     for group in dag.groups() {
         let parent = group.parent.map(|at| dag.groups()[at].id.as_str());

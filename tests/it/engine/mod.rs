@@ -24,7 +24,7 @@ async fn whole_run(text: &str) -> String {
 }
 
 /// Drives the run to its conclusion with an engine of its own.
-async fn drive(house: &House, play: &Play) -> RunState {
+pub(crate) async fn drive(house: &House, play: &Play) -> RunState {
     drive_with(&house.engine().await, house, play).await
 }
 

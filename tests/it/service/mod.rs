@@ -1,5 +1,6 @@
 //! `pinsched serve`, within the test's process: services on one database, a folder of DAG files, scripted operators.
 
+mod callbacks;
 mod control;
 mod files;
 mod limits;
@@ -15,13 +16,16 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use pinsched::clock;
+use pinsched::connect::NamedSettings;
 use pinsched::domain::ids::DagId;
+use pinsched::domain::masking::Masks;
 use pinsched::domain::run_state::RunState;
+use pinsched::engine::lookup::Lookup;
 use pinsched::engine::observer::Observer;
 use pinsched::engine::shutdown::Shutdown;
 use pinsched::engine::{Engine, register};
 use pinsched::service::{Door, Metrics, Retention, Role, Service, ServiceError};
-use pinsched::store::{Begin, DagState, NewRun, Run};
+use pinsched::store::{Begin, DagState, NewRun, Run, SecretKeys};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
@@ -64,7 +68,13 @@ impl Served {
 
     /// Starts one more service; it can be killed by the handle.
     async fn start(&mut self) -> tokio::task::AbortHandle {
-        let engine = self.house.engine().await;
+        self.start_with(NamedSettings::default()).await
+    }
+
+    /// The same with connections and variables.
+    async fn start_with(&mut self, named: NamedSettings) -> tokio::task::AbortHandle {
+        let mut engine = self.house.engine().await;
+        engine.lookup = Lookup::new(engine.store.clone(), named, SecretKeys::default(), Masks::default());
         let sign = register(&engine.store).await.unwrap();
         let roles = BTreeSet::from([Role::Scheduler, Role::Worker]);
         let dags = self.folder.path().canonicalize().unwrap();

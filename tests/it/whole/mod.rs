@@ -9,4 +9,5 @@ mod killed;
 mod product;
 mod refused;
 mod terminal;
+mod told;
 mod upkeep;

@@ -1,10 +1,12 @@
 //! The forms that values take: how each is read from YAML, and how the JSON Schema describes it.
 
+mod callbacks;
 mod mapping;
 mod plain;
 mod policy;
 mod time;
 
+pub(in crate::domain) use callbacks::CallbackList;
 pub(in crate::domain) use mapping::{FreeMapping, Params, TaskGroups, Tasks};
 pub(in crate::domain) use plain::{Count, Dependencies, Positive, Tags};
 pub(in crate::domain) use time::{DateOrInstant, Seconds, Zone};

@@ -39,7 +39,7 @@ fn catchup_window(node: &Node, entries: &[Entry], problems: &mut Problems<'_>) -
     window.map(|window| Catchup::Window { window: window.0, max: max.map(|max| max.0) })
 }
 
-fn unknown_subkey(of: &str, typed: &str, span: Span, known: &[&str], problems: &mut Problems<'_>) {
+pub(super) fn unknown_subkey(of: &str, typed: &str, span: Span, known: &[&str], problems: &mut Problems<'_>) {
     problems.add(Diagnostic::error(Code::UnknownDagKey, span, format!("`{of}` has no key `{typed}`")).did_you_mean(
         typed,
         known.iter().copied(),
