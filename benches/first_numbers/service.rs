@@ -23,7 +23,7 @@ use pinsched::engine::operator::{Failure, Operator, Output, Registration, TaskCo
 use pinsched::engine::shutdown::Shutdown;
 use pinsched::engine::{Engine, register};
 use pinsched::operators;
-use pinsched::service::{Role, Service};
+use pinsched::service::{Metrics, Retention, Role, Service};
 use pinsched::store::{Begin, NewRun, Run, Store, Word};
 use secrecy::SecretString;
 use serde_json::Value;
@@ -92,7 +92,16 @@ impl Served {
         };
         let sign = register(&store).await.unwrap();
         let roles = BTreeSet::from([Role::Scheduler, Role::Worker]);
-        let service = Service { engine, dags: folder.to_owned(), roles, misfire_grace: TimeDelta::hours(1), sign };
+        let service = Service {
+            engine,
+            dags: folder.to_owned(),
+            roles,
+            misfire_grace: TimeDelta::hours(1),
+            sign,
+            door: None,
+            metrics: Arc::new(Metrics::default()),
+            retention: Retention { days: None, runs_per_dag: None },
+        };
         let (shutdown, mut work) = (Shutdown::default(), JoinSet::new());
         let stopping = shutdown.clone();
         work.spawn(async move { service.run(&stopping).await.unwrap() });

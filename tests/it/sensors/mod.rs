@@ -9,6 +9,7 @@ mod triggers;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -24,7 +25,7 @@ use pinsched::engine::operator::Registration;
 use pinsched::engine::shutdown::Shutdown;
 use pinsched::engine::{Engine, register};
 use pinsched::operators;
-use pinsched::service::{Role, Service, ServiceError};
+use pinsched::service::{Metrics, Retention, Role, Service, ServiceError};
 use pinsched::store::{Begin, NewRun, Run};
 use tempfile::TempDir;
 use tokio::task::{AbortHandle, JoinSet};
@@ -76,7 +77,9 @@ impl Stand {
         let sign = register(&engine.store).await.unwrap();
         let roles = BTreeSet::from([Role::Scheduler, Role::Worker]);
         let dags = self.folder.path().canonicalize().unwrap();
-        let service = Service { engine, dags, roles, misfire_grace: TimeDelta::hours(1), sign };
+        let (misfire_grace, retention) = (TimeDelta::hours(1), Retention { days: None, runs_per_dag: None });
+        let (metrics, door) = (Arc::new(Metrics::new()), None);
+        let service = Service { engine, dags, roles, misfire_grace, sign, retention, metrics, door };
         let shutdown = self.shutdown.clone();
         self.services.spawn(async move { service.run(&shutdown).await })
     }
