@@ -284,7 +284,9 @@ fn without_password(url: &SecretString) -> Option<(String, Option<SecretString>)
     let mut url = Url::parse(url.expose_secret()).ok()?;
     let plain = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8().map(|text| text.into_owned());
     let mut password = url.password().and_then(|password| plain(password).ok());
-    url.set_password(None).ok()?;
+    if url.password().is_some() {
+        url.set_password(None).ok()?; // which one without a host refuses
+    }
     let mut kept = Vec::new();
     for (name, value) in url.query_pairs() {
         match name.as_ref() {

@@ -73,6 +73,11 @@ fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
     secrets.aws.endpoint_url = - (default)
     engine.parallelism = 4 (PINSCHED_PARALLELISM)
     engine.memory_limit = 1GiB (pinsched.toml:5)
+    scheduler.dags = dags (default)
+    scheduler.misfire_grace = 1h (default)
+    service.listen = 127.0.0.1:8793 (default)
+    retention.days = 90 (default)
+    retention.runs_per_dag = 1000 (default)
     stack.linger = 10s (default)
     log.filter = warn (default)
     log.format = text (default)
@@ -253,5 +258,22 @@ fn a_connection_that_cannot_be_read_is_told_without_it() {
     pinsched.toml:3: `connections.api` cannot be used: no connection has a `pasword`; did you mean `password`?
     pinsched.toml:2: `connections.lake` cannot be used: it is neither a URI, as postgres://login:password@host:5432/database, nor a JSON object
     PINSCHED_CONNECTION_SEA: `connections.sea` cannot be used: the port of its URI cannot be read (special characters are written as %40 and the like)
+    ");
+}
+
+#[test]
+fn off_and_nothing_switch_off_what_has_a_bound() {
+    let toml = "service.listen = \"[::1]:80\"\n[retention]\ndays = 0\nruns_per_dag = 7\n";
+    let settings = load(toml, Environment::default(), &Flags::default()).unwrap();
+    assert_eq!(settings.listen, Some("[::1]:80".parse().unwrap()));
+    assert_eq!((settings.retention.days, settings.retention.runs_per_dag), (None, std::num::NonZeroU32::new(7)));
+    let toml = "service.listen = \"off\"\n[retention]\nruns_per_dag = \"off\"\n";
+    let settings = load(toml, Environment::default(), &Flags::default()).unwrap();
+    assert!(settings.listen.is_none() && settings.retention.runs_per_dag.is_none());
+    assert_eq!(settings.retention.days, std::num::NonZeroU32::new(90), "the default");
+    let toml = "service.listen = 8793\n[retention]\ndays = -1\n";
+    insta::assert_snapshot!(refused(toml, Environment::default()), @"
+    pinsched.toml:1: `service.listen` is `8793`, which is not an address and a port such as 127.0.0.1:8793, or `off`
+    pinsched.toml:3: `retention.days` is `-1`, which is not a whole number, or `off`
     ");
 }
