@@ -136,17 +136,12 @@ impl Store {
         tasks: &[TaskId],
     ) -> Result<BTreeMap<TaskId, TaskState>, StoreError> {
         let ids: Vec<String> = tasks.iter().map(ToString::to_string).collect();
-        let rows = sqlx::query!(
-            "SELECT task_id, state FROM task_run WHERE run_key = $1 AND task_id = ANY ($2)",
-            run.0,
-            &ids
-        )
-        .fetch_all(&self.pool)
-        .await
-        .map_err(StoreError::query("read how tasks stand"))?;
-        rows.into_iter()
-            .map(|row| Ok((rows::id("a task id", &row.task_id)?, rows::task_state(&row.state)?)))
-            .collect()
+        let rows =
+            sqlx::query!("SELECT task_id, state FROM task_run WHERE run_key = $1 AND task_id = ANY ($2)", run.0, &ids)
+                .fetch_all(&self.pool)
+                .await
+                .map_err(StoreError::query("read how tasks stand"))?;
+        rows.into_iter().map(|row| Ok((rows::id("a task id", &row.task_id)?, rows::task_state(&row.state)?))).collect()
     }
 
     /// A task run's attempts, oldest first, at most 1,000.

@@ -241,12 +241,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`KafkaError`] names the topic.
-    pub async fn offsets_at(
-        &self,
-        topic: &str,
-        partitions: u32,
-        since: i64,
-    ) -> Result<BTreeMap<i32, i64>, KafkaError> {
+    pub async fn offsets_at(&self, topic: &str, partitions: u32, since: i64) -> Result<BTreeMap<i32, i64>, KafkaError> {
         let (observer, name) = (Arc::clone(&self.observer), topic.to_owned());
         let asked = blocking(move || {
             let mut wanted = TopicPartitionList::new();

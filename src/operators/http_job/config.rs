@@ -149,7 +149,8 @@ pub(super) fn problems(job: &HttpJob) -> Vec<ConfigProblem> {
     problems.extend(positive("poke_interval", job.poke_interval.as_ref()).err());
     problems.extend(positive("timeout", job.timeout.as_ref()).err());
     if !job.state_pointer.is_empty() && !job.state_pointer.starts_with('/') {
-        problems.push(ConfigProblem::at("state_pointer", "a JSON pointer begins with `/`").help("write it as `/status`"));
+        problems
+            .push(ConfigProblem::at("state_pointer", "a JSON pointer begins with `/`").help("write it as `/status`"));
     }
     if job.success_states.is_empty() {
         problems.push(ConfigProblem::at("success_states", "without one the job never ends well"));

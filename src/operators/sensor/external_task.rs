@@ -69,18 +69,14 @@ impl ExternalTask {
     }
 
     fn tasks(&self) -> Result<Vec<TaskId>, ConfigProblem> {
-        let read = |key, text: &String| {
-            text.parse().map_err(|error| ConfigProblem::at(key, format!("{error}")))
-        };
+        let read = |key, text: &String| text.parse().map_err(|error| ConfigProblem::at(key, format!("{error}")));
         let one = self.external_task_id.iter().map(|text| read("external_task_id", text));
         one.chain(self.external_task_ids.iter().map(|text| read("external_task_ids", text))).collect()
     }
 
     fn delta(&self) -> Result<TimeDelta, ConfigProblem> {
         let Some(delta) = &self.execution_delta else { return Ok(TimeDelta::zero()) };
-        let problem = |message: String| {
-            ConfigProblem::at("execution_delta", message).help("write it as `30m` or `1d`")
-        };
+        let problem = |message: String| ConfigProblem::at("execution_delta", message).help("write it as `30m` or `1d`");
         let delta = parse_duration(&delta.clone().into_text()).map_err(|error| problem(error.to_string()))?;
         TimeDelta::from_std(delta).map_err(|error| problem(error.to_string()))
     }

@@ -18,10 +18,7 @@ pub(in crate::operators) const REGISTRATION: Registration = Registration { kind:
 
 static KIND: OperatorKind = OperatorKind {
     name: "http_sensor",
-    class_paths: &[
-        "airflow.providers.http.sensors.http.HttpSensor",
-        "airflow.sensors.http_sensor.HttpSensor",
-    ],
+    class_paths: &["airflow.providers.http.sensors.http.HttpSensor", "airflow.sensors.http_sensor.HttpSensor"],
     about: "Waits until a service answers as it is wanted to",
     schema: || schemars::schema_for!(HttpSensor),
     check: check::<HttpSensor>,

@@ -91,15 +91,16 @@ impl Keys<'_> {
             );
         }
         let (is_soft, is_growing) = (self.soft_fail, self.exponential_backoff);
-        if problems.is_empty() { Ok(Patience { interval, timeout, is_soft, is_growing, longest }) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(Patience { interval, timeout, is_soft, is_growing, longest })
+        } else {
+            Err(problems)
+        }
     }
 }
 
 /// A duration that is not zero, where one is given.
-pub(in crate::operators) fn positive(
-    key: &str,
-    given: Option<&Scalar>,
-) -> Result<Option<Duration>, ConfigProblem> {
+pub(in crate::operators) fn positive(key: &str, given: Option<&Scalar>) -> Result<Option<Duration>, ConfigProblem> {
     let Some(given) = given else { return Ok(None) };
     let wrong = |message: String| ConfigProblem::at(key, message).help("write it as `30s`, `5m` or `2h`");
     match parse_duration(&given.clone().into_text()) {

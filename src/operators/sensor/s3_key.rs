@@ -87,7 +87,8 @@ impl S3Key {
             Some(first) => {
                 let pattern = pattern(key);
                 let listed = s3.list(bucket, &key[..first]).await;
-                listed.map(|listed| listed.iter().any(|object| pattern.as_ref().is_some_and(|p| p.is_match(&object.key))))
+                listed
+                    .map(|listed| listed.iter().any(|object| pattern.as_ref().is_some_and(|p| p.is_match(&object.key))))
             }
         };
         match found {

@@ -57,7 +57,9 @@ impl Look for Sql {
             None if self.fail_on_empty => Err(Failure::Fatal("the query has no rows".to_owned())),
             None => Ok(Seen::NotYet("the query has no rows".to_owned())),
             Some(FirstCell { text, is_true: true }) => Ok(Seen::Met(met(text))),
-            Some(FirstCell { text: Some(_), is_true: false }) => Ok(Seen::NotYet("the first value is false".to_owned())),
+            Some(FirstCell { text: Some(_), is_true: false }) => {
+                Ok(Seen::NotYet("the first value is false".to_owned()))
+            }
             Some(FirstCell { text: None, is_true: false }) => Ok(Seen::NotYet("the first value is NULL".to_owned())),
         }
     }

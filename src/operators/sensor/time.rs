@@ -64,9 +64,9 @@ impl Time {
             }
             None => None,
         };
-        moment.and_then(|moment| moment.first_instant(settings.timezone, settings.dst)).ok_or_else(|| {
-            Failure::Fatal(format!("`{}` is no time in {}", self.target_time, settings.timezone))
-        })
+        moment
+            .and_then(|moment| moment.first_instant(settings.timezone, settings.dst))
+            .ok_or_else(|| Failure::Fatal(format!("`{}` is no time in {}", self.target_time, settings.timezone)))
     }
 }
 

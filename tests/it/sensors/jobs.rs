@@ -161,8 +161,7 @@ async fn a_job_ends_badly_or_is_cancelled_with_its_task_and_not_with_its_process
             }
             context.cancel.cancel();
         };
-        let (ended, ()) =
-            tokio::join!(attempts::run(&context, "http_job", config(address, json!({}))), stopping);
+        let (ended, ()) = tokio::join!(attempts::run(&context, "http_job", config(address, json!({}))), stopping);
         assert_eq!(ended, Err(Failure::Interrupted));
         assert_eq!(jobs.with(|asked| asked.cancellations), cancellations, "{why}");
     }

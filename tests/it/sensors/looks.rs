@@ -41,8 +41,14 @@ async fn waits(
         happens().await;
         said
     };
-    let (ended, said) = tokio::join!(attempts::run(&context, operator, config), happening);
-    (said, ended)
+    let attempt = attempts::run(&context, operator, config);
+    tokio::pin!(attempt);
+    let said = tokio::select! {
+        ended = &mut attempt => panic!("it did not wait: {ended:?}"),
+        said = happening => said,
+    };
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(30), attempt).await;
+    (said, ended.expect("it comes within 30 s"))
 }
 
 #[tokio::test]
@@ -117,7 +123,8 @@ async fn a_query_becomes_true_on_postgres_and_on_mariadb() {
     assert!(matches!(&failure, Failure::Fatal(text) if text.contains("syntax error")), "{failure:?}");
 
     run.endpoints.named.connections.insert("maria".to_owned(), SecretString::from(services::mariadb()));
-    for (sql, is_true) in [("SELECT 1 + 1", true), ("SELECT 0.00", false), ("SELECT 'x'", true), ("SELECT NULL", false)] {
+    for (sql, is_true) in [("SELECT 1 + 1", true), ("SELECT 0.00", false), ("SELECT 'x'", true), ("SELECT NULL", false)]
+    {
         let config = json!({"conn_id": "maria", "sql": sql, "timeout": "1ms", "soft_fail": true});
         assert_eq!(run.run("t", "sql_sensor", config).await.is_ok(), is_true, "{sql}");
     }
@@ -141,7 +148,8 @@ async fn a_service_answers_as_it_is_wanted_to() {
     server.spawn(async move { axum::serve(listener, Router::new().route("/state", get(answer))).await.unwrap() });
     run.endpoints.named.connections.insert("api".to_owned(), SecretString::from(format!("http://{address}")));
     let config = json!({"http_conn_id": "api", "endpoint": "state"});
-    let (said, ended) = waits(&mut run, "http_sensor", config.clone(), async || status.store(200, Ordering::SeqCst)).await;
+    let (said, ended) =
+        waits(&mut run, "http_sensor", config.clone(), async || status.store(200, Ordering::SeqCst)).await;
     assert!(said.contains("was answered with 404"), "{said}");
     assert_eq!(ended.unwrap()["return_value"], json!({"state": "busy"}));
 
@@ -152,7 +160,8 @@ async fn a_service_answers_as_it_is_wanted_to() {
     ended.unwrap();
 
     status.store(503, Ordering::SeqCst);
-    let (said, ended) = waits(&mut run, "http_sensor", config.clone(), async || status.store(200, Ordering::SeqCst)).await;
+    let (said, ended) =
+        waits(&mut run, "http_sensor", config.clone(), async || status.store(200, Ordering::SeqCst)).await;
     assert!(said.starts_with("could not look: "), "what may pass is waited through: {said}");
     ended.unwrap();
     status.store(403, Ordering::SeqCst);
@@ -250,7 +259,10 @@ async fn another_dags_run_and_tasks_are_waited_for() {
     assert!(matches!(&failure, Failure::Fatal(text) if text.ends_with("has no task `three`")), "{failure:?}");
     let vain = with(json!({"timeout": "1ms"}));
     let failure = run.run("t", "external_task_sensor", vain).await.unwrap_err();
-    assert!(matches!(&failure, Failure::Fatal(text) if text.starts_with("it was waited for 1ms in vain")), "{failure:?}");
+    assert!(
+        matches!(&failure, Failure::Fatal(text) if text.starts_with("it was waited for 1ms in vain")),
+        "{failure:?}"
+    );
 }
 
 #[tokio::test]

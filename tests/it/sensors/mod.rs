@@ -72,8 +72,7 @@ impl Stand {
 
     /// Starts one more service; it can be killed by the handle.
     async fn start(&mut self) -> AbortHandle {
-        let engine =
-            Engine { registrations: OPERATORS.as_slice(), slots: self.slots, ..self.house.engine().await };
+        let engine = Engine { registrations: OPERATORS.as_slice(), slots: self.slots, ..self.house.engine().await };
         let sign = register(&engine.store).await.unwrap();
         let roles = BTreeSet::from([Role::Scheduler, Role::Worker]);
         let dags = self.folder.path().canonicalize().unwrap();

@@ -11,7 +11,8 @@ use super::Stand;
 async fn fifty_sensors_wait_while_the_one_slot_works() {
     let mut text = "waits:\n  schedule: none\n  tasks:\n".to_owned();
     for n in 0..50 {
-        writeln!(text, "    s{n}: {{operator: file_sensor, filepath: go, poke_interval: 200ms, priority_weight: 9}}").unwrap();
+        writeln!(text, "    s{n}: {{operator: file_sensor, filepath: go, poke_interval: 200ms, priority_weight: 9}}")
+            .unwrap();
     }
     text.push_str("    work: {operator: script}\n");
     let (stand, _) = Stand::with(1, &text).await;
