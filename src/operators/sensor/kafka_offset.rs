@@ -33,7 +33,7 @@ sensor_keys! {
         /// The offset that the end of every partition has to reach.
         #[serde(default)]
         offset: Option<Count>,
-        /// How many offsets all partitions together have to grow by after the run has begun.
+        /// How many offsets all partitions together have to grow by after the run has begun, by the records' timestamps.
         #[serde(default)]
         records: Option<Count>,
     }

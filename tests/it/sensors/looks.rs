@@ -41,8 +41,14 @@ async fn waits(
         happens().await;
         said
     };
-    let (ended, said) = tokio::join!(attempts::run(&context, operator, config), happening);
-    (said, ended)
+    let attempt = attempts::run(&context, operator, config);
+    tokio::pin!(attempt);
+    let said = tokio::select! {
+        ended = &mut attempt => panic!("it did not wait: {ended:?}"),
+        said = happening => said,
+    };
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(30), attempt).await;
+    (said, ended.expect("it comes within 30 s"))
 }
 
 #[tokio::test]
@@ -169,7 +175,7 @@ async fn objects_come_by_key_and_by_pattern() {
     let config = S3ServerConfig {
         root: folder.path().join("s3"),
         listen: "127.0.0.1:0".parse().unwrap(),
-        access_key_id: "key".to_owned(),
+        access_key_id: "test".to_owned(),
         secret_access_key: SecretString::from("secret"),
     };
     let server = S3Server::start(config, CancellationToken::new()).await.unwrap();
@@ -198,7 +204,8 @@ async fn a_topic_grows() {
     run.endpoints.kafka = KafkaEndpoint { bootstrap_servers: services::kafka(), properties: BTreeMap::new() };
     let topic = format!("grows-{}", run.uuid);
     let cluster = Cluster::new(&run.endpoints.kafka).unwrap();
-    let three = || (0..3).map(|n| sink::Record::of(format!("{n}"))).collect::<Vec<_>>();
+    let record = |n: i32| sink::Record { timestamp: clock::unix_ms(), ..sink::Record::of(n.to_string()) };
+    let three = || (0..3).map(record).collect::<Vec<_>>();
     let config = json!({"topic": topic, "offset": 1});
     let (said, ended) = waits(&mut run, "kafka_offset_sensor", config, async || {
         let plan = TopicPlan { name: topic.clone(), partitions: 1, replication: Some(1) };

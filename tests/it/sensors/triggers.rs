@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use super::{Stand, dag};
 use crate::attempts::{self, TestRun};
-use crate::script::Stage;
 
 const FAMILY: &str = "
 parent:
@@ -26,7 +25,7 @@ child:
   schedule: none
   params: {rows: 1}
   tasks:
-    work: {operator: script, acts: [gate]}
+    work: {operator: file_sensor, filepath: go, poke_interval: 100ms}
 ";
 
 #[tokio::test]
@@ -41,7 +40,7 @@ async fn a_child_is_waited_for_and_a_killed_service_makes_no_second_one() {
     stand.start().await;
     stand.until("the takeover", async |house| house.store.task_runs(parent.key).await.unwrap()[0].fence == 2).await;
     stand.until_tasks(&parent, 1, TaskState::Deferred).await;
-    Stage::of(child.uuid).open("work");
+    std::fs::write(stand.path("go"), "").unwrap();
     assert_eq!(stand.ended(&parent).await, RunState::Success);
     assert_eq!(stand.picture(&parent).await, "  call  success          attempt 1  lost 1");
     assert_eq!(stand.runs("child").await.len(), 1);
@@ -50,7 +49,7 @@ async fn a_child_is_waited_for_and_a_killed_service_makes_no_second_one() {
 
 #[tokio::test]
 async fn a_child_that_fails_fails_its_parent() {
-    let text = FAMILY.replace("acts: [gate]", "acts: [refuse]");
+    let text = FAMILY.replace("filepath: go,", "filepath: never, timeout: 1ms,");
     let (stand, _) = Stand::with(4, &text).await;
     let parent = stand.trigger("parent").await;
     assert_eq!(stand.ended(&parent).await, RunState::Failed);
