@@ -35,6 +35,9 @@ const TERMINATION_GRACE: Duration = Duration::from_secs(5);
 /// How long callbacks of a run that has ended may take, with another try or two, before the process ends.
 const LAST_WORDS: Duration = Duration::from_secs(15);
 
+/// The same where a person stopped it.
+const HURRIED_WORDS: Duration = Duration::from_secs(2);
+
 /// Ten times a second: what an eye takes for motion.
 const REFRESH: Duration = Duration::from_millis(100);
 
@@ -81,8 +84,9 @@ pub(crate) async fn drive(
             (work.await, Some(gone))
         }
     };
+    let is_stopped = !matches!(driven, Ok(Driven::Concluded(_))); // somebody wants it to end
     if let (Some(notifier), None) = (&notifier, &gone)
-        && !notifier::finish(notifier, run.key, LAST_WORDS).await
+        && !notifier::finish(notifier, run.key, if is_stopped { HURRIED_WORDS } else { LAST_WORDS }).await
     {
         display.say("not all callbacks could be sent; `pinsched serve` goes on with them for a day");
     }

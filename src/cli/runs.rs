@@ -77,6 +77,11 @@ impl RunLine {
         }
     }
 
+    /// What is to be known of it beside its state.
+    fn remark(&self) -> &str {
+        if self.is_left() { "nobody drives it" } else { self.cancel_reason.as_deref().unwrap_or_default() }
+    }
+
     /// Whether it stopped half-way: its process is gone.
     fn is_left(&self) -> bool {
         !self.state.is_final() && !self.driven
@@ -86,7 +91,8 @@ impl RunLine {
 impl RunsReport {
     fn render(&self, printer: Printer) -> String {
         let left = self.runs.iter().any(RunLine::is_left);
-        let remark: &[&str] = if left { &[""] } else { &[] };
+        let remarks = left || self.runs.iter().any(|run| run.cancel_reason.is_some());
+        let remark: &[&str] = if remarks { &[""] } else { &[] };
         let headings = [&["DAG", "RUN", "STATE", "QUEUED AT", "DURATION"], remark].concat();
         let mut table = printer.table(&headings).named_by(2);
         for run in &self.runs {
@@ -97,7 +103,7 @@ impl RunsReport {
                 Field::text(run.queued_at.get(..19).unwrap_or(&run.queued_at).replace('T', " ")),
                 Field::number(run.duration_ms.map(words::milliseconds).unwrap_or_default()),
             ];
-            row.extend(left.then(|| Field::text(if run.is_left() { "nobody drives it" } else { "" })));
+            row.extend(remarks.then(|| Field::text(run.remark())));
             table.row(row);
         }
         let mut text = table.render();

@@ -78,3 +78,22 @@ async fn told_of(store: &Store) -> Vec<Notification> {
         None => Vec::new(),
     }
 }
+
+/// The reason of a cancellation that nobody asked for is shown wherever the run is.
+#[tokio::test]
+async fn a_run_that_took_too_long_says_so() {
+    let product = Product::embedded().await;
+    let file = product
+        .write("late.yaml", "late: {dagrun_timeout: 1s, tasks: {one: {operator: bash, bash_command: sleep 60}}}");
+    let answer = product.answer(&["run", &file, "--output", "json"]).await;
+    assert_eq!(answer.status.code(), Some(1));
+    let report: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap();
+    let reason = "it ran longer than its dagrun_timeout of 1 s";
+    assert_eq!(report["cancel_reason"], json!(reason));
+    let listed = product.json(&["runs"]).await;
+    assert_eq!(listed["runs"][0]["cancel_reason"], json!(reason));
+    let shown = product.answer(&["show", report["run_id"].as_str().unwrap()]).await;
+    assert!(shown.stdout.contains(&format!("cancelled: {reason}")), "{}", shown.stdout);
+    let shown = product.answer(&["runs"]).await;
+    assert!(shown.stdout.contains("dagrun_timeout of 1 s"), "{}", shown.stdout);
+}
