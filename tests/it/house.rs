@@ -370,6 +370,8 @@ fn migrations_are_dated_explained_and_can_be_taken_back() {
         assert!(direction == "down" || text.starts_with("-- "), "{file} does not say what it is for");
     }
     assert!(!pairs.is_empty());
+    let dates: BTreeSet<&str> = pairs.keys().filter_map(|migration| migration.split('_').next()).collect();
+    assert_eq!(dates.len(), pairs.len(), "two migrations have one date, which is their version");
     for (migration, directions) in pairs {
         assert_eq!(directions.len(), 2, "{migration} has an up and a down");
     }
