@@ -144,9 +144,10 @@ fn names_tell_secrets() {
     assert_eq!(found, ["t", "x"], "a number is no secret: it stands in every log");
 }
 
-/// Pieces of text with forms of the secrets among them, then cut into pieces and broken into lines.
+/// Pieces of text with forms of the secrets among them, then cut into pieces and broken into lines. No secret has the
+/// masks' own character in it, which would complete it.
 fn logs() -> impl Strategy<Value = (Vec<String>, String, Vec<usize>, Vec<usize>)> {
-    let secrets = proptest::collection::vec("[a-cé/+ \"]{2}[ -~]{2,14}", 1..4);
+    let secrets = proptest::collection::vec("[a-cé/+ \"]{2}[ -)+-~]{2,14}", 1..4);
     secrets.prop_flat_map(|secrets| {
         let forms: Vec<String> = secrets.iter().flat_map(|secret| forms_of(secret)).collect();
         let piece = prop_oneof![

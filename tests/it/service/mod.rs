@@ -1,6 +1,7 @@
 //! `pinsched serve`, within the test's process: services on one database, a folder of DAG files, scripted operators.
 
 mod callbacks;
+mod chaos;
 mod control;
 mod files;
 mod limits;
