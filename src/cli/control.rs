@@ -67,8 +67,20 @@ pub(crate) async fn mark(session: &Session, arguments: &MarkArguments) -> anyhow
     change(session, &arguments.run, &wish).await
 }
 
-/// Fails one task of a run.
+/// Stops one task of a run, which fails. One that is over stays as it is: `mark` is for those.
 pub(crate) async fn cancel_task(session: &Session, run: &str, task: &TaskId) -> anyhow::Result<Exit> {
+    let (held, store) = session.connect_store().await?;
+    let found = find_run(&store, run).await?;
+    let index = find_task(&dag_of(&store, &found).await?, task)?;
+    let tasks = store.task_runs(found.key).await?;
+    if let Some(over) = tasks.iter().find(|run| run.task == index && run.state.is_final()) {
+        session.printer.error(&format!(
+            "task `{task}` of run `{}` is over ({}); `pinsched mark` and `pinsched clear` change it",
+            found.run_id, over.state
+        ));
+        return Ok(Exit::No);
+    }
+    drop(held);
     let wish = Wish {
         action: Action::MarkFailed,
         tasks: std::slice::from_ref(task),

@@ -22,7 +22,8 @@ const AFTERMATH: Duration = Duration::from_secs(2);
 /// How long the last chunk is tried: its attempt waits for it.
 const LAST_LIMIT: Duration = Duration::from_secs(5);
 
-/// Writes all lines until every sender is gone, or `ended` is cancelled and 2 s have passed. Secrets are masked; the
+/// Writes all lines until every sender is gone, or `ended` is cancelled and 2 s have passed: what was said by then is written
+/// whole. Secrets are masked; the
 /// beginning of what may be one waits for its rest, at the most until the end.
 ///
 /// A chunk that cannot be written is tried again, with what came meanwhile, up to 4 MiB; then it is dropped and said so:
@@ -41,6 +42,7 @@ pub(crate) async fn write(
     };
     tokio::pin!(deadline);
     let mut due = None;
+    let mut is_over = false;
     loop {
         let patience = async {
             match due {
@@ -58,17 +60,22 @@ pub(crate) async fn write(
                 }
             }
             () = patience => {}
-            () = &mut deadline => break,
+            () = &mut deadline, if !is_over => {
+                // What was said until now is written, however much it is; what a thread that was left behind says is not.
+                lines.close();
+                is_over = true;
+                continue;
+            }
         }
-        chunk.flush().await;
+        if !chunk.flush().await && is_over {
+            break;
+        }
         due = (!chunk.body.is_empty()).then(|| Instant::now() + PATIENCE);
     }
     chunk.body.push_str(&masked.finish());
     let written = async {
-        chunk.flush().await;
-        while !chunk.body.is_empty() {
+        while !chunk.flush().await {
             tokio::time::sleep(PATIENCE).await;
-            chunk.flush().await;
         }
     };
     if tokio::time::timeout(LAST_LIMIT, written).await.is_ok() {
@@ -88,20 +95,23 @@ impl Chunk {
     /// What is kept for another try at the most.
     const KEPT: usize = 4 * 1024 * 1024;
 
-    async fn flush(&mut self) {
+    /// Whether nothing waits to be written any more.
+    async fn flush(&mut self) -> bool {
         if self.body.is_empty() {
-            return;
+            return true;
         }
         match answered(self.store.append_log(self.attempt, self.seq, &self.body)).await {
             Ok(()) => {
                 self.seq += 1;
                 self.body.clear();
+                true
             }
             Err(error) => {
                 tracing::warn!(error = %crate::engine::operator::chain(&error), "a task's log could not be written");
                 if self.body.len() > Self::KEPT {
                     self.body = "[lines were lost here: the database did not take them]\n".to_owned();
                 }
+                false
             }
         }
     }

@@ -62,6 +62,8 @@ enum Act {
     FailAtGate,
     /// Logs a line every few milliseconds until the test opens its gate.
     Chat,
+    /// Logs 800,000 lines at once and ends well.
+    Flood,
     /// Fails with words that Postgres's text cannot hold.
     GarbleError,
     /// Says that there is nothing to do.
@@ -212,6 +214,7 @@ impl Operator for Script {
                 () = context.cancel.cancelled() => return Err(Failure::Interrupted),
             },
             Act::Chat => chat(context, &stage, task).await?,
+            Act::Flood => (0..800_000).for_each(|n| context.log.line(format!("line {n} of a quite long log"))),
             Act::Skip => return Err(Failure::Skip("nothing is new".to_owned())),
             Act::SkipNext => context.choice.skip(Skips::Next),
             Act::SkipDownstream => context.choice.skip(Skips::Downstream),

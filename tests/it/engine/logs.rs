@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use pinsched::domain::run_state::RunState;
+use secrecy::ExposeSecret;
+use sqlx::{Connection, Executor, PgConnection};
 
 use super::drive;
 use crate::dags::{House, Play};
@@ -24,6 +26,32 @@ async fn each_attempt_has_its_own_log() {
     assert_eq!(log(&house, &play, 1).await, "attempt 1 begins\nexit status 1\n", "the reason is its last line");
     assert_eq!(log(&house, &play, 2).await, "attempt 2 begins\ndone\n");
     assert_eq!(log(&house, &play, 3).await, "");
+}
+
+/// The end is where the error stands: it is written however much was said before, and however fast.
+#[tokio::test]
+async fn a_log_that_comes_all_at_once_is_written_to_its_end() {
+    let house = House::open().await;
+    let play = house.play("orders: {tasks: {talk: {operator: script, acts: [flood]}}}").await;
+    // The database takes nothing until the attempt has been over for longer than what is left behind may still talk.
+    let mut holder = PgConnection::connect(house.url.expose_secret()).await.unwrap();
+    holder.execute("BEGIN; LOCK TABLE attempt_log IN EXCLUSIVE MODE").await.unwrap();
+    let release = async {
+        play.stage.wait_for("its end", |scene| scene.is_over("talk", 1)).await;
+        holder.execute("SELECT pg_sleep(2.5)").await.unwrap();
+        holder.execute("COMMIT").await.unwrap();
+    };
+    let (state, ()) = tokio::join!(drive(&house, &play), release);
+    assert_eq!(state, RunState::Success);
+    let (mut next, mut lines, mut last) = (0, 0, String::new());
+    loop {
+        let chunks = house.store.read_log(play.run.key, play.task("talk"), 1, next).await.unwrap();
+        let Some((seq, body)) = chunks.last() else { break };
+        next = seq + 1;
+        last = body.lines().last().unwrap_or_default().to_owned();
+        lines += chunks.iter().map(|(_, body)| body.lines().count()).sum::<usize>();
+    }
+    assert_eq!((lines, last.as_str()), (800_002, "done"));
 }
 
 /// A task that never stops talking must not be silent until it has said 64 KiB.
