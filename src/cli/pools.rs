@@ -29,6 +29,7 @@ pub(crate) async fn pools(session: &Session, command: Option<&PoolsCommand>) -> 
     match command {
         None => {}
         Some(PoolsCommand::Set { name, slots, description }) => {
+            anyhow::ensure!(!name.trim().is_empty(), "a pool has a name");
             store.set_pool(name, *slots, description.as_deref()).await?;
             store.tell(Word::Work).await?;
         }

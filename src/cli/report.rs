@@ -62,6 +62,8 @@ pub(crate) struct RunReport {
     cancel_requested_at: Option<String>,
     /// Where it was not a person who asked.
     cancel_reason: Option<String>,
+    /// What somebody wrote about it.
+    note: Option<String>,
     duration_ms: Option<i64>,
     params: Map<String, Value>,
     tasks: Vec<TaskReport>,
@@ -138,6 +140,7 @@ impl RunReport {
             driven: driver.is_some(),
             cancel_requested_at: run.cancel_requested_at.map(|at| at.to_rfc3339()),
             cancel_reason: run.cancel_reason.clone(),
+            note: run.note.clone(),
             duration_ms: duration_ms(run.started_at, run.finished_at),
             params: run.params.clone(),
             tasks,
@@ -172,6 +175,9 @@ impl RunReport {
         ]));
         if let Some(reason) = &self.cancel_reason {
             let _ = writeln!(text, "cancelled: {reason}");
+        }
+        if let Some(note) = &self.note {
+            let _ = writeln!(text, "note: {note}");
         }
         if detail == Detail::Full && !self.state.is_final() && !self.driven {
             let _ = writeln!(text, "nobody drives it; `pinsched resume {}` goes on", self.run_id);
