@@ -11,6 +11,7 @@ use crate::cli::params;
 use crate::cli::service_arguments::{BackfillArguments, BackfillsCommand, Only};
 use crate::cli::session::{Session, find_dag};
 use crate::cli::table::Field;
+use crate::cli::words;
 use crate::clock;
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
@@ -154,7 +155,7 @@ impl Made {
         let mut table = session.printer.table(&["LOGICAL DATE", "RUN", "UNTIL NOW"]);
         for run in &self.runs {
             table.row(vec![
-                Field::text(run.logical_date.get(..19).unwrap_or(&run.logical_date).replace('T', " ")),
+                Field::text(words::instant(&run.logical_date)),
                 Field::text(&run.run_id),
                 Field::text(run.latest.map_or("no run", RunState::as_str)),
             ]);

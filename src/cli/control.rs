@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::cli::colour::Colour;
-use crate::cli::dag_file;
+use crate::cli::dag_file::{self, find_task};
 use crate::cli::exit::Exit;
 use crate::cli::service_arguments::{ClearArguments, MarkArguments, MarkAs, Span};
 use crate::cli::session::{Session, find_run};
@@ -12,7 +12,6 @@ use crate::cli::table::Field;
 use crate::clock;
 use crate::domain::control::{Action, Reach};
 use crate::domain::dag::Dag;
-use crate::domain::diagnostic::closest;
 use crate::domain::ids::{TaskId, TaskIndex, TaskRunKey};
 use crate::domain::task_state::TaskState;
 use crate::store::{Mode, Request, Run, Store, Word};
@@ -71,7 +70,7 @@ pub(crate) async fn mark(session: &Session, arguments: &MarkArguments) -> anyhow
 pub(crate) async fn cancel_task(session: &Session, run: &str, task: &TaskId) -> anyhow::Result<Exit> {
     let (held, store) = session.connect_store().await?;
     let found = find_run(&store, run).await?;
-    let index = find_task(&dag_of(&store, &found).await?, task)?;
+    let index = find_task(&dag_file::of_run(&store, &found).await?, task)?;
     let tasks = store.task_runs(found.key).await?;
     if let Some(over) = tasks.iter().find(|run| run.task == index && run.state.is_final()) {
         session.printer.error(&format!(
@@ -96,7 +95,7 @@ pub(crate) async fn cancel_task(session: &Session, run: &str, task: &TaskId) -> 
 pub(crate) async fn restart(session: &Session, run: &str, all: bool, dry_run: bool) -> anyhow::Result<Exit> {
     let (_held, store) = session.connect_store().await?;
     let run = find_run(&store, run).await?;
-    let dag = dag_of(&store, &run).await?;
+    let dag = dag_file::of_run(&store, &run).await?;
     let undone: Vec<TaskId> = store
         .task_runs(run.key)
         .await?
@@ -119,7 +118,7 @@ pub(crate) async fn restart(session: &Session, run: &str, all: bool, dry_run: bo
 pub(crate) async fn priority(session: &Session, run: &str, task: &TaskId, priority: i32) -> anyhow::Result<Exit> {
     let (_held, store) = session.connect_store().await?;
     let run = find_run(&store, run).await?;
-    let dag = dag_of(&store, &run).await?;
+    let dag = dag_file::of_run(&store, &run).await?;
     let index = find_task(&dag, task)?;
     if !store.set_priority(TaskRunKey { run: run.key, task: index }, priority).await? {
         session.printer.error(&format!("task `{task}` of run `{}` runs already, or is over", run.run_id));
@@ -150,7 +149,7 @@ async fn change(session: &Session, run: &str, wish: &Wish<'_>) -> anyhow::Result
     }
     let mut lines = Vec::new();
     for one in &runs {
-        let dag = dag_of(&store, one).await?;
+        let dag = dag_file::of_run(&store, one).await?;
         // Another run's DAG may be of another version, without some of the tasks.
         if one.key != run.key && wish.tasks.iter().all(|task| dag.task_named(task).is_none()) && !wish.tasks.is_empty()
         {
@@ -206,18 +205,4 @@ async fn answer(session: &Session, store: &Store, dry_run: bool, changes: Vec<Ch
         format!("{}\n{count} {tasks} {would}\n", table.render())
     })?;
     Ok(Exit::Done)
-}
-
-async fn dag_of(store: &Store, run: &Run) -> anyhow::Result<Dag> {
-    let source = store.run_source(run.key).await?;
-    dag_file::reread(&source.file, source.source, &run.dag_id)
-}
-
-fn find_task(dag: &Dag, task: &TaskId) -> anyhow::Result<TaskIndex> {
-    if let Some(found) = dag.task_named(task) {
-        return Ok(found.index);
-    }
-    let names = dag.tasks().iter().map(|task| task.id.as_str());
-    let near = closest(task.as_str(), names).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-    anyhow::bail!("DAG `{}` has no task `{task}`{near}", dag.id())
 }

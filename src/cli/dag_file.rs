@@ -6,11 +6,12 @@ use anyhow::Context;
 
 use crate::cli::output::Printer;
 use crate::domain::dag::Dag;
-use crate::domain::ids::DagId;
+use crate::domain::diagnostic::closest;
+use crate::domain::ids::{DagId, TaskId, TaskIndex};
 use crate::engine::versions;
 use crate::operators;
 use crate::service::dag_files::load;
-use crate::store::RunSource;
+use crate::store::{Run, RunSource, Store};
 
 /// A file that was read and checked, and has no errors.
 pub(crate) struct DagFile {
@@ -58,4 +59,20 @@ impl DagFile {
 pub(crate) fn reread(name: &str, source: String, id: &DagId) -> anyhow::Result<Dag> {
     let source = RunSource { file: name.to_owned(), source };
     Ok(versions::reread(source, id, &operators::catalog())?)
+}
+
+/// The DAG of a run, as it was when the run began.
+pub(crate) async fn of_run(store: &Store, run: &Run) -> anyhow::Result<Dag> {
+    let source = store.run_source(run.key).await?;
+    reread(&source.file, source.source, &run.dag_id)
+}
+
+/// The task of that id; an error that says which one may have been meant.
+pub(crate) fn find_task(dag: &Dag, task: &TaskId) -> anyhow::Result<TaskIndex> {
+    if let Some(found) = dag.task_named(task) {
+        return Ok(found.index);
+    }
+    let names = dag.tasks().iter().map(|task| task.id.as_str());
+    let near = closest(task.as_str(), names).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+    anyhow::bail!("DAG `{}` has no task `{task}`{near}", dag.id())
 }

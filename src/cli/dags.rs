@@ -6,6 +6,7 @@ use crate::cli::exit::Exit;
 use crate::cli::output::Printer;
 use crate::cli::session::Session;
 use crate::cli::table::Field;
+use crate::cli::words;
 use crate::store::{DagState, ImportError};
 
 #[derive(Debug, Serialize)]
@@ -77,7 +78,7 @@ impl DagsReport {
             table.row(vec![
                 Field::text(&dag.dag_id),
                 Field::text(dag.state()),
-                Field::text(next.get(..19).unwrap_or(next).replace('T', " ")),
+                Field::text(words::instant(next)),
                 Field::text(dag.file.as_deref().unwrap_or_default()),
             ]);
         }

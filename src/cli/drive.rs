@@ -13,19 +13,17 @@ use crate::cli::dag_file;
 use crate::cli::exit::Exit;
 use crate::cli::progress::ProgressDisplay;
 use crate::cli::report;
-use crate::cli::session::Session;
+use crate::cli::session::{Session, keep};
 use crate::clock;
 use crate::domain::dag::Dag;
 use crate::domain::ids::RunKey;
 use crate::domain::run_state::RunState;
-use crate::embedded::{Resolved, StackError, StackLease};
-use crate::engine::lookup::{Lookup, secrets_of};
+use crate::embedded::Resolved;
+use crate::engine::Driven;
 use crate::engine::notices::Notifier;
 use crate::engine::running::RunningRun;
 use crate::engine::shutdown::{Shutdown, ShutdownStep};
 use crate::engine::versions::Versions;
-use crate::engine::{Driven, Engine};
-use crate::operators;
 use crate::service::notifier;
 use crate::store::{Run, SignOfLife, Store};
 
@@ -52,18 +50,7 @@ pub(crate) async fn drive(
 ) -> anyhow::Result<Exit> {
     let running = RunningRun::new(&run, dag);
     let display = Arc::new(ProgressDisplay::new(session.printer, Arc::clone(&running.dag)));
-    let endpoints = Arc::new(resolved.endpoints);
-    let keys = session.secret_keys()?;
-    session.masks.add(&secrets_of(&endpoints));
-    let engine = Engine {
-        lookup: Lookup::new(store.clone(), endpoints.named.clone(), keys, session.masks.clone()),
-        store: store.clone(),
-        registrations: operators::registry(),
-        endpoints,
-        observer: Arc::clone(&display) as _,
-        slots: session.settings.parallelism.get(),
-        memory_limit: session.settings.memory_limit,
-    };
+    let engine = session.engine(store, &resolved, Arc::clone(&display) as _)?;
     let dag = Arc::clone(&running.dag);
     let versions = Arc::new(Versions::new(engine.registrations));
     versions.keep(run.version, Arc::clone(&dag));
@@ -78,7 +65,7 @@ pub(crate) async fn drive(
     tokio::pin!(work);
     let (driven, gone) = tokio::select! {
         driven = &mut work => (driven, None),
-        gone = keep(resolved.stack.as_mut(), &display) => {
+        gone = keep(resolved.stack.as_mut(), |news| display.say(news)) => {
             display.end(); // what follows from it is not told besides
             shutdown.stop();
             (work.await, Some(gone))
@@ -118,8 +105,8 @@ pub(crate) async fn drive_stored(
     run: Run,
     sign: SignOfLife,
 ) -> anyhow::Result<Exit> {
-    let source = store.run_source(run.key).await?;
-    let dag = dag_file::reread(&source.file, source.source, &run.dag_id)
+    let dag = dag_file::of_run(store, &run)
+        .await
         .with_context(|| format!("run `{}` cannot go on; `pinsched run FILE --new` starts another", run.run_id))?;
     if run.state == RunState::Queued && !store.begin_run_if_its_turn(&run, &dag, clock::now()).await? {
         anyhow::bail!(
@@ -134,14 +121,6 @@ pub(crate) async fn drive_stored(
 async fn told(notifier: Option<&Notifier>, run: RunKey) -> Infallible {
     match notifier {
         Some(notifier) => notifier::follow(notifier, Some(run)).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Keeps the embedded stack, where there is one, and says what becomes of it; returns when it is gone for good.
-async fn keep(stack: Option<&mut StackLease>, display: &ProgressDisplay) -> StackError {
-    match stack {
-        Some(stack) => stack.keep(&mut |news| display.say(&news.to_string())).await,
         None => std::future::pending().await,
     }
 }

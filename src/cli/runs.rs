@@ -100,7 +100,7 @@ impl RunsReport {
                 Field::text(&run.dag_id),
                 Field::text(&run.run_id),
                 Field::coloured(run.state, Colour::of_run(run.state)),
-                Field::text(run.queued_at.get(..19).unwrap_or(&run.queued_at).replace('T', " ")),
+                Field::text(words::instant(&run.queued_at)),
                 Field::number(run.duration_ms.map(words::milliseconds).unwrap_or_default()),
             ];
             row.extend(remarks.then(|| Field::text(run.remark())));

@@ -11,18 +11,15 @@ use tokio::time::{Instant, sleep_until};
 use crate::cli::exit::Exit;
 use crate::cli::output::Printer;
 use crate::cli::service_arguments::ServeArguments;
-use crate::cli::session::Session;
+use crate::cli::session::{Session, keep};
 use crate::config::{self, RetentionSettings};
 use crate::domain::ids::{RunKey, TaskIndex};
 use crate::domain::plan::Move;
 use crate::domain::run_state::RunState;
-use crate::embedded::{StackError, StackLease};
-use crate::engine::lookup::{Lookup, secrets_of};
+use crate::engine;
 use crate::engine::observer::Observer;
 use crate::engine::operator::Progress;
 use crate::engine::shutdown::{Shutdown, ShutdownStep};
-use crate::engine::{self, Engine};
-use crate::operators;
 use crate::service::{Door, Metrics, Retention, Service, ServiceError};
 
 /// Connections beside those of the operators: the worker's steps, its sign of life, the scheduler, the listener.
@@ -47,19 +44,8 @@ pub(crate) async fn serve(session: &Session, arguments: &ServeArguments) -> anyh
         None => None,
     };
     let (mut resolved, store) = session.connect(CONNECTIONS).await?;
-    let endpoints = Arc::new(resolved.endpoints);
-    let keys = session.secret_keys()?;
-    session.masks.add(&secrets_of(&endpoints));
     let metrics = Arc::new(Metrics::new());
-    let engine = Engine {
-        lookup: Lookup::new(store.clone(), endpoints.named.clone(), keys, session.masks.clone()),
-        store: store.clone(),
-        registrations: operators::registry(),
-        endpoints,
-        observer: Arc::new(Watching(Arc::clone(&metrics))),
-        slots: session.settings.parallelism.get(),
-        memory_limit: session.settings.memory_limit,
-    };
+    let engine = session.engine(&store, &resolved, Arc::new(Watching(Arc::clone(&metrics))))?;
     let sign = engine::register(&store).await?;
     let misfire_grace = TimeDelta::from_std(session.settings.misfire_grace).unwrap_or(TimeDelta::MAX);
     let roles = arguments.roles.iter().copied().collect();
@@ -75,19 +61,11 @@ pub(crate) async fn serve(session: &Session, arguments: &ServeArguments) -> anyh
     tokio::pin!(served);
     let gone = tokio::select! {
         served = &mut served => return served,
-        gone = keep(resolved.stack.as_mut(), session.printer) => gone,
+        gone = keep(resolved.stack.as_mut(), |news| session.printer.say(news)) => gone,
     };
     shutdown.stop();
     served.await?;
     Err(anyhow::Error::new(gone).context("the service ended with its embedded stack"))
-}
-
-/// Keeps the embedded stack, where there is one, and says what becomes of it; returns when it is gone for good.
-async fn keep(stack: Option<&mut StackLease>, printer: Printer) -> StackError {
-    match stack {
-        Some(stack) => stack.keep(&mut |news| printer.say(&news.to_string())).await,
-        None => std::future::pending().await,
-    }
 }
 
 async fn stop_when_told(

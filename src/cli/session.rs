@@ -1,5 +1,7 @@
 //! What most commands need first: settings, logs, and the store behind them.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use secrecy::SecretString;
 
@@ -9,7 +11,11 @@ use crate::config::{Environment, Flags, Settings, key};
 use crate::domain::diagnostic::closest;
 use crate::domain::ids::DagId;
 use crate::domain::masking::Masks;
-use crate::embedded::{self, Component, LeaseRequest, Phase, Progress, Resolved, StackLease};
+use crate::embedded::{self, Component, LeaseRequest, Phase, Progress, Resolved, StackError, StackLease};
+use crate::engine::Engine;
+use crate::engine::lookup::{Lookup, secrets_of};
+use crate::engine::observer::Observer;
+use crate::operators;
 use crate::store::{DagState, Run, SecretKeys, Store};
 
 /// A command's settings and its printer.
@@ -117,6 +123,37 @@ impl Session {
             }
             Progress::Component(..) => {}
         }
+    }
+}
+
+impl Session {
+    /// What a worker of this process works with.
+    pub(crate) fn engine(
+        &self,
+        store: &Store,
+        resolved: &Resolved,
+        observer: Arc<dyn Observer>,
+    ) -> anyhow::Result<Engine> {
+        let endpoints = Arc::new(resolved.endpoints.clone());
+        let keys = self.secret_keys()?;
+        self.masks.add(&secrets_of(&endpoints));
+        Ok(Engine {
+            lookup: Lookup::new(store.clone(), endpoints.named.clone(), keys, self.masks.clone()),
+            store: store.clone(),
+            registrations: operators::registry(),
+            endpoints,
+            observer,
+            slots: self.settings.parallelism.get(),
+            memory_limit: self.settings.memory_limit,
+        })
+    }
+}
+
+/// Keeps the embedded stack, where there is one, and says what becomes of it; returns when it is gone for good.
+pub(crate) async fn keep(stack: Option<&mut StackLease>, say: impl Fn(&str) + Send + Sync) -> StackError {
+    match stack {
+        Some(stack) => stack.keep(&mut |news| say(&news.to_string())).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -9,7 +9,6 @@ use crate::cli::session::{Session, find_run};
 use crate::clock;
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
-use crate::domain::diagnostic::closest;
 use crate::domain::ids::{TaskId, TaskIndex, TaskRunKey};
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;
@@ -28,19 +27,14 @@ struct WhyReport {
 pub(crate) async fn why(session: &Session, run: &str, task: &TaskId) -> anyhow::Result<Exit> {
     let (_held, store) = session.connect_store().await?;
     let run = find_run(&store, run).await?;
-    let source = store.run_source(run.key).await?;
-    let dag = dag_file::reread(&source.file, source.source, &run.dag_id)?;
-    let Some(found) = dag.task_named(task) else {
-        let names = dag.tasks().iter().map(|task| task.id.as_str());
-        let near = closest(task.as_str(), names).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-        anyhow::bail!("DAG `{}` has no task `{task}`{near}", dag.id());
-    };
-    let standing = store.standing(TaskRunKey { run: run.key, task: found.index }).await?;
+    let dag = dag_file::of_run(&store, &run).await?;
+    let index = dag_file::find_task(&dag, task)?;
+    let standing = store.standing(TaskRunKey { run: run.key, task: index }).await?;
     let (sentence, reasons) = match &standing {
         None => of_waiting_run(&store, &run).await?,
         Some(standing) => {
             let tasks = store.task_runs(run.key).await?;
-            explain(standing, &dag, found.index, &tasks, clock::now())
+            explain(standing, &dag, index, &tasks, clock::now())
         }
     };
     let report = WhyReport {

@@ -18,6 +18,11 @@ pub(crate) fn milliseconds(milliseconds: i64) -> String {
     duration(Duration::from_millis(u64::try_from(milliseconds).unwrap_or(0)))
 }
 
+/// `2026-03-01 02:00:00`, from an instant in RFC 3339.
+pub(crate) fn instant(instant: &str) -> String {
+    instant.get(..19).unwrap_or(instant).replace('T', " ")
+}
+
 /// `11,154`.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();

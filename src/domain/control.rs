@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::dag::Dag;
 use crate::domain::ids::TaskIndex;
+use crate::domain::plan::initial_counts;
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::{IllegalTransition, TaskEvent, TaskState};
 use crate::domain::trigger_rule::{UpstreamCounts, Verdict};
@@ -70,10 +71,8 @@ pub fn select(dag: &Dag, states: &[TaskState], named: &[TaskIndex], reach: Reach
         selected.extend(ahead);
     }
     if reach.downstream {
-        let mut next: Vec<TaskIndex> = selected.iter().copied().collect();
-        while let Some(index) = next.pop() {
-            next.extend(dag.downstream(index).into_iter().filter(|after| selected.insert(*after)));
-        }
+        let from: Vec<TaskIndex> = selected.iter().copied().collect();
+        selected.extend(dag.descendants(&from));
     }
     if reach.only_failed {
         selected.retain(|index| states.get(index.as_usize()).is_some_and(|state| state.is_failure()));
@@ -130,19 +129,17 @@ pub fn apply(
     }
     // In topological order each task sees its upstreams as they are after.
     let mut counts = vec![UpstreamCounts::default(); after.len()];
-    for index in dag.topological() {
-        let mut standing = UpstreamCounts { setups: dag.setups_upstream(index), ..UpstreamCounts::default() };
-        for upstream in dag.upstream(index) {
-            let role = dag.task(upstream).map(crate::domain::dag::Task::role);
-            standing.unfinished += 1;
-            if let Some(role) = role.filter(|_| after[upstream.as_usize()].is_final()) {
-                standing.count(after[upstream.as_usize()], role);
+    for task in dag.topological().into_iter().filter_map(|index| dag.task(index)) {
+        let index = task.index;
+        let mut standing = initial_counts(dag, task);
+        for upstream in dag.upstream(index).into_iter().filter_map(|upstream| dag.task(upstream)) {
+            let state = after[upstream.index.as_usize()];
+            if state.is_final() {
+                standing.count(state, upstream.role());
             }
         }
         counts[index.as_usize()] = standing;
-        if after[index.as_usize()] == TaskState::None
-            && let Some(task) = dag.task(index)
-        {
+        if after[index.as_usize()] == TaskState::None {
             match task.trigger_rule.verdict(standing) {
                 Verdict::Wait => {}
                 Verdict::Run => happen(&mut after, index, TaskEvent::Released)?,

@@ -146,7 +146,8 @@ pub fn begin(dag: &Dag) -> Vec<(TaskState, UpstreamCounts)> {
         .collect()
 }
 
-fn initial_counts(dag: &Dag, task: &Task) -> UpstreamCounts {
+/// How a task's upstreams stand before any of them is over.
+pub(in crate::domain) fn initial_counts(dag: &Dag, task: &Task) -> UpstreamCounts {
     UpstreamCounts {
         unfinished: u32::try_from(dag.upstream(task.index).len()).unwrap_or(u32::MAX),
         setups: dag.setups_upstream(task.index),

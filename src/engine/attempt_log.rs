@@ -23,8 +23,7 @@ const AFTERMATH: Duration = Duration::from_secs(2);
 const LAST_LIMIT: Duration = Duration::from_secs(5);
 
 /// Writes all lines until every sender is gone, or `ended` is cancelled and 2 s have passed: what was said by then is written
-/// whole. Secrets are masked; the
-/// beginning of what may be one waits for its rest, at the most until the end.
+/// whole. Secrets are masked; the beginning of what may be one waits for its rest, at the most until the end.
 ///
 /// A chunk that cannot be written is tried again, with what came meanwhile, up to 4 MiB; then it is dropped and said so:
 /// a task does not fail because of its log.

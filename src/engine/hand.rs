@@ -102,11 +102,15 @@ impl Hand {
         self.ended.is_empty() && self.sweep.is_empty()
     }
 
-    /// What happened, as a step takes it, with the DAGs that it is about.
-    pub(super) fn happened(&self) -> Vec<(RunKey, Arc<Dag>, Vec<EndedAttempt>)> {
+    /// The runs that something happened to, with their DAGs.
+    pub(super) fn happened(&self) -> Vec<(RunKey, Arc<Dag>)> {
         let runs: BTreeSet<RunKey> = self.ended.keys().chain(&self.sweep).copied().collect();
-        let known = runs.into_iter().filter_map(|run| Some((run, Arc::clone(&self.runs.get(&run)?.run.dag))));
-        known.map(|(run, dag)| (run, dag, self.ended.get(&run).cloned().unwrap_or_default())).collect()
+        runs.into_iter().filter_map(|run| Some((run, Arc::clone(&self.runs.get(&run)?.run.dag)))).collect()
+    }
+
+    /// What ended of a run; it is kept until it is written, for a step that fails is done again.
+    pub(super) fn ended_of(&self, run: RunKey) -> Vec<EndedAttempt> {
+        self.ended.get(&run).cloned().unwrap_or_default()
     }
 
     /// These ends were written: the first so many of each run.

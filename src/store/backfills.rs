@@ -6,6 +6,7 @@ use crate::domain::Timestamp;
 use crate::domain::ids::{DagId, RunKey};
 use crate::domain::run_state::RunState;
 use crate::store::creation::{insert_run, keep_version};
+use crate::store::runs::cancel_runs;
 use crate::store::{DagKey, NewRun, Store, StoreError, rows};
 
 /// The key of a backfill, as people name it.
@@ -178,21 +179,14 @@ impl Store {
             return Ok(None);
         }
         let runs = sqlx::query_scalar!(
-            "UPDATE run
-             SET cancel_requested_at = COALESCE(cancel_requested_at, $2),
-                 cancel_reason       = COALESCE(cancel_reason, 'its backfill was cancelled'),
-                 version             = version + 1,
-                 state               = CASE WHEN state = 'queued' THEN 'failed' ELSE state END,
-                 finished_at         = CASE WHEN state = 'queued' THEN $2::timestamptz END
-             WHERE backfill_id = $1 AND state IN ('queued', 'running')
-             RETURNING id",
-            id.0,
-            now
+            "SELECT id FROM run WHERE backfill_id = $1 AND state IN ('queued', 'running') ORDER BY id",
+            id.0
         )
         .fetch_all(&mut *transaction)
         .await
         .map_err(&failed)?;
+        let asked = cancel_runs(&mut transaction, &runs, Some("its backfill was cancelled"), now).await?;
         transaction.commit().await.map_err(&failed)?;
-        Ok(Some(runs.into_iter().map(RunKey).collect()))
+        Ok(Some(asked.into_iter().map(|(run, _)| run).collect()))
     }
 }

@@ -6,9 +6,10 @@ use sqlx::PgConnection;
 use crate::domain::Timestamp;
 use crate::domain::control::{self, Action, Outcome, Reach};
 use crate::domain::dag::Dag;
-use crate::domain::ids::{DagId, RunKey, TaskIndex, TaskRunKey};
+use crate::domain::ids::{RunKey, TaskIndex, TaskRunKey};
 use crate::domain::task_state::{TaskEvent, TaskState};
-use crate::store::{Run, Store, StoreError, rows};
+use crate::store::rows::{self, UpstreamColumns};
+use crate::store::{Store, StoreError};
 
 /// What is to be done to tasks of a run.
 #[derive(Debug, Clone, Copy)]
@@ -107,32 +108,6 @@ impl Store {
             .map_err(StoreError::query("write a run's note"))?;
         Ok(())
     }
-
-    /// The runs of a DAG whose logical dates lie between two instants, both included, oldest first, at most 10,000.
-    pub async fn runs_between(
-        &self,
-        dag: &DagId,
-        from: Option<Timestamp>,
-        to: Option<Timestamp>,
-    ) -> Result<Vec<Run>, StoreError> {
-        let keys = sqlx::query_scalar!(
-            "SELECT id FROM run
-             WHERE dag_id = $1 AND logical_date >= COALESCE($2, '-infinity'::timestamptz) AND logical_date <= COALESCE($3, 'infinity'::timestamptz)
-             ORDER BY logical_date, rerun
-             LIMIT 10000",
-            dag.as_str(),
-            from,
-            to
-        )
-        .fetch_all(&self.pool)
-        .await
-        .map_err(StoreError::query("look for a DAG's runs"))?;
-        let mut runs = Vec::with_capacity(keys.len());
-        for key in keys {
-            runs.extend(self.run(RunKey(key)).await?);
-        }
-        Ok(runs)
-    }
 }
 
 /// The states of a run's tasks in the DAG's order, which nobody moves on until the transaction's end.
@@ -156,13 +131,7 @@ struct Columns {
     from: Vec<String>,
     to: Vec<String>,
     anew: Vec<bool>,
-    unfinished: Vec<i32>,
-    success: Vec<i32>,
-    failed: Vec<i32>,
-    upstream_failed: Vec<i32>,
-    skipped: Vec<i32>,
-    setups_succeeded: Vec<i32>,
-    setups_skipped: Vec<i32>,
+    upstream: UpstreamColumns,
 }
 
 async fn write(
@@ -184,13 +153,7 @@ async fn write(
         columns.from.push(step.map_or("none", |step| step.from.as_str()).to_owned());
         columns.to.push(step.map_or("none", |step| step.to.as_str()).to_owned());
         columns.anew.push(event(0) == Some(TaskEvent::Cleared));
-        columns.unfinished.push(rows::stored(counts.unfinished));
-        columns.success.push(rows::stored(counts.success));
-        columns.failed.push(rows::stored(counts.failed));
-        columns.upstream_failed.push(rows::stored(counts.upstream_failed));
-        columns.skipped.push(rows::stored(counts.skipped));
-        columns.setups_succeeded.push(rows::stored(counts.setups_succeeded));
-        columns.setups_skipped.push(rows::stored(counts.setups_skipped));
+        columns.upstream.push(counts);
     }
     sqlx::query_file!(
         "src/store/sql/control.sql",
@@ -201,13 +164,13 @@ async fn write(
         &columns.from,
         &columns.to,
         &columns.anew,
-        &columns.unfinished,
-        &columns.success,
-        &columns.failed,
-        &columns.upstream_failed,
-        &columns.skipped,
-        &columns.setups_succeeded,
-        &columns.setups_skipped,
+        &columns.upstream.unfinished,
+        &columns.upstream.success,
+        &columns.upstream.failed,
+        &columns.upstream.upstream_failed,
+        &columns.upstream.skipped,
+        &columns.upstream.setups_succeeded,
+        &columns.upstream.setups_skipped,
         now,
         rows::text(request.words),
     )

@@ -7,6 +7,7 @@ use crate::domain::Timestamp;
 use crate::domain::dag::{Dag, Overlap};
 use crate::domain::ids::{DagId, RunKey};
 use crate::store::creation::insert_run;
+use crate::store::runs::cancel_runs;
 use crate::store::{DagVersionId, NewRun, Run, Store, StoreError, rows};
 
 /// The key of a DAG in our own tables.
@@ -105,6 +106,20 @@ impl TryFrom<DagRow> for DagState {
     }
 }
 
+/// The columns of a [`DagState`], for every query that reads one.
+macro_rules! select_dags {
+    ($rest:literal $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            DagRow,
+            "SELECT d.id, d.dag_id, d.dag_version_id, v.file AS \"file?\", d.is_paused, d.retired_at, d.scheduled_until,
+                    d.next_tick
+             FROM dag AS d
+             LEFT JOIN dag_version AS v ON v.id = d.dag_version_id " + $rest,
+            $($argument),*
+        )
+    };
+}
+
 impl Store {
     /// Registers DAGs as their files have them now: each keeps that version, and one that is new begins. One transaction.
     pub async fn register_dags(
@@ -195,39 +210,23 @@ impl Store {
 
     /// Every DAG, by id, at most 100,000.
     pub async fn dag_states(&self) -> Result<Vec<DagState>, StoreError> {
-        sqlx::query_as!(
-            DagRow,
-            r#"SELECT d.id, d.dag_id, d.dag_version_id, v.file AS "file?", d.is_paused, d.retired_at, d.scheduled_until,
-                      d.next_tick
-               FROM dag AS d
-               LEFT JOIN dag_version AS v ON v.id = d.dag_version_id
-               ORDER BY d.dag_id
-               LIMIT 100000"#
-        )
-        .fetch_all(&self.pool)
-        .await
-        .map_err(StoreError::query("read the DAGs"))?
-        .into_iter()
-        .map(DagState::try_from)
-        .collect()
+        select_dags!("ORDER BY d.dag_id LIMIT 100000")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(StoreError::query("read the DAGs"))?
+            .into_iter()
+            .map(DagState::try_from)
+            .collect()
     }
 
     /// One DAG.
     pub async fn dag_state(&self, dag: &DagId) -> Result<Option<DagState>, StoreError> {
-        sqlx::query_as!(
-            DagRow,
-            r#"SELECT d.id, d.dag_id, d.dag_version_id, v.file AS "file?", d.is_paused, d.retired_at, d.scheduled_until,
-                      d.next_tick
-               FROM dag AS d
-               LEFT JOIN dag_version AS v ON v.id = d.dag_version_id
-               WHERE d.dag_id = $1"#,
-            dag.as_str()
-        )
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(StoreError::query("read a DAG"))?
-        .map(DagState::try_from)
-        .transpose()
+        select_dags!("WHERE d.dag_id = $1", dag.as_str())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(StoreError::query("read a DAG"))?
+            .map(DagState::try_from)
+            .transpose()
     }
 
     /// The text of the file that a version of a DAG was made from, with its path.
@@ -308,21 +307,9 @@ impl Store {
             }
             Overlap::CancelRunning if !unfinished.is_empty() => {
                 let keys: Vec<i64> = unfinished.iter().map(|run| run.id).collect();
-                sqlx::query!(
-                    "UPDATE run
-                     SET cancel_requested_at = COALESCE(cancel_requested_at, $2),
-                         cancel_reason       = COALESCE(cancel_reason, 'the next run was due (overlap: cancel_running)'),
-                         version             = version + 1,
-                         state               = CASE WHEN state = 'queued' THEN 'failed' ELSE state END,
-                         finished_at         = CASE WHEN state = 'queued' THEN $2::timestamptz END
-                     WHERE id = ANY ($1)",
-                    &keys,
-                    now
-                )
-                .execute(&mut *transaction)
-                .await
-                .map_err(&failed)?;
-                cancelled.extend(keys.into_iter().map(RunKey));
+                let reason = Some("the next run was due (overlap: cancel_running)");
+                let asked = cancel_runs(&mut transaction, &keys, reason, now).await?;
+                cancelled.extend(asked.into_iter().map(|(run, _)| run));
             }
             Overlap::Queue | Overlap::Skip | Overlap::CancelRunning => {}
         }
@@ -404,11 +391,7 @@ impl Store {
         .fetch_all(&self.pool)
         .await
         .map_err(StoreError::query("look for runs whose turn it is"))?;
-        let mut runs = Vec::with_capacity(keys.len());
-        for key in keys {
-            runs.extend(self.run(RunKey(key)).await?);
-        }
-        Ok(runs)
+        self.runs_of(&keys).await
     }
 
     /// Whether the DAG has a run that is not over, backfills aside.

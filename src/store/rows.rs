@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::domain::run_state::RunState;
 use crate::domain::run_type::RunType;
 use crate::domain::task_state::{AttemptOutcome, TaskEvent, TaskState};
+use crate::domain::trigger_rule::UpstreamCounts;
 use crate::store::StoreError;
 
 /// The task state of a row.
@@ -74,5 +75,30 @@ pub(in crate::store) fn json(value: &Value) -> Value {
         Value::Array(items) => items.iter().map(json).collect(),
         Value::Object(fields) => fields.iter().map(|(key, value)| (text(key), json(value))).collect(),
         Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+    }
+}
+
+/// How the upstreams of tasks stand, a column each.
+#[derive(Default)]
+pub(in crate::store) struct UpstreamColumns {
+    pub(in crate::store) unfinished: Vec<i32>,
+    pub(in crate::store) success: Vec<i32>,
+    pub(in crate::store) failed: Vec<i32>,
+    pub(in crate::store) upstream_failed: Vec<i32>,
+    pub(in crate::store) skipped: Vec<i32>,
+    pub(in crate::store) setups_succeeded: Vec<i32>,
+    pub(in crate::store) setups_skipped: Vec<i32>,
+}
+
+impl UpstreamColumns {
+    /// Adds a task's.
+    pub(in crate::store) fn push(&mut self, counts: &UpstreamCounts) {
+        self.unfinished.push(stored(counts.unfinished));
+        self.success.push(stored(counts.success));
+        self.failed.push(stored(counts.failed));
+        self.upstream_failed.push(stored(counts.upstream_failed));
+        self.skipped.push(stored(counts.skipped));
+        self.setups_succeeded.push(stored(counts.setups_succeeded));
+        self.setups_skipped.push(stored(counts.setups_skipped));
     }
 }

@@ -1,6 +1,7 @@
 //! Runs as they are stored: found by id or logical date, listed, taken over, cancelled.
 
 use serde_json::{Map, Value};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::domain::Timestamp;
@@ -150,6 +151,41 @@ impl Store {
             .map_err(StoreError::query("read a run"))?
             .map(Run::try_from)
             .transpose()
+    }
+
+    /// The runs with these keys, in their order; those that are gone are left out.
+    pub(in crate::store) async fn runs_of(&self, keys: &[i64]) -> Result<Vec<Run>, StoreError> {
+        select_runs!("JOIN unnest($1::bigint[]) WITH ORDINALITY AS k (id, place) ON k.id = r.id ORDER BY k.place", keys)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(StoreError::query("read runs"))?
+            .into_iter()
+            .map(Run::try_from)
+            .collect()
+    }
+
+    /// The runs of a DAG whose logical dates lie between two instants, both included, oldest first, at most 10,000.
+    pub async fn runs_between(
+        &self,
+        dag: &DagId,
+        from: Option<Timestamp>,
+        to: Option<Timestamp>,
+    ) -> Result<Vec<Run>, StoreError> {
+        select_runs!(
+            "WHERE r.dag_id = $1 AND r.logical_date >= COALESCE($2, '-infinity'::timestamptz)
+               AND r.logical_date <= COALESCE($3, 'infinity'::timestamptz)
+             ORDER BY r.logical_date, r.rerun
+             LIMIT 10000",
+            dag.as_str(),
+            from,
+            to
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("look for a DAG's runs"))?
+        .into_iter()
+        .map(Run::try_from)
+        .collect()
     }
 
     /// The runs that a person may mean by `text`: a run id, a run's uuid or its first 8 or more characters. Newest
@@ -349,22 +385,35 @@ impl Store {
     /// when the run is finished already.
     pub async fn request_cancel(&self, key: RunKey, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         let failed = StoreError::query("ask for a run's cancellation");
-        let at = sqlx::query_scalar!(
-            "UPDATE run
-             SET cancel_requested_at = COALESCE(cancel_requested_at, $2),
-                 version             = version + 1,
-                 -- One that waits for its turn has no task that would have to end first.
-                 state               = CASE WHEN state = 'queued' THEN 'failed' ELSE state END,
-                 finished_at         = CASE WHEN state = 'queued' THEN $2::timestamptz END
-             WHERE id = $1 AND state IN ('queued', 'running')
-             RETURNING cancel_requested_at",
-            key.0,
-            now
-        )
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(&failed)?
-        .flatten();
-        Ok(at)
+        let mut connection = self.pool.acquire().await.map_err(&failed)?;
+        Ok(cancel_runs(&mut connection, &[key.0], None, now).await?.first().map(|(_, at)| *at))
     }
+}
+
+/// Asks for the cancellation of those of these runs that are unfinished, each once; says which, and when it was first asked
+/// for. `reason` says why, where it is not a person who asks.
+pub(in crate::store) async fn cancel_runs(
+    connection: &mut PgConnection,
+    runs: &[i64],
+    reason: Option<&str>,
+    now: Timestamp,
+) -> Result<Vec<(RunKey, Timestamp)>, StoreError> {
+    let rows = sqlx::query!(
+        r#"UPDATE run
+           SET cancel_requested_at = COALESCE(cancel_requested_at, $2),
+               cancel_reason       = COALESCE(cancel_reason, $3),
+               version             = version + 1,
+               -- One that waits for its turn has no task that would have to end first.
+               state               = CASE WHEN state = 'queued' THEN 'failed' ELSE state END,
+               finished_at         = CASE WHEN state = 'queued' THEN $2::timestamptz END
+           WHERE id = ANY ($1) AND state IN ('queued', 'running')
+           RETURNING id, cancel_requested_at AS "at!""#,
+        runs,
+        now,
+        reason
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(StoreError::query("ask for a run's cancellation"))?;
+    Ok(rows.into_iter().map(|row| (RunKey(row.id), row.at)).collect())
 }

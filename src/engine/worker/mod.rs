@@ -183,6 +183,10 @@ impl<'a> Worker<'a> {
         let mut confirmation = ticker(CONFIRMATION, CONFIRMATION);
         let (mut stopping, mut drained) = (false, false);
         let mut again_at: Option<Instant> = None;
+        let bells = match &self.assignment {
+            Assignment::Run(_) => None,
+            Assignment::Any(any) => Some(any.bells.clone()),
+        };
         loop {
             if again_at.is_none_or(|at| at <= Instant::now()) {
                 self.confirm_before_failures().await?;
@@ -207,10 +211,6 @@ impl<'a> Worker<'a> {
                 return Ok(Driven::Stopped);
             }
             let next_ready = self.next_ready.unwrap_or_else(|| Instant::now() + POLL);
-            let bells = match &self.assignment {
-                Assignment::Run(_) => None,
-                Assignment::Any(any) => Some(any.bells.clone()),
-            };
             tokio::select! {
                 biased; // what keeps the leases comes first, however many attempts end
                 _ = confirmation.tick() => self.sign.confirm().await?,
@@ -326,9 +326,11 @@ impl<'a> Worker<'a> {
                 slots: u32::try_from(free).unwrap_or(u32::MAX),
                 of: self.assignment.claims(),
             });
-            let happened = self.hand.happened(); // kept until it is written: a step that fails is done again
-            let batches: Vec<RunBatch<'_>> =
-                happened.iter().map(|(run, dag, ended)| RunBatch { run: *run, dag, ended: ended.clone() }).collect();
+            let happened = self.hand.happened();
+            let batches: Vec<RunBatch<'_>> = happened
+                .iter()
+                .map(|(run, dag)| RunBatch { run: *run, dag, ended: self.hand.ended_of(*run) })
+                .collect();
             let now = clock::now();
             let step = Step { batches, claim };
             let begun = clock::monotonic();

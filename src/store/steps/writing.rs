@@ -10,9 +10,10 @@ use crate::domain::plan::{Ending, Move, TaskSnapshot};
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::AttemptOutcome;
 use crate::domain::trigger_rule::UpstreamCounts;
+use crate::store::rows::{self, UpstreamColumns};
 use crate::store::steps::known::TaskRow;
 use crate::store::steps::{Claim, EndedAttempt, Planned};
-use crate::store::{LEASE, StoreError, rows};
+use crate::store::{LEASE, StoreError};
 
 /// What one statement is to write.
 pub(super) struct Writing<'a> {
@@ -111,13 +112,13 @@ impl<'a> Writing<'a> {
             &changes.ready_at as &[Option<Timestamp>],
             &changes.try_numbers,
             &changes.lost,
-            &changes.unfinished,
-            &changes.success,
-            &changes.failed,
-            &changes.upstream_failed,
-            &changes.skipped,
-            &changes.setups_succeeded,
-            &changes.setups_skipped,
+            &changes.upstream.unfinished,
+            &changes.upstream.success,
+            &changes.upstream.failed,
+            &changes.upstream.upstream_failed,
+            &changes.upstream.skipped,
+            &changes.upstream.setups_succeeded,
+            &changes.upstream.setups_skipped,
             &changes.errors as &[Option<String>],
             &changes.taken,
             self.claim.map(|claim| claim.worker.0),
@@ -194,13 +195,7 @@ struct Changes {
     ready_at: Vec<Option<Timestamp>>,
     try_numbers: Vec<i32>,
     lost: Vec<i32>,
-    unfinished: Vec<i32>,
-    success: Vec<i32>,
-    failed: Vec<i32>,
-    upstream_failed: Vec<i32>,
-    skipped: Vec<i32>,
-    setups_succeeded: Vec<i32>,
-    setups_skipped: Vec<i32>,
+    upstream: UpstreamColumns,
     errors: Vec<Option<String>>,
     taken: Vec<bool>,
 }
@@ -216,13 +211,7 @@ impl Changes {
         self.ready_at.push(step.and_then(|step| step.ready_at));
         self.try_numbers.push(step.map_or(before.try_number, |step| step.try_number));
         self.lost.push(step.map_or(before.lost, |step| step.lost));
-        self.unfinished.push(rows::stored(counts.unfinished));
-        self.success.push(rows::stored(counts.success));
-        self.failed.push(rows::stored(counts.failed));
-        self.upstream_failed.push(rows::stored(counts.upstream_failed));
-        self.skipped.push(rows::stored(counts.skipped));
-        self.setups_succeeded.push(rows::stored(counts.setups_succeeded));
-        self.setups_skipped.push(rows::stored(counts.setups_skipped));
+        self.upstream.push(counts);
         self.errors.push(error.map(rows::text));
         self.taken.push(*is_taken);
     }
