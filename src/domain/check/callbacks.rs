@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use crate::domain::callbacks::{Callback, Callbacks};
 use crate::domain::check::settings::value;
-use crate::domain::check::templates::{FUNCTIONS, NAMES, not_written_out, unknown_name};
+use crate::domain::check::templates::{FUNCTIONS, NAMES, not_written_out, references, unknown_name};
 use crate::domain::diagnostic::{Code, Diagnostic};
 use crate::domain::source::Span;
 use crate::domain::spec::{CallbackList, DagKeys, DagSpec, Problems, Spanned, TaskKeys};
 use crate::domain::template::is_template;
-use crate::domain::template::names::{Reference, uses};
+use crate::domain::template::names::Reference;
 use crate::domain::yaml::{Node, NodeKind};
 
 /// What templates of callbacks see besides.
@@ -110,24 +110,8 @@ fn check_node(spec: &DagSpec, node: &Node, without: &[&str], problems: &mut Prob
 }
 
 fn check_text(spec: &DagSpec, node: &Node, text: &str, without: &[&str], problems: &mut Problems<'_>) {
-    let found = match uses(text) {
-        Ok(found) => found,
-        Err(problem) => {
-            let span = problems.span_within(node, problem.range);
-            let message = format!("this template cannot be read: {}", problem.message);
-            let mut diagnostic = Diagnostic::error(Code::TemplateSyntax, span, message);
-            diagnostic.help = problem.help.map(ToOwned::to_owned);
-            problems.add(diagnostic);
-            return;
-        }
-    };
-    for mistake in found.mistakes {
-        let span = problems.span_within(node, mistake.range);
-        let mut diagnostic = Diagnostic::error(mistake.code, span, mistake.message);
-        diagnostic.help = mistake.help;
-        problems.add(diagnostic);
-    }
-    for reference in found.references {
+    let Some(references) = references(node, text, problems) else { return };
+    for reference in references {
         let span = problems.span_within(node, reference.range.clone());
         if let Some(problem) = check_name(spec, &reference, span, without) {
             problems.add(problem);

@@ -90,25 +90,9 @@ impl Checker<'_, '_> {
     }
 
     fn template(&mut self, task: usize, node: &Node, text: &str, late: &[&str], problems: &mut Problems<'_>) -> bool {
-        let found = match uses(text) {
-            Ok(found) => found,
-            Err(problem) => {
-                let span = problems.span_within(node, problem.range);
-                let message = format!("this template cannot be read: {}", problem.message);
-                let mut diagnostic = Diagnostic::error(Code::TemplateSyntax, span, message);
-                diagnostic.help = problem.help.map(ToOwned::to_owned);
-                problems.add(diagnostic);
-                return false;
-            }
-        };
-        for mistake in found.mistakes {
-            let span = problems.span_within(node, mistake.range);
-            let mut diagnostic = Diagnostic::error(mistake.code, span, mistake.message);
-            diagnostic.help = mistake.help;
-            problems.add(diagnostic);
-        }
+        let Some(references) = references(node, text, problems) else { return false };
         let mut at_run_time = false;
-        for reference in &found.references {
+        for reference in &references {
             let root = reference.path[0].as_str();
             at_run_time |= KNOWN_AT_RUN_TIME.contains(&root);
             // A param without a default gets its value when somebody triggers the run.
@@ -218,6 +202,28 @@ impl Checker<'_, '_> {
             problems.add(Diagnostic::error(Code::OutputNotUpstream, *span, message).help(help));
         }
     }
+}
+
+/// The names that a template uses. What is wrong with the template itself is reported; nothing for one that cannot be read.
+pub(super) fn references(node: &Node, text: &str, problems: &mut Problems<'_>) -> Option<Vec<Reference>> {
+    let found = match uses(text) {
+        Ok(found) => found,
+        Err(problem) => {
+            let span = problems.span_within(node, problem.range);
+            let message = format!("this template cannot be read: {}", problem.message);
+            let mut diagnostic = Diagnostic::error(Code::TemplateSyntax, span, message);
+            diagnostic.help = problem.help.map(ToOwned::to_owned);
+            problems.add(diagnostic);
+            return None;
+        }
+    };
+    for mistake in found.mistakes {
+        let span = problems.span_within(node, mistake.range);
+        let mut diagnostic = Diagnostic::error(mistake.code, span, mistake.message);
+        diagnostic.help = mistake.help;
+        problems.add(diagnostic);
+    }
+    Some(found.references)
 }
 
 /// Variables and connections are looked up before a template is rendered: it has to say which.
