@@ -1,11 +1,13 @@
 //! The first figures, each beside a floor that was measured in the same run: `./scripts/bench`.
 //!
 //! Starts a home of its own in a temporary folder; needs what `pinsched run` needs, and nothing else. Names of sections
-//! (`stack`, `memory`, `engine`, `service`, `pipeline`) as arguments choose what is measured; all of it by default.
+//! (`stack`, `memory`, `engine`, `service`, `folders`, `waiting`, `history`, `pipeline`) as arguments choose what is
+//! measured; all of it by default.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's answer is what it prints")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on says so by panicking")]
 
+mod scale;
 mod service;
 
 use std::fmt::Write as _;
@@ -61,6 +63,19 @@ fn main() {
     if wants("service") {
         let url = up.urls["database_url"].as_str().unwrap();
         tokio::runtime::Runtime::new().unwrap().block_on(service::figures(url, &folder.path().join("dags")));
+    }
+    for section in ["folders", "waiting", "history"] {
+        if wants(section) {
+            let url = up.urls["database_url"].as_str().unwrap();
+            let dags = folder.path().join(section);
+            tokio::runtime::Runtime::new().unwrap().block_on(async {
+                match section {
+                    "folders" => scale::folders(url, &dags).await,
+                    "waiting" => scale::waiting(url, &dags).await,
+                    _ => scale::history(url).await,
+                }
+            });
+        }
     }
     if wants("pipeline") {
         pipeline(&home);

@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
+use futures::StreamExt as _;
 use pinsched::clock;
 use pinsched::domain::Timestamp;
 use pinsched::domain::check;
@@ -42,6 +44,9 @@ static SLEEP: OperatorKind = OperatorKind {
     file_keys: &[],
 };
 
+/// Who triggers runs at the same time.
+const CLIENTS: usize = 8;
+
 const NAP: Duration = Duration::from_millis(100);
 
 struct Sleep;
@@ -65,7 +70,7 @@ struct Served {
     shutdown: Shutdown,
     work: JoinSet<()>,
     dags: Vec<(Dag, String)>,
-    runs: i64,
+    runs: AtomicI64,
 }
 
 impl Served {
@@ -105,7 +110,7 @@ impl Served {
         let (shutdown, mut work) = (Shutdown::default(), JoinSet::new());
         let stopping = shutdown.clone();
         work.spawn(async move { service.run(&stopping).await.unwrap() });
-        let served = Self { store, shutdown, work, dags, runs: 0 };
+        let served = Self { store, shutdown, work, dags, runs: AtomicI64::new(0) };
         for (dag, _) in &served.dags {
             while served.store.dag_state(dag.id()).await.unwrap().is_none_or(|state| state.version.is_none()) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -115,11 +120,11 @@ impl Served {
     }
 
     /// Asks for a run, as `pinsched trigger` does.
-    async fn trigger(&mut self, dag: usize) -> Run {
-        self.runs += 1;
+    async fn trigger(&self, dag: usize) -> Run {
+        let place = self.runs.fetch_add(1, Ordering::Relaxed);
         let (dag, text) = &self.dags[dag];
         let now = clock::now();
-        let logical_date = now + TimeDelta::microseconds(self.runs);
+        let logical_date = now + TimeDelta::microseconds(place);
         let new = NewRun {
             dag,
             file: "/bench.yaml",
@@ -175,7 +180,7 @@ pub(super) async fn figures(url: &str, folder: &Path) {
         chain(length).replacen("chain:\n", &format!("{name}:\n  max_active_runs: 1000\n"), 1)
     };
     let files = [many("steps", 3), many("burst", 10), fan_of_naps(10_000)];
-    let mut served = Served::start(url, &folder.join("shapes"), 16, &files[..2]).await;
+    let served = Served::start(url, &folder.join("shapes"), 16, &files[..2]).await;
     for _ in 0..5 {
         let run = served.trigger(0).await;
         served.ended(&[run]).await;
@@ -186,11 +191,11 @@ pub(super) async fn figures(url: &str, folder: &Path) {
         steps.push(between(served.ended(&[run]).await));
     }
     line("steps-3, trigger to end, of 50", median(steps), ("5 durable commits", commits), Duration::from_millis(8));
-    rate(&mut served, "steps-3, 100 at once", 0, 100, 500.0, "workflows/s").await;
-    rate(&mut served, "burst, 50 runs of a chain of 10", 1, 50, 1000.0, "runs/s").await;
+    rate(&served, "steps-3, 100 at once", 0, 100, 500.0, "workflows/s").await;
+    rate(&served, "burst, 50 runs of a chain of 10", 1, 50, 1000.0, "runs/s").await;
     served.stop().await;
 
-    let mut served = Served::start(url, &folder.join("naps"), 100, &files[2..]).await;
+    let served = Served::start(url, &folder.join("naps"), 100, &files[2..]).await;
     let run = served.trigger(0).await;
     let took = between(served.ended(&[run]).await);
     let ideal = NAP * 10_000 / 100;
@@ -204,18 +209,41 @@ pub(super) async fn figures(url: &str, folder: &Path) {
     );
     served.stop().await;
 
+    heavy(&folder.join("heavy"), url).await;
+
     let every_second = "second: {schedule: '* * * * * *', tasks: {one: {operator: empty}}}".to_owned();
     let served = Served::start(url, &folder.join("cron"), 16, &[every_second]).await;
     cron(&served).await;
     served.stop().await;
 }
 
-/// So many runs at once.
-async fn rate(served: &mut Served, figure: &str, dag: usize, count: usize, goal: f64, unit: &str) {
-    let mut runs = Vec::new();
-    for _ in 0..count {
-        runs.push(served.trigger(dag).await);
+/// Ten processes of Python that compute, one after the other; the floor is a shell that starts them.
+async fn heavy(folder: &Path, url: &str) {
+    let fib = "def fib(n):\n    return n if n < 2 else fib(n - 1) + fib(n - 2)\nfib(33)\n";
+    std::fs::create_dir_all(folder).unwrap();
+    let script = folder.join("fib.py");
+    std::fs::write(&script, fib).unwrap();
+    let mut file = String::from("heavy:\n  tasks:\n");
+    for place in 0..10 {
+        let after = if place > 0 { format!(", dependencies: [t{}]", place - 1) } else { String::new() };
+        let _ = writeln!(file, "    t{place}: {{operator: bash, bash_command: 'python3 {}'{after}}}", script.display());
     }
+    let served = Served::start(url, &folder.join("dags"), 16, &[file]).await;
+    let run = served.trigger(0).await;
+    let took = between(served.ended(&[run]).await);
+    served.stop().await;
+    let begun = clock::monotonic();
+    for _ in 0..10 {
+        assert!(tokio::process::Command::new("python3").arg(&script).status().await.unwrap().success());
+    }
+    let floor = begun.elapsed();
+    line("heavy-10, python fib(33) in sequence", took, ("the same by hand", floor), floor.mul_f64(1.1));
+}
+
+/// So many runs at once.
+async fn rate(served: &Served, figure: &str, dag: usize, count: usize, goal: f64, unit: &str) {
+    let triggers = futures::stream::iter((0..count).map(|_| served.trigger(dag)));
+    let runs: Vec<Run> = triggers.buffer_unordered(CLIENTS).collect().await;
     let took = between(served.ended(&runs).await);
     let rate = f64::from(u32::try_from(count).unwrap()) / took.as_secs_f64();
     println!(

@@ -26,6 +26,7 @@ impl Bell {
 pub struct Bells {
     work: Bell,
     look: Bell,
+    turn: Bell,
     schedule: Bell,
 }
 
@@ -42,7 +43,13 @@ impl Bells {
         &self.look
     }
 
-    /// DAGs changed, or a run ended: the scheduler looks what is due, and whose turn it is.
+    /// A run ended: another may have its turn.
+    #[must_use]
+    pub fn turn(&self) -> &Bell {
+        &self.turn
+    }
+
+    /// DAGs changed: the scheduler reads how they stand, and looks what is due and whose turn it is.
     #[must_use]
     pub fn schedule(&self) -> &Bell {
         &self.schedule

@@ -34,6 +34,17 @@ const LOOK: Duration = Duration::from_secs(5);
 /// The wait after a database error.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// Why the scheduler does a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Because {
+    /// How DAGs stand may have changed, or was not looked at for a while.
+    DagsChanged,
+    /// A run ended.
+    RunEnded,
+    /// Something is due.
+    Due,
+}
+
 /// Makes ticks runs.
 pub(super) struct Scheduler {
     store: Store,
@@ -63,13 +74,13 @@ impl Scheduler {
 
     /// Works until the process stops.
     pub(super) async fn work(mut self, shutdown: Shutdown) {
-        let mut look = true;
+        let mut because = Because::DagsChanged;
         let mut looked_at = clock::monotonic();
         loop {
-            if look {
+            if because == Because::DagsChanged {
                 looked_at = clock::monotonic();
             }
-            let wait = match self.step(look).await {
+            let wait = match self.step(because).await {
                 Ok(wait) => {
                     self.metrics.works(Role::Scheduler);
                     wait
@@ -79,24 +90,30 @@ impl Scheduler {
                     AGAIN
                 }
             };
-            look = tokio::select! {
+            because = tokio::select! {
                 () = shutdown.drained() => return,
-                () = self.bells.schedule().rung() => true,
+                () = self.bells.schedule().rung() => Because::DagsChanged,
+                () = self.bells.turn().rung() => Because::RunEnded,
                 changed = self.dags.changed() => {
                     if changed.is_err() {
                         return; // who knows the DAGs is gone: the process stops
                     }
-                    true
+                    Because::DagsChanged
                 }
-                () = tokio::time::sleep(wait.min(LOOK)) => looked_at.elapsed() >= LOOK,
+                () = tokio::time::sleep(wait.min(LOOK)) => Because::Due,
             };
+            if looked_at.elapsed() >= LOOK {
+                because = Because::DagsChanged;
+            }
         }
     }
 
     /// Fires what is due and lets runs begin; says how long nothing will be due.
-    async fn step(&mut self, look: bool) -> Result<Duration, StoreError> {
-        if look {
-            self.look().await?;
+    async fn step(&mut self, because: Because) -> Result<Duration, StoreError> {
+        match because {
+            Because::DagsChanged => self.look().await?,
+            Because::RunEnded => self.look_at_continuous(),
+            Because::Due => {}
         }
         let mut fired = false;
         loop {
@@ -106,7 +123,7 @@ impl Scheduler {
             self.due.remove(&(at, id.clone()));
             fired |= self.fire_due(&id, now).await?;
         }
-        if look || fired {
+        if fired || because != Because::Due {
             self.begin_runs().await?;
         }
         let next = self.due.first().map(|(at, _)| (*at - clock::now()).to_std().unwrap_or_default());
@@ -132,6 +149,16 @@ impl Scheduler {
             self.states.insert(state.dag_id.clone(), state);
         }
         self.store.note_next_ticks(&next_ticks).await
+    }
+
+    /// Looks at those DAGs again whose next run is due when none goes on.
+    fn look_at_continuous(&mut self) {
+        let dags = self.dags.borrow();
+        let continuous = self.states.iter().filter_map(|(id, state)| {
+            let registered = dags.get(id).filter(|dag| dag.dag.settings.schedule == Schedule::Continuous)?;
+            next_look(registered, state).map(|at| (at, id.clone()))
+        });
+        self.due.extend(continuous);
     }
 
     /// Makes the ticks of a DAG runs that are due; whether it made one.

@@ -16,13 +16,13 @@ use crate::engine::versions::Versions;
 use crate::engine::{Engine, EngineError};
 use crate::service::folder::Folder;
 use crate::service::http::{Door, Watched};
-use crate::service::listener::listen;
+use crate::service::listener::{listen, pass_on};
 use crate::service::metrics::Metrics;
 use crate::service::notifier;
 use crate::service::registry::Registry;
 use crate::service::scheduler::Scheduler;
 use crate::service::upkeep::{Retention, keep_house};
-use crate::store::SignOfLife;
+use crate::store::{SignOfLife, Word};
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -118,11 +118,20 @@ impl Service {
             Ok(())
         });
         let stopping = shutdown.clone();
-        let heard = (store.clone(), bells.clone());
+        let heard = (store.clone(), bells.clone(), self.roles.clone());
         parts.spawn(async move {
-            listen(heard.0, heard.1, stopping).await;
+            listen(heard.0, heard.1, heard.2, stopping).await;
             Ok(())
         });
+        // What a part of this process says to one that it does not have is said to the other processes.
+        let absent = [(Role::Scheduler, bells.turn(), Word::Turn), (Role::Worker, bells.work(), Word::Work)];
+        for (_, bell, word) in absent.into_iter().filter(|(role, ..)| !self.roles.contains(role)) {
+            let (store, bell, stopping) = (store.clone(), bell.clone(), shutdown.clone());
+            parts.spawn(async move {
+                pass_on(store, bell, word, stopping).await;
+                Ok(())
+            });
+        }
         if self.roles.contains(&Role::Scheduler) {
             let operators = self.engine.registrations.iter().map(|registration| registration.kind).collect();
             let (versions, bells) = (Arc::clone(&versions), bells.clone());

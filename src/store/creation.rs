@@ -143,22 +143,37 @@ pub(in crate::store) async fn keep_version(
     source: &str,
     now: Timestamp,
 ) -> Result<DagVersionId, StoreError> {
-    sqlx::query_scalar!(
-        "INSERT INTO dag_version (dag_id, content_hash, file, source, created_at)
-         VALUES ($1, $2, $3, $4, $5)
-         ON CONFLICT ON CONSTRAINT dag_version_dag_id_content_hash_key
-            DO UPDATE SET file = EXCLUDED.file -- changes nothing; returns the row that is there
-         RETURNING id",
-        dag_id.as_str(),
-        Sha256::digest(source.as_bytes()).to_vec(),
-        file,
-        source,
-        now,
-    )
-    .fetch_one(connection)
-    .await
-    .map(DagVersionId)
-    .map_err(StoreError::query("keep a version of a DAG"))
+    let failed = StoreError::query("keep a version of a DAG");
+    let hash = Sha256::digest(source.as_bytes()).to_vec();
+    loop {
+        let kept = sqlx::query_scalar!(
+            "SELECT id FROM dag_version WHERE dag_id = $1 AND content_hash = $2 AND file = $3",
+            dag_id.as_str(),
+            &hash,
+            file
+        )
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(&failed)?;
+        if let Some(id) = kept {
+            return Ok(DagVersionId(id));
+        }
+        // Without an update of the row that another process made meanwhile: its lock, and then the DAG's, would be taken
+        // in the other order than by who refers to the version under the DAG's lock.
+        sqlx::query!(
+            "INSERT INTO dag_version (dag_id, content_hash, file, source, created_at)
+             VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT ON CONSTRAINT dag_version_dag_id_content_hash_key DO NOTHING",
+            dag_id.as_str(),
+            &hash,
+            file,
+            source,
+            now,
+        )
+        .execute(&mut *connection)
+        .await
+        .map_err(&failed)?;
+    }
 }
 
 /// Locks the DAG's row until the transaction's end; makes it for a DAG that is seen for the first time.

@@ -139,59 +139,74 @@ impl Store {
         let max_runs: Vec<i32> = settings().map(|settings| rows::stored(settings.max_active_runs)).collect();
         let max_tasks: Vec<Option<i32>> =
             settings().map(|settings| settings.max_active_tasks.map(rows::stored)).collect();
-        sqlx::query_as!(
-            DagRow,
-            r#"WITH given AS MATERIALIZED (
-                SELECT * FROM unnest($1::text[], $2::bytea[], $3::text[], $4::text[], $5::timestamptz[], $6::bool[],
-                                     $7::bool[], $8::int[], $9::int[])
-                    AS given (dag_id, content_hash, file, source, begins, anew, paused, max_runs, max_tasks)
-            ), version AS (
-                INSERT INTO dag_version (dag_id, content_hash, file, source, created_at)
-                SELECT dag_id, content_hash, file, source, $10 FROM given ORDER BY dag_id
-                ON CONFLICT ON CONSTRAINT dag_version_dag_id_content_hash_key
-                    DO UPDATE SET file = EXCLUDED.file -- changes nothing; returns the row that is there
-                RETURNING id, dag_id, file
-            ), registered AS (
-                INSERT INTO dag AS d (dag_id, dag_version_id, is_paused, scheduled_until, max_active_runs,
-                                      max_active_tasks)
-                SELECT g.dag_id, v.id, g.paused, g.begins, g.max_runs, g.max_tasks
-                FROM given AS g
-                JOIN version AS v ON v.dag_id = g.dag_id
-                ORDER BY g.dag_id
-                ON CONFLICT ON CONSTRAINT dag_dag_id_key DO UPDATE SET
-                    dag_version_id   = EXCLUDED.dag_version_id,
-                    max_active_runs  = EXCLUDED.max_active_runs,
-                    max_active_tasks = EXCLUDED.max_active_tasks,
-                    -- One that nobody registered before, or whose file was gone, begins; another goes on where it was.
-                    scheduled_until  = CASE
-                        WHEN d.dag_version_id IS NULL THEN EXCLUDED.scheduled_until
-                        WHEN d.retired_at IS NOT NULL AND d.dag_id IN (SELECT dag_id FROM given WHERE anew)
-                            THEN EXCLUDED.scheduled_until
-                        ELSE COALESCE(d.scheduled_until, EXCLUDED.scheduled_until) END,
-                    retired_at       = NULL
-                RETURNING id, dag_id, dag_version_id, is_paused, retired_at, scheduled_until, next_tick
+        loop {
+            // By itself, and without a lock of what is there: who creates a run locks the DAG first, and then its version.
+            sqlx::query!(
+                "INSERT INTO dag_version (dag_id, content_hash, file, source, created_at)
+                 SELECT dag_id, content_hash, file, source, $5
+                 FROM unnest($1::text[], $2::bytea[], $3::text[], $4::text[]) AS given (dag_id, content_hash, file, source)
+                 ORDER BY dag_id
+                 ON CONFLICT ON CONSTRAINT dag_version_dag_id_content_hash_key DO NOTHING",
+                &ids,
+                &hashes,
+                &files,
+                &sources,
+                now,
             )
-            SELECT r.id AS "id!", r.dag_id AS "dag_id!", r.dag_version_id, v.file AS "file?", r.is_paused AS "is_paused!",
-                   r.retired_at, r.scheduled_until, r.next_tick
-            FROM registered AS r
-            JOIN version AS v ON v.id = r.dag_version_id"#,
-            &ids,
-            &hashes,
-            &files,
-            &sources,
-            &begins as &[Option<Timestamp>],
-            &anew,
-            &paused,
-            &max_runs,
-            &max_tasks as &[Option<i32>],
-            now,
-        )
-        .fetch_all(&self.pool)
-        .await
-        .map_err(StoreError::query("register DAGs"))?
-        .into_iter()
-        .map(DagState::try_from)
-        .collect()
+            .execute(&self.pool)
+            .await
+            .map_err(StoreError::query("keep versions of DAGs"))?;
+            let rows = sqlx::query_as!(
+                DagRow,
+                r#"WITH given AS MATERIALIZED (
+                    SELECT * FROM unnest($1::text[], $2::bytea[], $3::text[], $4::timestamptz[], $5::bool[], $6::bool[],
+                                         $7::int[], $8::int[])
+                        AS given (dag_id, content_hash, file, begins, anew, paused, max_runs, max_tasks)
+                ), version AS MATERIALIZED (
+                    SELECT v.id, v.dag_id, v.file
+                    FROM given AS g
+                    JOIN dag_version AS v ON v.dag_id = g.dag_id AND v.content_hash = g.content_hash AND v.file = g.file
+                ), registered AS (
+                    INSERT INTO dag AS d (dag_id, dag_version_id, is_paused, scheduled_until, max_active_runs,
+                                          max_active_tasks)
+                    SELECT g.dag_id, v.id, g.paused, g.begins, g.max_runs, g.max_tasks
+                    FROM given AS g
+                    JOIN version AS v ON v.dag_id = g.dag_id
+                    ORDER BY g.dag_id
+                    ON CONFLICT ON CONSTRAINT dag_dag_id_key DO UPDATE SET
+                        dag_version_id   = EXCLUDED.dag_version_id,
+                        max_active_runs  = EXCLUDED.max_active_runs,
+                        max_active_tasks = EXCLUDED.max_active_tasks,
+                        -- One that nobody registered before, or whose file was gone, begins; another goes on where it was.
+                        scheduled_until  = CASE
+                            WHEN d.dag_version_id IS NULL THEN EXCLUDED.scheduled_until
+                            WHEN d.retired_at IS NOT NULL AND d.dag_id IN (SELECT dag_id FROM given WHERE anew)
+                                THEN EXCLUDED.scheduled_until
+                            ELSE COALESCE(d.scheduled_until, EXCLUDED.scheduled_until) END,
+                        retired_at       = NULL
+                    RETURNING id, dag_id, dag_version_id, is_paused, retired_at, scheduled_until, next_tick
+                )
+                SELECT r.id AS "id!", r.dag_id AS "dag_id!", r.dag_version_id, v.file AS "file?", r.is_paused AS "is_paused!",
+                       r.retired_at, r.scheduled_until, r.next_tick
+                FROM registered AS r
+                JOIN version AS v ON v.id = r.dag_version_id"#,
+                &ids,
+                &hashes,
+                &files,
+                &begins as &[Option<Timestamp>],
+                &anew,
+                &paused,
+                &max_runs,
+                &max_tasks as &[Option<i32>],
+            )
+            .fetch_all(&self.pool)
+            .await
+            .map_err(StoreError::query("register DAGs"))?;
+            // Retention may have deleted an old version in between, which nothing referred to.
+            if rows.len() >= ids.len() {
+                return rows.into_iter().map(DagState::try_from).collect();
+            }
+        }
     }
 
     /// Retires DAGs whose files are gone: their schedules end, their history stays.

@@ -15,17 +15,20 @@ pub enum Word {
     Work,
     /// Somebody asked for something about a run.
     Look,
+    /// A run ended, so that another may have its turn.
+    Turn,
     /// DAGs or their runs changed.
     Schedule,
 }
 
 impl Word {
-    const ALL: [Self; 3] = [Self::Work, Self::Look, Self::Schedule];
+    const ALL: [Self; 4] = [Self::Work, Self::Look, Self::Turn, Self::Schedule];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Work => "work",
             Self::Look => "look",
+            Self::Turn => "turn",
             Self::Schedule => "schedule",
         }
     }

@@ -408,7 +408,7 @@ impl<'a> Worker<'a> {
         match &self.assignment {
             Assignment::Run(_) => self.concluded = Some(state),
             Assignment::Any(any) => {
-                any.bells.schedule().ring(); // another run may have its turn
+                any.bells.turn().ring();
                 self.hand.let_go(run);
                 self.stepper.forget(run);
             }

@@ -1,8 +1,11 @@
 //! Runs are created whole or not at all, and found again.
 
+use chrono::TimeDelta;
 use pinsched::clock;
 use pinsched::domain::run_state::RunState;
-use pinsched::store::{NewRun, StoreError};
+use pinsched::domain::run_type::RunType;
+use pinsched::engine::operator::chain;
+use pinsched::store::{DagRegistration, NewRun, StoreError};
 
 use super::{assert_history_is_legal, claim, end, states, succeeded, worker};
 use crate::dags::{self, House, dag};
@@ -70,6 +73,32 @@ async fn of_runs_created_at_once_for_one_logical_date_one_is() {
     let created = creators.join_all().await;
     assert_eq!(created.iter().filter(|result| result.is_ok()).count(), 1, "{created:?}");
     assert!(created.iter().all(|result| matches!(result, Ok(_) | Err(StoreError::RunExists { .. }))), "{created:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_are_created_while_their_dag_is_registered_anew() {
+    let house = House::open().await;
+    let mut creators = tokio::task::JoinSet::new();
+    for creator in 0..4 {
+        let store = house.store.clone();
+        creators.spawn(async move {
+            let dag = dag(TEXT);
+            for place in 0..25 {
+                let logical_date = dags::date() + TimeDelta::minutes(creator * 1000 + place);
+                let run_id = RunType::Manual.run_id(logical_date, 0);
+                // Each the first of a version of its own for some, and of one that is there for others.
+                let source = format!("{TEXT}# {place}\n");
+                let new = NewRun { logical_date, run_id, ..dags::new_run(&dag, &source) };
+                store.create_run(&new, clock::now()).await.map_err(|error| chain(&error))?;
+                let registration =
+                    DagRegistration { dag: &dag, file: new.file, source: &source, begins: None, begins_anew: false };
+                store.register_dags(&[registration], clock::now()).await.map_err(|error| chain(&error))?;
+            }
+            Ok::<_, String>(())
+        });
+    }
+    let failures: Vec<String> = creators.join_all().await.into_iter().filter_map(Result::err).collect();
+    assert!(failures.is_empty(), "{failures:?}");
 }
 
 #[tokio::test]
