@@ -406,7 +406,7 @@ impl Store {
         .fetch_all(&self.pool)
         .await
         .map_err(StoreError::query("look for runs whose turn it is"))?;
-        self.runs_of(&keys).await
+        self.runs_of(&keys.into_iter().map(RunKey).collect::<Vec<_>>()).await
     }
 
     /// Whether the DAG has a run that is not over, backfills aside.

@@ -154,14 +154,18 @@ impl Store {
     }
 
     /// The runs with these keys, in their order; those that are gone are left out.
-    pub(in crate::store) async fn runs_of(&self, keys: &[i64]) -> Result<Vec<Run>, StoreError> {
-        select_runs!("JOIN unnest($1::bigint[]) WITH ORDINALITY AS k (id, place) ON k.id = r.id ORDER BY k.place", keys)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(StoreError::query("read runs"))?
-            .into_iter()
-            .map(Run::try_from)
-            .collect()
+    pub async fn runs_of(&self, keys: &[RunKey]) -> Result<Vec<Run>, StoreError> {
+        let keys: Vec<i64> = keys.iter().map(|key| key.0).collect();
+        select_runs!(
+            "JOIN unnest($1::bigint[]) WITH ORDINALITY AS k (id, place) ON k.id = r.id ORDER BY k.place",
+            &keys
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("read runs"))?
+        .into_iter()
+        .map(Run::try_from)
+        .collect()
     }
 
     /// The runs of a DAG whose logical dates lie between two instants, both included, oldest first, at most 10,000.

@@ -318,9 +318,7 @@ impl<'a> Worker<'a> {
             if self.hand.is_idle() && !claims {
                 return Ok(());
             }
-            for run in self.hand.missing() {
-                self.take_in(run).await?;
-            }
+            self.take_in(&self.hand.missing()).await?;
             let claim = claims.then(|| Claim {
                 worker: self.sign.worker,
                 slots: u32::try_from(free).unwrap_or(u32::MAX),

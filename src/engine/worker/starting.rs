@@ -1,6 +1,6 @@
 //! Attempts begin: a run is taken in hand, what its tasks left is looked up, and each claimed task has its attempt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -17,19 +17,26 @@ use crate::engine::worker::{Assignment, Live, Worker, failed};
 use crate::store::{Claimed, StoreError};
 
 impl Worker<'_> {
-    /// Takes a run in hand, with its DAG; one that is gone, or whose file this build cannot use, is let go.
-    pub(super) async fn take_in(&mut self, run: RunKey) -> Result<(), StoreError> {
+    /// Takes runs in hand, each with its DAG; one that is gone, or whose file this build cannot use, is let go.
+    pub(super) async fn take_in(&mut self, runs: &[RunKey]) -> Result<(), StoreError> {
         let Assignment::Any(any) = &self.assignment else { return Ok(()) };
-        let Some(stored) = self.engine.store.run(run).await? else {
-            self.hand.let_go(run);
+        if runs.is_empty() {
             return Ok(());
-        };
-        match any.versions.of_run(&self.engine.store, &stored).await? {
-            Ok(dag) => self.hand.take_in(RunningRun::new(&stored, dag), clock::monotonic()),
-            Err(error) => {
-                tracing::error!(dag.id = %stored.dag_id, run.id = %stored.run_id, "{error}");
-                self.engine.store.give_up_run(run, &error.to_string(), clock::now()).await?;
-                self.conclude(run, RunState::Failed);
+        }
+        let any = any.clone();
+        let stored = self.engine.store.runs_of(runs).await?;
+        let there: BTreeSet<RunKey> = stored.iter().map(|run| run.key).collect();
+        for gone in runs.iter().filter(|run| !there.contains(run)) {
+            self.hand.let_go(*gone);
+        }
+        for run in stored {
+            match any.versions.of_run(&self.engine.store, &run).await? {
+                Ok(dag) => self.hand.take_in(RunningRun::new(&run, dag), clock::monotonic()),
+                Err(error) => {
+                    tracing::error!(dag.id = %run.dag_id, run.id = %run.run_id, "{error}");
+                    self.engine.store.give_up_run(run.key, &error.to_string(), clock::now()).await?;
+                    self.conclude(run.key, RunState::Failed);
+                }
             }
         }
         Ok(())
@@ -42,11 +49,10 @@ impl Worker<'_> {
         for claimed in claimed {
             by_run.entry(claimed.task_run.run).or_default().push(*claimed);
         }
+        let new: Vec<RunKey> = by_run.keys().copied().filter(|run| !self.hand.has(*run)).collect();
+        self.take_in(&new).await?;
         for (run, claimed) in by_run {
             let clears = claimed.iter().filter_map(|claimed| claimed.clears).max();
-            if !self.hand.has(run) {
-                self.take_in(run).await?;
-            }
             let store = &self.engine.store;
             self.hand.note_clears(run, clears);
             let Some(held) = self.hand.held_mut(run, clock::monotonic()) else { continue };

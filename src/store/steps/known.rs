@@ -49,45 +49,55 @@ impl TaskRow {
 }
 
 impl KnownRun {
-    /// Reads the run, these tasks of it, and, where its cancellation was asked for, all that are not final; `None` when
-    /// the run is gone.
+    /// Reads these runs, and of each these tasks, up to `reach` of those after them, and, where its cancellation was asked
+    /// for, all that are not final. Runs that are gone are left out.
     pub(super) async fn read(
         connection: &mut PgConnection,
-        run: RunKey,
-        dag: &Dag,
-        tasks: &BTreeSet<TaskIndex>,
-    ) -> Result<Option<Self>, StoreError> {
-        let row = sqlx::query!(
-            r#"SELECT r.version, r.cancel_requested_at IS NOT NULL AS "cancel_requested!", r.tasks_unfinished,
+        wanted: &[(RunKey, &Dag, BTreeSet<TaskIndex>)],
+        reach: usize,
+    ) -> Result<BTreeMap<RunKey, Self>, StoreError> {
+        let keys: Vec<i64> = wanted.iter().map(|(run, ..)| run.0).collect();
+        let rows = sqlx::query!(
+            r#"SELECT r.id, r.version, r.cancel_requested_at IS NOT NULL AS "cancel_requested!", r.tasks_unfinished,
                       r.leaves_failed,
                       (r.owner_id IS NOT NULL OR NOT d.is_paused)
                         AND NOT EXISTS (SELECT 1 FROM pool WHERE name = 'default_pool') AS "takes!"
                FROM run AS r
                JOIN dag AS d ON d.id = r.dag_key
-               WHERE r.id = $1"#,
-            run.0
+               WHERE r.id = ANY ($1)"#,
+            &keys
         )
-        .fetch_optional(&mut *connection)
+        .fetch_all(&mut *connection)
         .await
-        .map_err(StoreError::query("read a run"))?;
-        let Some(row) = row else { return Ok(None) };
-        let mut known = Self {
-            version: row.version,
-            takes: row.takes,
-            snapshot: Snapshot {
+        .map_err(StoreError::query("read runs"))?;
+        let mut runs = BTreeMap::new();
+        for row in rows {
+            let snapshot = Snapshot {
                 cancel_requested: row.cancel_requested,
                 tasks_unfinished: rows::count(row.tasks_unfinished)?,
                 leaves_failed: rows::count(row.leaves_failed)?,
                 tasks: BTreeMap::new(),
-            },
-            fences: BTreeMap::new(),
-        };
-        let mut tasks = tasks.clone();
-        if known.snapshot.cancel_requested {
-            tasks.extend(unfinished(connection, run).await?);
+            };
+            let (version, takes) = (row.version, row.takes);
+            runs.insert(RunKey(row.id), Self { version, takes, snapshot, fences: BTreeMap::new() });
         }
-        known.look_up(connection, run, dag, &tasks).await?;
-        Ok(Some(known))
+        let mut tasks = Vec::new();
+        for (run, dag, wanted) in wanted {
+            let Some(known) = runs.get(run) else { continue };
+            let mut wanted = known.ahead(dag, wanted, reach);
+            if known.snapshot.cancel_requested {
+                wanted.extend(unfinished(connection, *run).await?);
+            }
+            tasks.extend(wanted.into_iter().map(|task| (*run, task)));
+        }
+        let dags: BTreeMap<RunKey, &Dag> = wanted.iter().map(|(run, dag, _)| (*run, *dag)).collect();
+        for row in read_tasks(connection, &tasks).await? {
+            let run = RunKey(row.run_key);
+            if let (Some(known), Some(dag), Some(index)) = (runs.get_mut(&run), dags.get(&run), row.index()) {
+                known.learn(&row, dag.setups_upstream(index))?;
+            }
+        }
+        Ok(runs)
     }
 
     /// Reads these tasks too. They may be newer than the rest, whose version is then refused when it is written.
@@ -98,20 +108,8 @@ impl KnownRun {
         dag: &Dag,
         tasks: &BTreeSet<TaskIndex>,
     ) -> Result<(), StoreError> {
-        let wanted: Vec<i32> = tasks.iter().map(|index| index.0.cast_signed()).collect();
-        let rows = sqlx::query_as!(
-            TaskRow,
-            r#"SELECT run_key, task_index AS "task_index?", state AS "state!", fence, try_number, first_try, lost,
-                      0 AS "clears!", upstream_unfinished, upstream_success, upstream_failed, upstream_upstream_failed, upstream_skipped,
-                      upstream_setups_succeeded, upstream_setups_skipped
-               FROM task_run
-               WHERE run_key = $1 AND task_index = ANY ($2)"#,
-            run.0,
-            &wanted,
-        )
-        .fetch_all(connection)
-        .await
-        .map_err(StoreError::query("read a run's tasks"))?;
+        let wanted: Vec<(RunKey, TaskIndex)> = tasks.iter().map(|index| (run, *index)).collect();
+        let rows = read_tasks(connection, &wanted).await?;
         rows.iter().try_for_each(|row| match row.index() {
             Some(index) => self.learn(row, dag.setups_upstream(index)),
             None => Ok(()),
@@ -188,6 +186,24 @@ impl KnownRun {
             }
         }
     }
+}
+
+async fn read_tasks(connection: &mut PgConnection, wanted: &[(RunKey, TaskIndex)]) -> Result<Vec<TaskRow>, StoreError> {
+    let runs: Vec<i64> = wanted.iter().map(|(run, _)| run.0).collect();
+    let indexes: Vec<i32> = wanted.iter().map(|(_, index)| index.0.cast_signed()).collect();
+    sqlx::query_as!(
+        TaskRow,
+        r#"SELECT t.run_key, t.task_index AS "task_index?", t.state AS "state!", t.fence, t.try_number, t.first_try, t.lost,
+                  0 AS "clears!", t.upstream_unfinished, t.upstream_success, t.upstream_failed,
+                  t.upstream_upstream_failed, t.upstream_skipped, t.upstream_setups_succeeded, t.upstream_setups_skipped
+           FROM unnest($1::bigint[], $2::int[]) AS wanted (run_key, task_index)
+           JOIN task_run AS t ON t.run_key = wanted.run_key AND t.task_index = wanted.task_index"#,
+        &runs,
+        &indexes,
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(StoreError::query("read tasks of runs"))
 }
 
 async fn unfinished(connection: &mut PgConnection, run: RunKey) -> Result<Vec<TaskIndex>, StoreError> {

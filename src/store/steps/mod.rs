@@ -146,6 +146,12 @@ struct NotHeld {
     ended_before: Vec<TaskRunKey>,
 }
 
+/// The tasks that a batch is about, and those that its ends may release.
+fn wanted(batch: &RunBatch<'_>) -> BTreeSet<TaskIndex> {
+    let after = batch.ended.iter().flat_map(|ended| batch.dag.downstream(ended.task));
+    batch.ended.iter().map(|ended| ended.task).chain(after).collect()
+}
+
 impl Store {
     /// A stepper that knows nothing yet. From its first step on it holds a connection of the pool.
     #[must_use]
@@ -309,6 +315,7 @@ impl Stepper {
         now: Timestamp,
         stepped: &mut Stepped,
     ) -> Result<Vec<Planned<'a>>, StoreError> {
+        self.get_to_know(connection, batches).await?;
         let mut all = Vec::new();
         for batch in batches.iter() {
             let Some(planned) = self.plan(connection, batch, now).await? else {
@@ -368,11 +375,7 @@ impl Stepper {
         connection: &mut PgConnection,
         batch: &RunBatch<'_>,
     ) -> Result<Option<KnownRun>, StoreError> {
-        let mut wanted: BTreeSet<TaskIndex> = BTreeSet::new();
-        for ended in &batch.ended {
-            wanted.insert(ended.task);
-            wanted.extend(batch.dag.downstream(ended.task));
-        }
+        let wanted = wanted(batch);
         // A batch without an end is there to find a cancel request, which is not known yet. After one all is swept.
         let known = self.known.remove(&batch.run);
         if let Some(mut known) = known.filter(|known| !known.snapshot.cancel_requested && !batch.ended.is_empty()) {
@@ -385,7 +388,22 @@ impl Stepper {
                 return Ok(Some(known));
             }
         }
-        KnownRun::read(connection, batch.run, batch.dag, &wanted).await
+        let mut read = KnownRun::read(connection, &[(batch.run, batch.dag, wanted)], LOOK_AHEAD).await?;
+        Ok(read.remove(&batch.run))
+    }
+
+    /// Gets to know the runs that were not come across, all at once.
+    async fn get_to_know(
+        &mut self,
+        connection: &mut PgConnection,
+        batches: &[&RunBatch<'_>],
+    ) -> Result<(), StoreError> {
+        let unknown = |batch: &&&RunBatch<'_>| !batch.ended.is_empty() && !self.known.contains_key(&batch.run);
+        let new: Vec<_> = batches.iter().filter(unknown).map(|batch| (batch.run, batch.dag, wanted(batch))).collect();
+        if new.len() > 1 {
+            self.known.extend(KnownRun::read(connection, &new, LOOK_AHEAD).await?);
+        }
+        Ok(())
     }
 
     /// What the plans release that is claimed in the same statement, past the queue: nothing while others wait there.
