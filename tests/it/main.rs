@@ -21,6 +21,7 @@ mod script;
 mod sensors;
 mod service;
 mod services;
+mod simulation;
 mod sink;
 mod stack;
 mod store;
