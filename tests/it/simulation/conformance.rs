@@ -75,6 +75,7 @@ async fn compared(house: &mut House, seed: u64) -> usize {
     for run in runs {
         both.cancel(run).await;
     }
+    both.take_over(0).await;
     for place in [0, 1, 2, 0] {
         both.step(&mut random, place, true).await;
         both.compare(seed).await;

@@ -10,7 +10,7 @@ use pinsched::domain::Timestamp;
 use pinsched::domain::control::{self, Action, Reach};
 use pinsched::domain::dag::Dag;
 use pinsched::domain::ids::{RunKey, TaskIndex, TaskRunKey};
-use pinsched::domain::plan::{self, Plan, Snapshot, TaskSnapshot};
+use pinsched::domain::plan::{self, Plan, TaskSnapshot};
 use pinsched::domain::run_state::RunState;
 use pinsched::domain::task_state::{AttemptOutcome, TaskEvent, TaskState};
 use pinsched::domain::trigger_rule::UpstreamCounts;
@@ -147,7 +147,6 @@ pub struct Worker {
 pub struct PlannedRun<'a> {
     pub run: RunKey,
     pub version: i64,
-    pub snapshot: &'a Snapshot,
     pub plan: &'a Plan,
     pub held: &'a [EndedAttempt],
 }
@@ -184,7 +183,7 @@ pub struct Database {
     pub clock: Timestamp,
     pub runs: BTreeMap<RunKey, Run>,
     pub workers: BTreeMap<WorkerId, Worker>,
-    pub pools: BTreeMap<String, i32>,
+    pub pools: BTreeMap<String, u32>,
     pub flaw: Option<Flaw>,
     /// Runs that were written since they were last looked at.
     pub dirty: BTreeSet<RunKey>,

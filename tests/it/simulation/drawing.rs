@@ -23,7 +23,7 @@ pub struct Drawn {
 }
 
 /// The slots of the pools that drawn DAGs name.
-pub const POOLS: [(&str, i32); 2] = [("narrow", 2), ("wide", 5)];
+pub const POOLS: [(&str, u32); 2] = [("narrow", 2), ("wide", 5)];
 
 /// What is drawn of a task before it is put into words.
 #[derive(Default)]

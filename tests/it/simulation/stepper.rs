@@ -257,7 +257,6 @@ impl Stepping {
             .map(|planned| PlannedRun {
                 run: self.batches[planned.at].run,
                 version: planned.known.version,
-                snapshot: &planned.known.snapshot,
                 plan: &planned.plan,
                 held: &planned.held,
             })

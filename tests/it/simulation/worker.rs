@@ -8,7 +8,6 @@ use chrono::TimeDelta;
 use pinsched::domain::Timestamp;
 use pinsched::domain::ids::{RunKey, TaskRunKey};
 use pinsched::domain::plan::Ending;
-use pinsched::domain::task_state::TaskState;
 use pinsched::store::{EndedAttempt, Stepped, WorkerId};
 
 use super::database::{Database, Flaw, delta};
@@ -131,12 +130,15 @@ impl Process {
                 self.sweep.remove(&batch.run);
             }
         }
-        for (run, step) in stepped.moves.iter().filter(|(_, step)| step.to == TaskState::Deferred) {
-            if let Some(live) = self.live.get_mut(&TaskRunKey { run: *run, task: step.task }) {
+        let mut freed = false;
+        for (run, ended) in stepping.batches.iter().flat_map(|batch| batch.ended.iter().map(|ended| (batch.run, ended))) {
+            let live = self.live.get_mut(&TaskRunKey { run, task: ended.task });
+            if let Some(live) = live.filter(|live| ended.ending == Ending::Deferred && live.fence == ended.fence) {
                 live.is_deferred = true;
+                freed = true;
             }
         }
-        self.wants_work = !stepped.claimed.is_empty() || stepped.moves.iter().any(|(_, step)| step.to == TaskState::Deferred);
+        self.wants_work = freed || !stepped.claimed.is_empty();
     }
 
     /// A step failed, and nobody knows what of it was written: it is done again.

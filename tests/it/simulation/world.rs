@@ -278,6 +278,7 @@ impl<'t> World<'t> {
         match progress {
             Progress::More => self.processes[at].stepping = Some(stepping),
             Progress::Refused => {
+                *self.summary.faults.entry("others came between too often").or_default() += 1;
                 self.processes[at].lose_step();
                 self.say(|_| format!("process {at} gives a step up: others came between"));
             }
