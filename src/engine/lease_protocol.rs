@@ -73,7 +73,8 @@ enum Mode {
     Dead,
 }
 
-/// An attempt that executes. A fence is told by how many claims came after its own; two or more are the same to all.
+/// An attempt that executes. Its fence is told by whether claims came after its own. Of one that has lost its task, or was
+/// told to stop, no times matter any more: they stand still, so that the space stays small.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Attempt {
     behind: u8,
@@ -163,7 +164,8 @@ impl State {
     /// Whether something must happen before time goes on: what processes that are at their posts do in time.
     fn is_due(&self, times: Times) -> bool {
         self.workers.iter().filter(|worker| worker.mode == Mode::Working).any(|worker| {
-            let stops = worker.attempt.is_some_and(|attempt| match attempt.stopping {
+            let current = worker.attempt.filter(|attempt| attempt.behind == 0);
+            let stops = current.is_some_and(|attempt| match attempt.stopping {
                 None => attempt.trusted_for >= times.trust,
                 Some(time) => time >= times.stop,
             });
@@ -182,7 +184,10 @@ impl State {
             self.steps_of(who, times, &mut steps);
         }
         if !self.is_due(times) {
-            let may_lag = |at: usize| self.workers[at].attempt.is_some_and(|attempt| attempt.lag < times.drift);
+            let may_lag = |at: usize| {
+                let trusts = |attempt: &Attempt| attempt.behind == 0 && attempt.stopping.is_none() && !attempt.has_hung;
+                self.workers[at].attempt.filter(trusts).is_some_and(|attempt| attempt.lag < times.drift)
+            };
             for first in [false, true] {
                 for second in [false, true] {
                     if (!first || may_lag(0)) && (!second || may_lag(1)) {
@@ -241,8 +246,8 @@ impl State {
         if self.task == Task::Held(who) && is_free {
             steps.push(Step::HandBack(who)); // it holds what it does not know of
         }
-        let is_old = worker.attempt.is_some_and(|attempt| attempt.trusted_for >= times.renewal);
-        if is_old && worker.write.is_none() {
+        let is_time = |attempt: Attempt| attempt.trusted_for > 0 && attempt.trusted_for.is_multiple_of(times.renewal);
+        if worker.attempt.is_some_and(|attempt| attempt.behind > 0 || is_time(attempt)) && worker.write.is_none() {
             steps.extend([true, false].map(|is_answered| Step::Renew { who, is_answered }));
         }
         let is_another = self.is_held() && self.task != Task::Held(who);
@@ -275,7 +280,7 @@ impl State {
                 worker.mode = Mode::Hung;
                 worker.sees_orphan_for = 0;
                 if let Some(attempt) = &mut worker.attempt {
-                    attempt.has_hung = true;
+                    (attempt.has_hung, attempt.lag) = (true, 0);
                 }
             }
             Step::Resume(who) => self.of(who).mode = Mode::Working,
@@ -320,6 +325,7 @@ impl State {
     fn tell_to_stop(&mut self, who: u8) {
         if let Some(attempt) = &mut self.of(who).attempt {
             attempt.stopping = attempt.stopping.or(Some(0));
+            (attempt.trusted_for, attempt.lag) = (0, 0);
         }
     }
 
@@ -336,9 +342,9 @@ impl State {
         // The fence rises: whatever had the last one is one further behind.
         for worker in &mut self.workers {
             if let Some(attempt) = &mut worker.attempt {
-                attempt.behind = (attempt.behind + 1).min(2);
+                *attempt = Attempt { behind: 1, trusted_for: 0, lag: 0, stopping: Some(0), has_hung: false };
             }
-            worker.write = worker.write.map(|behind| (behind + 1).min(2));
+            worker.write = worker.write.map(|_| 1);
         }
         self.task = Task::Held(who);
         self.lease_age = 0;
@@ -369,9 +375,11 @@ impl State {
         }
         let is_orphan = self.is_orphan();
         for (worker, lags) in self.workers.iter_mut().zip(lags) {
-            if let Some(attempt) = &mut worker.attempt {
+            if let Some(attempt) = &mut worker.attempt
+                && attempt.behind == 0
+            {
                 attempt.lag += u8::from(lags);
-                if !lags {
+                if !lags && attempt.stopping.is_none() {
                     attempt.trusted_for = (attempt.trusted_for + 1).min(times.trust);
                 }
                 if let Some(time) = &mut attempt.stopping
@@ -422,13 +430,13 @@ impl State {
             .or(first(&|step| matches!(step, Step::Notice(_) | Step::Distrust(_) | Step::Unlock(_))))
             .or(first(&|step| matches!(step, Step::Reconnect(_) | Step::TakeOver(_) | Step::HandBack(_))))
             .or(first(&|step| match step {
-                // One that was told to stop does so, and as late as it may.
+                // One that was told to stop does so as late as it may.
                 Step::End(who) => {
                     self.workers[usize::from(*who)].attempt.is_some_and(|attempt| attempt.stopping.is_none())
                 }
                 Step::Gone(who) => {
                     let attempt = self.workers[usize::from(*who)].attempt;
-                    attempt.is_some_and(|attempt| attempt.stopping >= Some(times.stop))
+                    attempt.is_some_and(|attempt| attempt.behind > 0 || attempt.stopping >= Some(times.stop))
                 }
                 _ => false,
             }))
@@ -526,7 +534,7 @@ fn no_two_ends_count_attempts_stop_in_time_and_every_task_is_over_in_the_end() {
     let explored = explore(times);
     said(&format!("{} states, {} steps; the longest way to the end is {:?}", explored.states, explored.steps, STEP * u32::try_from(explored.longest).unwrap()));
     assert_eq!(explored.wrong, None);
-    assert!(explored.states > 100_000, "{} states are not all of it", explored.states);
+    assert!(explored.states > 10_000, "{} states are not all of it", explored.states);
     let longest = STEP * u32::try_from(explored.longest).unwrap();
     assert!(longest <= LEASE + GRACE + LOST_STOP_LIMIT, "it takes {longest:?} after the worst");
 }

@@ -13,6 +13,7 @@ mod house;
 mod http;
 mod named;
 mod pipeline;
+mod postgres;
 mod python;
 mod receivers;
 mod s3;

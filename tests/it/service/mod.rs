@@ -46,9 +46,14 @@ struct Served {
 impl Served {
     /// A database and an empty folder; no service yet.
     async fn nothing() -> Self {
+        Self::in_house(House::open().await)
+    }
+
+    /// The same on that database.
+    fn in_house(house: House) -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self {
-            house: House::open().await,
+            house,
             folder,
             services: JoinSet::new(),
             shutdown: Shutdown::default(),
