@@ -6,6 +6,7 @@
 mod attempts;
 mod bash;
 mod broker;
+mod complaints;
 mod dag_files;
 mod dags;
 mod engine;
@@ -14,6 +15,7 @@ mod http;
 mod named;
 mod pipeline;
 mod postgres;
+mod processes;
 mod python;
 mod receivers;
 mod s3;

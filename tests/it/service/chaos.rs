@@ -5,8 +5,6 @@
 mod mixture;
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use pinsched::domain::run_state::RunState;
@@ -14,54 +12,19 @@ use pinsched::domain::task_state::{AttemptOutcome, TaskState};
 use pinsched::store::StoreError;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use secrecy::ExposeSecret;
 use tokio::task::JoinSet;
 
 use super::Served;
 use crate::dags::{self, House};
 use crate::postgres::{Server, Stop};
+use crate::processes::Process;
 use crate::services;
 use mixture::{Kind, Mixture, Witness};
 
 /// How often something goes wrong.
 const BLOW: Duration = Duration::from_millis(400);
-
-/// A service in a process of its own.
-struct Process(Child);
-
-impl Process {
-    fn start(database: &str, dags: &Path, home: &Path) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pinsched"));
-        command.args(["serve", "--listen", "off", "--dags"]).arg(dags).arg("--home").arg(home);
-        // Nothing is reached but the database.
-        command.env("DATABASE_URL", database).env("PINSCHED_PARALLELISM", "6");
-        command
-            .env("PINSCHED_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
-            .env("PINSCHED_SOURCE_URL", "mysql://a@127.0.0.1:1/a");
-        command.env("PINSCHED_S3_ENDPOINT_URL", "http://127.0.0.1:1");
-        command.env("PINSCHED_S3_ACCESS_KEY_ID", "a").env("PINSCHED_S3_SECRET_ACCESS_KEY", "a");
-        Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
-    }
-
-    fn signal(&self, signal: Signal) {
-        // One that ended by itself is found by the tasks that hang.
-        let _ = kill_process(Pid::from_child(&self.0), signal);
-    }
-
-    /// Tells it to stop, and waits until it has handed back what it held.
-    fn drain(&mut self) {
-        self.signal(Signal::TERM);
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +105,7 @@ async fn killed(seed: u64, tasks: usize) {
     store.set_pool("narrow", 3, None).await.unwrap();
     let (database, home) = (served.house.url.expose_secret().to_owned(), served.path("home"));
     std::fs::create_dir(&home).unwrap();
-    let start = || Process::start(&database, served.folder.path(), &home);
+    let start = || Process::serve(&database, served.folder.path(), &home, 6);
     let mut processes: Vec<Process> = (0..3).map(|_| start()).collect();
     served.dag("orders", |state| state.version.is_some()).await;
     let path = served.path("orders.yaml").canonicalize().unwrap();
