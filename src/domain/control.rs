@@ -139,8 +139,14 @@ pub fn apply(
             }
         }
         counts[index.as_usize()] = standing;
+        let verdict = task.trigger_rule.verdict(standing);
+        // One that was ready and is cleared with what it waits for waits for it once more.
+        let is_early = after[index.as_usize()] == TaskState::Queued && verdict != Verdict::Run;
+        if is_early && action == Action::Clear && selected.contains(&index) {
+            happen(&mut after, index, TaskEvent::Cleared)?;
+        }
         if after[index.as_usize()] == TaskState::None {
-            match task.trigger_rule.verdict(standing) {
+            match verdict {
                 Verdict::Wait => {}
                 Verdict::Run => happen(&mut after, index, TaskEvent::Released)?,
                 Verdict::Skip => happen(&mut after, index, TaskEvent::Skipped)?,

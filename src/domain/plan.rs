@@ -234,6 +234,8 @@ impl<'a> Planner<'a> {
             Ending::Interrupted => self.step(index, TaskEvent::Interrupted, Some(self.now)),
             Ending::Lost if task.lost + 1 >= LOST_LIMIT => self.step(index, TaskEvent::LostForGood, None),
             Ending::Lost => self.step(index, TaskEvent::Lost, Some(self.now)),
+            // It was written before, by a step whose answer was lost.
+            Ending::Deferred if task.state == TaskState::Deferred => Ok(()),
             Ending::Deferred => self.step(index, TaskEvent::Deferred, None),
         }
     }

@@ -9,6 +9,8 @@ mod drive;
 mod error;
 mod hand;
 mod holding;
+#[cfg(test)]
+mod lease_protocol;
 pub mod lookup;
 pub mod notices;
 pub mod observer;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::store::Orphan;
 
 /// How long a worker's sign of life must be missing: a worker that loses it stops its tasks within that time.
-const GRACE: Duration = Duration::from_secs(1);
+pub(super) const GRACE: Duration = Duration::from_secs(1);
 
 /// The orphans seen so far, with when they were first seen.
 #[derive(Debug, Default)]

@@ -180,7 +180,9 @@ async fn write(
     let clears = i32::from(request.action == Action::Clear);
     sqlx::query!(
         "UPDATE run
-         SET state               = $2::text,
+         -- One that is to be cancelled has failed when it is over, whoever ended its last task.
+         SET state               = CASE WHEN $2 = 'success' AND finished_at IS NULL AND cancel_requested_at IS NOT NULL
+                                        THEN 'failed' ELSE $2::text END,
              tasks_unfinished    = $3,
              leaves_failed       = $4,
              version             = version + 1,

@@ -75,7 +75,11 @@ pub fn new_run<'a>(dag: &'a Dag, text: &'a str) -> NewRun<'a> {
 
 impl House {
     pub async fn open() -> Self {
-        let url = services::database().await;
+        Self::on(services::database().await).await
+    }
+
+    /// On that empty database.
+    pub async fn on(url: SecretString) -> Self {
         let store = Store::connect(&url, 12).await.expect("the new database answers");
         store.migrate().await.expect("the migrations run on an empty database");
         let mut sql = PgConnection::connect(url.expose_secret()).await.unwrap();

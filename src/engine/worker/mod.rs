@@ -39,10 +39,10 @@ const POLL: Duration = Duration::from_secs(1);
 const EAGER_POLL: Duration = Duration::from_millis(250);
 
 /// Three renewals fit into the time for which one is trusted (`holding`): two may fail.
-const RENEWAL: Duration = Duration::from_secs(3);
+pub(super) const RENEWAL: Duration = Duration::from_secs(3);
 
 /// How often the sign of life is confirmed: others take over after a second without it.
-const CONFIRMATION: Duration = Duration::from_millis(500);
+pub(super) const CONFIRMATION: Duration = Duration::from_millis(500);
 
 /// How long the database may take to answer before its silence counts as an error.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -351,7 +351,7 @@ impl<'a> Worker<'a> {
             for (run, state) in stepped.concluded {
                 self.conclude(run, state);
             }
-            let freed = stepped.moves.iter().any(|(_, step)| step.to == TaskState::Deferred);
+            let freed = self.note_deferrals(&step.batches);
             self.wants_work = freed || claims && stepped.claimed.len() == free; // there may be more: after these
             self.start_all(&stepped.claimed).await?;
             if self.hand.ended.is_empty() {
@@ -366,12 +366,6 @@ impl<'a> Worker<'a> {
             || batches.iter().flat_map(|batch| batch.ended.iter().map(|ended| ((batch.run, ended.task), ended)));
         let ended: HashMap<(RunKey, TaskIndex), &EndedAttempt> = ended().collect();
         for (run, step) in moves {
-            if step.to == TaskState::Deferred
-                && let Some(live) = self.live.get_mut(&TaskRunKey { run: *run, task: step.task })
-            {
-                live.is_deferred = true; // its slot is free
-                self.wants_work = true;
-            }
             let end = ended.get(&(*run, step.task));
             if step.to.is_final()
                 && let Some(held) = self.hand.held_mut(*run, clock::monotonic())
@@ -395,6 +389,23 @@ impl<'a> Worker<'a> {
             }
             self.engine.observer.task_moved(*run, step, error);
         }
+    }
+
+    /// Frees the slots of attempts of which it is written now that they wait, by this step or by one whose answer was lost;
+    /// whether there are such.
+    fn note_deferrals(&mut self, batches: &[RunBatch<'_>]) -> bool {
+        let said = |batch: &RunBatch<'_>, ended: &EndedAttempt| {
+            (TaskRunKey { run: batch.run, task: ended.task }, ended.fence, ended.ending == Ending::Deferred)
+        };
+        let all = batches.iter().flat_map(|batch| batch.ended.iter().map(move |ended| said(batch, ended)));
+        let mut freed = false;
+        for (task_run, fence, _) in all.filter(|(.., is_deferral)| *is_deferral) {
+            if let Some(live) = self.live.get_mut(&task_run).filter(|live| live.fence == fence) {
+                live.is_deferred = true;
+                freed = true;
+            }
+        }
+        freed
     }
 
     fn conclude(&mut self, run: RunKey, state: RunState) {

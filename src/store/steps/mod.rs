@@ -273,36 +273,37 @@ impl Stepper {
         now: Timestamp,
         stepped: &mut Stepped,
     ) -> Result<(), StoreError> {
+        if claim.slots == 0 {
+            return Ok(()); // what waits goes on waiting: nothing is known of it that was not before
+        }
         let mut claims: Vec<TaskRow> = Vec::new();
         let mut slots = i64::from(claim.slots);
-        let mut is_done = slots == 0;
-        if !is_done {
-            let failed = StoreError::query("claim tasks with limits");
-            let mut transaction = connection.begin().await.map_err(&failed)?;
-            // One such claim at a time: what a second one counts as free, the first would be about to take.
-            sqlx::query!("SELECT pg_advisory_xact_lock($1, 0)", LIMITS_LOCK_CLASS)
-                .execute(&mut *transaction)
-                .await
-                .map_err(&failed)?;
-            while slots > 0 && !is_done {
-                let rows = sqlx::query_file_as!(
-                    TaskRow,
-                    "src/store/sql/claim_limited.sql",
-                    claim.worker.0,
-                    LEASE.as_secs_f64(),
-                    claim.of.run().map(|run| run.0),
-                    now,
-                    slots
-                )
-                .fetch_all(&mut *transaction)
-                .await
-                .map_err(&failed)?;
-                slots -= i64::try_from(rows.len()).unwrap_or(slots);
-                is_done = rows.is_empty();
-                claims.extend(rows);
-            }
-            transaction.commit().await.map_err(&failed)?;
+        let mut is_done = false;
+        let failed = StoreError::query("claim tasks with limits");
+        let mut transaction = connection.begin().await.map_err(&failed)?;
+        // One such claim at a time: what a second one counts as free, the first would be about to take.
+        sqlx::query!("SELECT pg_advisory_xact_lock($1, 0)", LIMITS_LOCK_CLASS)
+            .execute(&mut *transaction)
+            .await
+            .map_err(&failed)?;
+        while slots > 0 && !is_done {
+            let rows = sqlx::query_file_as!(
+                TaskRow,
+                "src/store/sql/claim_limited.sql",
+                claim.worker.0,
+                LEASE.as_secs_f64(),
+                claim.of.run().map(|run| run.0),
+                now,
+                slots
+            )
+            .fetch_all(&mut *transaction)
+            .await
+            .map_err(&failed)?;
+            slots -= i64::try_from(rows.len()).unwrap_or(slots);
+            is_done = rows.is_empty();
+            claims.extend(rows);
         }
+        transaction.commit().await.map_err(&failed)?;
         self.queue_waits = !is_done; // what is left is kept back by limits, or was being claimed by others
         self.note_claims(&claims, step, stepped)
     }

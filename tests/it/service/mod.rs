@@ -4,6 +4,7 @@ mod callbacks;
 mod chaos;
 mod control;
 mod files;
+mod large;
 mod limits;
 mod schedules;
 mod upkeep;
@@ -33,11 +34,11 @@ use tokio::task::JoinSet;
 use crate::dags::{self, House};
 
 /// Services and what they serve.
-struct Served {
-    house: House,
+pub struct Served {
+    pub house: House,
     folder: TempDir,
-    services: JoinSet<Result<(), ServiceError>>,
-    shutdown: Shutdown,
+    pub services: JoinSet<Result<(), ServiceError>>,
+    pub shutdown: Shutdown,
     retention: Retention,
     /// Where the services tell of their health, in the order of their start.
     addresses: Vec<SocketAddr>,
@@ -45,10 +46,15 @@ struct Served {
 
 impl Served {
     /// A database and an empty folder; no service yet.
-    async fn nothing() -> Self {
+    pub async fn nothing() -> Self {
+        Self::in_house(House::open().await)
+    }
+
+    /// The same on that database.
+    fn in_house(house: House) -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self {
-            house: House::open().await,
+            house,
             folder,
             services: JoinSet::new(),
             shutdown: Shutdown::default(),
@@ -58,7 +64,7 @@ impl Served {
     }
 
     /// The same with one service on these files.
-    async fn by_one(files: &[(&str, &str)]) -> Self {
+    pub async fn by_one(files: &[(&str, &str)]) -> Self {
         let mut served = Self::nothing().await;
         for (name, text) in files {
             served.write(name, text);
@@ -68,7 +74,7 @@ impl Served {
     }
 
     /// Starts one more service; it can be killed by the handle.
-    async fn start(&mut self) -> tokio::task::AbortHandle {
+    pub async fn start(&mut self) -> tokio::task::AbortHandle {
         self.start_with(NamedSettings::default()).await
     }
 
@@ -89,11 +95,11 @@ impl Served {
         self.services.spawn(async move { service.run(&shutdown).await })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub fn write(&self, name: &str, text: &str) {
         // As editors do: whole, beside it, and then in its place.
         let beside = self.path(&format!("{name}.part"));
         std::fs::write(&beside, text).unwrap();
@@ -101,7 +107,7 @@ impl Served {
     }
 
     /// Waits until something is so, and gives what was seen then.
-    async fn until<T>(&self, what: &str, look: impl AsyncFn(&House) -> Option<T>) -> T {
+    pub async fn until<T>(&self, what: &str, look: impl AsyncFn(&House) -> Option<T>) -> T {
         let waiting = async {
             let mut tick = tokio::time::interval(Duration::from_millis(20));
             loop {
@@ -115,7 +121,7 @@ impl Served {
         waited.unwrap_or_else(|_| panic!("waited 60 s for {what}"))
     }
 
-    async fn dag(&self, id: &str, is_so: impl Fn(&DagState) -> bool) -> DagState {
+    pub async fn dag(&self, id: &str, is_so: impl Fn(&DagState) -> bool) -> DagState {
         let dag: DagId = id.parse().unwrap();
         let look = async |house: &House| house.store.dag_state(&dag).await.unwrap().filter(|state| is_so(state));
         self.until(&format!("DAG `{id}`"), look).await
@@ -129,7 +135,7 @@ impl Served {
     }
 
     /// Triggers a run of a registered DAG from its text.
-    async fn trigger(&self, text: &str, name: &str) -> Run {
+    pub async fn trigger(&self, text: &str, name: &str) -> Run {
         let dag = dags::dag(text);
         let run_id = format!("manual__{name}").parse().unwrap();
         let (begin, now) = (Begin::InTurn, clock::now());
@@ -139,7 +145,7 @@ impl Served {
         self.house.store.create_run(&new, now).await.unwrap()
     }
 
-    async fn ended(&self, run: &Run) -> RunState {
+    pub async fn ended(&self, run: &Run) -> RunState {
         let look = async |house: &House| {
             let now = house.store.run(run.key).await.unwrap().expect("it is there");
             now.state.is_final().then_some(now.state)
@@ -148,7 +154,7 @@ impl Served {
     }
 
     /// Stops all services, and fails if one had failed.
-    async fn stop(mut self) {
+    pub async fn stop(mut self) {
         self.shutdown.stop();
         while let Some(ended) = self.services.join_next().await {
             match ended {

@@ -272,3 +272,29 @@ async fn three_workers_on_one_run_take_each_task_once_and_conclude_it_once() {
     assert!(states(&house.store, play.run.key).await.iter().all(|state| *state == TaskState::Success));
     assert_history_is_legal(&house.store, play.run.key).await;
 }
+
+/// A step that takes the last slot has seen that tasks with limits wait: what the next one releases does not pass them.
+#[tokio::test]
+async fn what_a_step_releases_does_not_pass_what_waits_with_limits_of_its_own() {
+    let house = House::open().await;
+    house.store.set_pool("roomy", 9, None).await.unwrap();
+    let play = house
+        .play(
+            "orders:
+  tasks:
+    first: {operator: script, weight_rule: absolute, priority_weight: 9}
+    waiting: {operator: script, weight_rule: absolute, priority_weight: 5, pool: roomy}
+    after: {operator: script, weight_rule: absolute, priority_weight: 1, dependencies: [first]}",
+        )
+        .await;
+    let worker = worker(&house).await;
+    let mut stepper = house.store.stepper();
+    let mut order = Vec::new();
+    let mut done = Vec::new();
+    for _ in 0..3 {
+        let claimed = go_on(&mut stepper, &play, done, &worker, 1).await.claimed;
+        order.push(play.dag.task(claimed[0].task_run.task).unwrap().id.to_string());
+        done = vec![succeeded(&claimed[0])];
+    }
+    assert_eq!(order, ["first", "waiting", "after"]);
+}

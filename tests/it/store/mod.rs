@@ -1,6 +1,7 @@
 //! The store on a real Postgres: what is written whole, what is guarded, and what the schema itself refuses.
 
 mod claims;
+mod control;
 mod knowledge;
 mod records;
 mod runs;

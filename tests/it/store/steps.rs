@@ -223,3 +223,21 @@ async fn a_step_about_a_run_that_is_gone_does_nothing() {
         assert_eq!(left.get::<i64, _>(0), 0, "rows of a deleted run are left in {table}");
     }
 }
+
+/// The answer to the step that wrote it may be lost: then it is said again.
+#[tokio::test]
+async fn that_an_attempt_waits_may_be_said_twice() {
+    let house = House::open().await;
+    let play = house.play("orders: {tasks: {waits: {operator: script}, other: {operator: script}}}").await;
+    let worker = worker(&house).await;
+    let claimed = claim(&house.store, &worker, 2).await;
+    for _ in 0..2 {
+        end(&house.store, &play, vec![ended(&claimed[0], Ending::Deferred)]).await;
+        assert_eq!(states(&house.store, play.run.key).await, [TaskState::Deferred, TaskState::Running]);
+    }
+    let both = vec![ended(&claimed[0], Ending::Deferred), succeeded(&claimed[1])];
+    assert_eq!(end(&house.store, &play, both).await.moves.len(), 1);
+    let last = end(&house.store, &play, vec![succeeded(&claimed[0])]).await;
+    assert_eq!(last.concluded, [(play.run.key, RunState::Success)]);
+    assert_history_is_legal(&house.store, play.run.key).await;
+}
