@@ -11,11 +11,12 @@ pub(crate) async fn resume(session: &Session, run: &str) -> anyhow::Result<Exit>
     let run = find_run(&store, run).await?;
     if run.state.is_final() {
         session.printer.error(&format!(
-            "run `{}` of DAG `{}` is finished ({}); `pinsched run FILE --logical-date {} --rerun` runs it again",
-            run.run_id,
+            "run `{id}` of DAG `{}` is finished ({}): `pinsched restart {id}` runs again what did not succeed (--all: all \
+             of it), `pinsched clear {id} TASK` some tasks; `pinsched run FILE --logical-date {} --rerun` makes another run",
             run.dag_id,
             run.state,
-            run.logical_date.to_rfc3339()
+            run.logical_date.to_rfc3339(),
+            id = run.run_id,
         ));
         return Ok(Exit::No);
     }

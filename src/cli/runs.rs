@@ -93,12 +93,13 @@ impl RunsReport {
         let left = self.runs.iter().any(RunLine::is_left);
         let remarks = left || self.runs.iter().any(|run| run.cancel_reason.is_some());
         let remark: &[&str] = if remarks { &[""] } else { &[] };
-        let headings = [&["DAG", "RUN", "STATE", "QUEUED AT", "DURATION"], remark].concat();
+        let headings = [&["DAG", "RUN", "UUID", "STATE", "QUEUED AT", "DURATION"], remark].concat();
         let mut table = printer.table(&headings).named_by(2);
         for run in &self.runs {
             let mut row = vec![
                 Field::text(&run.dag_id),
                 Field::text(&run.run_id),
+                Field::text(words::short_uuid(&run.run_uuid)),
                 Field::coloured(run.state, Colour::of_run(run.state)),
                 Field::text(words::instant(&run.queued_at)),
                 Field::number(run.duration_ms.map(words::milliseconds).unwrap_or_default()),

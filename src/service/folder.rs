@@ -143,11 +143,12 @@ impl Folder {
         let before = self.files.remove(&path);
         let known = if loaded.checked.has_errors() {
             let broken = import_error(&path, &loaded);
-            tracing::error!("{} is broken; its last good version goes on:\n{}", path.display(), broken.message);
             let (good, source) = match before {
                 Some(before) => (before.good, before.source),
                 None => self.last_good(&path).await?,
             };
+            let goes_on = if good.is_empty() { "nothing of it runs" } else { "its last good version goes on" };
+            tracing::error!("{} is broken; {goes_on}:\n{}", path.display(), broken.message);
             Known { stamp, good, source, broken: Some(broken) }
         } else {
             let good = loaded.checked.dags.into_iter().map(Arc::new).collect();

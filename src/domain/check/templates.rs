@@ -137,13 +137,16 @@ impl Checker<'_, '_> {
                     ),
                 )
             }
-            ["outputs", other, ..] => match self.tasks.position(other) {
-                Some(position) => {
-                    self.outputs.push((task, position, span));
-                    None
+            // `outputs.group.task` is a task of that group, where no task has the group's id.
+            ["outputs", names @ ..] if !names.is_empty() => {
+                match (1..=names.len()).find_map(|length| self.tasks.position(&names[..length].join("."))) {
+                    Some(position) => {
+                        self.outputs.push((task, position, span));
+                        None
+                    }
+                    None => Some(self.unknown_output(names[0], span, problems)),
                 }
-                None => Some(self.unknown_output(other, span, problems)),
-            },
+            }
             ["dag_run", "conf", ..] => Some(not_there_yet(&path, reference, span)),
             ["var", "value" | "json", _, ..] | ["conn", _] => None,
             ["var"] | ["var", "value" | "json"] => Some(not_written_out("variable", span)),
@@ -176,6 +179,12 @@ impl Checker<'_, '_> {
     fn unknown_output(&self, other: &str, span: Span, problems: &mut Problems<'_>) -> Diagnostic {
         let message = format!("there is no task `{other}` whose output this could be");
         let compared = problems.comparable(self.tasks.checked.len());
+        let of_group =
+            || self.tasks.checked.iter().filter(|task| task.spec.label == other).map(|task| &task.spec.id.text);
+        if let (Some(id), None) = (of_group().next(), of_group().nth(1)) {
+            let help = format!("a task in a group has the group's name before its own: `outputs.{id}`");
+            return Diagnostic::error(Code::OutputOfUnknownTask, span, message).help(help);
+        }
         Diagnostic::error(Code::OutputOfUnknownTask, span, message).did_you_mean(
             other,
             self.tasks.ids().take(compared),
