@@ -85,7 +85,7 @@ impl Session {
             Some(url) => (None, url.clone()),
             None => {
                 let request = LeaseRequest::new(&self.settings, vec![Component::Postgres]);
-                let lease = embedded::attach(&request, &mut self.starting()).await?;
+                let lease = embedded::attach(&request, &mut self.starting(&[Component::Postgres])).await?;
                 let url = lease.urls().database_url.clone().context("the embedded stack has no database")?;
                 (Some(lease), SecretString::from(url))
             }
@@ -110,7 +110,8 @@ impl Session {
 
     /// Finds or starts everything that is not configured, telling the person who waits, and connects the store.
     pub(crate) async fn connect(&self, connections: u32) -> anyhow::Result<(Resolved, Store)> {
-        let resolved = embedded::resolve(&self.settings, &mut self.starting()).await?;
+        let mut starting = self.starting(&embedded::lacking(&self.settings));
+        let resolved = embedded::resolve(&self.settings, &mut starting).await?;
         let store = Store::connect(&resolved.database_url, connections).await?;
         store.migrate().await?;
         Ok((resolved, store))
@@ -118,11 +119,19 @@ impl Session {
 }
 
 impl Session {
-    /// Tells the person who waits what of the stack is being started.
-    pub(crate) fn starting(&self) -> impl FnMut(Progress) + Send + use<> {
+    /// Tells the person who waits that these parts of the stack are being started, and why where others are configured.
+    pub(crate) fn starting(&self, components: &[Component]) -> impl FnMut(Progress) + Send + use<> {
         let printer = self.printer;
+        let names: Vec<String> = components.iter().map(ToString::to_string).collect();
+        let launching = match embedded::lacking(&self.settings).len() == Component::ALL.len() {
+            true => "starting the embedded stack (for what is not configured)".to_owned(),
+            false => format!(
+                "starting the embedded stack for {}: no setting says where they are (`pinsched config`)",
+                names.join(", ")
+            ),
+        };
         move |progress| match progress {
-            Progress::Launching => printer.say("starting the embedded stack (for what is not configured)"),
+            Progress::Launching => printer.say(&launching),
             Progress::Component(component, Phase::Ready) if printer.talks_to_terminal() => {
                 printer.say(&format!("  {component} is ready"));
             }
