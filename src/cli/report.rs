@@ -230,13 +230,13 @@ impl RunReport {
         }
         text.push('\n');
         if detail == Detail::Full {
-            self.write_facts(text);
+            self.write_facts(printer, text);
             text.push('\n');
         }
     }
 
     /// Where the run comes from and when what happened, in UTC.
-    fn write_facts(&self, text: &mut String) {
+    fn write_facts(&self, printer: Printer, text: &mut String) {
         let instant = |at: &Option<String>| at.as_deref().map_or_else(|| "-".to_owned(), words::instant);
         let interval = match self.data_interval_start == self.data_interval_end {
             true => words::instant(&self.data_interval_start),
@@ -257,8 +257,10 @@ impl RunReport {
         let said =
             |given: &Map<String, Value>| words::excerpt(&Value::Object(given.clone()).to_string(), GIVEN_EXCERPT);
         facts.extend(given.iter().filter(|(_, given)| !given.is_empty()).map(|(name, given)| (*name, said(given))));
+        let fits = |line: &String| printer.answer_width().is_none_or(|width| words::columns(line) <= width);
         for (name, fact) in facts {
-            let _ = writeln!(text, "{name:<15}{fact}");
+            let line = Some(format!("{name:<15}{fact}")).filter(fits);
+            let _ = writeln!(text, "{}", line.unwrap_or_else(|| format!("{name}\n  {fact}")));
         }
     }
 

@@ -20,8 +20,7 @@ use crate::store::{DagState, Run, SecretKeys, Store};
 
 /// What a process that stays logs by default. The housekeeping's clockwork tells of itself, and Postgres of every
 /// `IF NOT EXISTS`: nobody acts on either.
-const QUIETED_SERVICE: &str =
-    "info,sqlx_core=error,sqlx::postgres::notice=warn,tokio_cron_scheduler=warn,aws_config=warn";
+const QUIETED_SERVICE: &str = "info,sqlx_core=error,sqlx=warn,tokio_cron_scheduler=warn,aws_config=warn";
 
 /// A command's settings and its printer.
 pub(crate) struct Session {
