@@ -169,7 +169,7 @@ pub(crate) struct TriggerArguments {
     /// Set a param; may be repeated
     #[arg(long = "param", short, value_name = "KEY=VALUE", allow_hyphen_values = true)]
     pub(crate) params: Vec<String>,
-    /// Params as one JSON object
+    /// What the run is given, as one JSON object: params by their names, and what templates read as `dag_run.conf`
     #[arg(long, value_name = "JSON")]
     pub(crate) conf: Option<String>,
     /// The run's logical date [default: now]

@@ -327,3 +327,23 @@ async fn a_log_that_has_fewer_attempts_says_so_in_good_english() {
     assert!(stderr.contains("task `one` has 1 attempt; there is no attempt 3"), "{stderr}");
     desk.stop().await;
 }
+
+/// As in Airflow: params by their names, and whatever else.
+#[tokio::test]
+async fn templates_read_the_conf_that_a_trigger_gave() {
+    let text = "orders:
+  schedule: none
+  params: {rows: 5}
+  tasks:
+    say: {operator: bash, bash_command: 'echo {{ params.rows }} {{ dag_run.conf.day }} {{ dag_run.conf.get(\"to\", \"me\") }}'}
+";
+    let desk = Desk::with(text).await;
+    desk.knows("orders").await;
+    let report = desk.json(&["trigger", "orders", "--conf", r#"{"rows": 7, "day": "monday"}"#, "--wait"]).await;
+    assert_eq!(report["tasks"][0]["output"]["return_value"], "7 monday me", "{report}");
+    assert_eq!(report["conf"], serde_json::json!({"rows": 7, "day": "monday"}));
+    let (code, _, stderr) = desk.ask(&["trigger", "orders", "--param", "day=monday"]).await;
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("has no param `day`"), "{stderr}");
+    desk.stop().await;
+}
