@@ -34,6 +34,9 @@ pub(crate) async fn clean(session: &Session, arguments: &CleanArguments) -> anyh
         bucket: left.bucket,
     };
     session.printer.answer(&report, || {
+        if report.objects == 0 {
+            return format!("bucket {} holds nothing of runs that are gone\n", report.bucket);
+        }
         format!(
             "{}{} of {} gone ({} bytes) in bucket {}\n",
             if deleted { "deleted " } else { "left: " },
