@@ -150,7 +150,7 @@ pub(crate) enum Command {
     Mark(MarkArguments),
     /// Let a run go on from any state: what did not succeed runs again
     Restart {
-        /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+        /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
         run: String,
         /// What succeeded, too
         #[arg(long)]
@@ -173,14 +173,14 @@ pub(crate) enum Command {
     },
     /// Say in words why a task does not run
     Why {
-        /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+        /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
         run: String,
         /// The task
         task: TaskId,
     },
     /// Set the priority of a task of a run that has not begun
     Priority {
-        /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+        /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
         run: String,
         /// The task
         task: TaskId,
@@ -190,9 +190,10 @@ pub(crate) enum Command {
     },
     /// Write down what is to be known about a run; an empty text removes it
     Note {
-        /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+        /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
         run: String,
         /// The text
+        #[arg(allow_hyphen_values = true)]
         text: String,
     },
     /// Check DAG files: every mistake at once, with its place
@@ -240,7 +241,7 @@ and as the first line of a DAG file, for the YAML language server:
     },
     /// Show a run: its tasks, the reconciliation, the results and where the objects are
     Show {
-        /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+        /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
         run: String,
     },
     /// Print a task's log
@@ -254,7 +255,7 @@ and as the first line of a DAG file, for the YAML language server:
     /// What runs is stopped, what waits does not start, and the run ends as failed. Exit code 1 when it was finished
     /// already. With a task that one alone is stopped and fails, and the run goes on.
     Cancel {
-        /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+        /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
         run: String,
         /// Only this task of it
         task: Option<TaskId>,
@@ -263,7 +264,7 @@ and as the first line of a DAG file, for the YAML language server:
     ///
     /// With the DAG file as it was when the run began. Exit code 1 when the run failed, or was finished already.
     Resume {
-        /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+        /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
         run: String,
     },
     /// Start the embedded stack, print its URLs, and keep it until Ctrl-C
@@ -331,7 +332,7 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "ID")]
     pub(crate) dag: Option<DagId>,
     /// Set a param; may be repeated
-    #[arg(long = "param", short, value_name = "KEY=VALUE")]
+    #[arg(long = "param", short, value_name = "KEY=VALUE", allow_hyphen_values = true)]
     pub(crate) params: Vec<String>,
     /// The run's logical date, as 2026-03-01 or 2026-03-01T02:00:00+01:00; in the DAG's zone when it names none
     /// [default: now]
@@ -397,7 +398,7 @@ pub(crate) enum GraphFormat {
 
 #[derive(Debug, Args)]
 pub(crate) struct LogsArguments {
-    /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+    /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
     pub(crate) run: String,
     /// The task
     pub(crate) task: TaskId,

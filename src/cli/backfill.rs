@@ -18,7 +18,7 @@ use crate::domain::dag::Dag;
 use crate::domain::run_state::RunState;
 use crate::domain::run_type::RunType;
 use crate::domain::schedule::DataInterval;
-use crate::store::{Backfill, BackfillId, Begin, NewBackfill, NewRun, Store, Word};
+use crate::store::{Backfill, BackfillChange, BackfillId, Begin, NewBackfill, NewRun, Store, Word};
 
 /// More runs than this in one backfill are more likely a slip than a wish.
 const LARGEST: usize = 10_000;
@@ -162,19 +162,18 @@ impl Made {
         }
         let mut text = if self.runs.is_empty() { String::new() } else { format!("{}\n", table.render()) };
         let (count, at_once) = (self.runs.len(), self.max_active_runs);
+        let runs = words::counted(count as u64, "run", "runs");
         match (self.backfill_id, count) {
             (_, 0) => text.push_str("nothing to fill in\n"),
             (Some(id), _) => text.push_str(&format!(
-                "backfill {}: {count} runs, {at_once} at once; `pinsched backfills` shows how it goes\n",
+                "backfill {}: {runs}, {at_once} at once; `pinsched backfills` shows how it goes\n",
                 id.0
             )),
-            (None, _) => text.push_str(&format!("{count} runs would be made, {at_once} at once\n")),
+            (None, _) => text.push_str(&format!("{runs} would be made, {at_once} at once\n")),
         }
         if self.left_out > 0 {
-            text.push_str(&format!(
-                "{} ticks are left out (--only missing, failed or all says which)\n",
-                self.left_out
-            ));
+            let left = words::counted(self.left_out as u64, "tick is", "ticks are");
+            text.push_str(&format!("{left} left out (--only missing, failed or all says which)\n"));
         }
         text
     }
@@ -215,14 +214,22 @@ impl BackfillLine {
 
 pub(crate) async fn backfills(session: &Session, command: Option<&BackfillsCommand>) -> anyhow::Result<Exit> {
     let (_held, store) = session.connect_store().await?;
-    let is_there = match command {
-        None => true,
-        Some(BackfillsCommand::Pause { id }) => store.pause_backfill(BackfillId(*id), true).await?,
-        Some(BackfillsCommand::Resume { id }) => store.pause_backfill(BackfillId(*id), false).await?,
-        Some(BackfillsCommand::Cancel { id }) => store.cancel_backfill(BackfillId(*id), clock::now()).await?.is_some(),
-    };
-    anyhow::ensure!(is_there, "there is no such backfill; `pinsched backfills` lists them");
-    if command.is_some() {
+    if let Some(command) = command {
+        let (id, changed) = match *command {
+            BackfillsCommand::Pause { id } => (id, store.pause_backfill(BackfillId(id), true).await?),
+            BackfillsCommand::Resume { id } => (id, store.pause_backfill(BackfillId(id), false).await?),
+            BackfillsCommand::Cancel { id } => (id, store.cancel_backfill(BackfillId(id), clock::now()).await?),
+        };
+        match changed {
+            BackfillChange::Done => {}
+            BackfillChange::Over(how) => {
+                session.printer.error(&format!(
+                    "backfill {id} is over ({how}): nothing changes; `pinsched clear` and `pinsched restart` run runs of it again"
+                ));
+                return Ok(Exit::No);
+            }
+            BackfillChange::Unknown => anyhow::bail!("there is no backfill {id}; `pinsched backfills` lists them"),
+        }
         store.tell(Word::Look).await?;
         store.tell(Word::Schedule).await?;
     }

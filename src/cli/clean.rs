@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::cli::exit::Exit;
 use crate::cli::session::Session;
 use crate::cli::upkeep_arguments::CleanArguments;
-use crate::cli::words::count;
+use crate::cli::words::{count, counted};
 use crate::operators::{delete_leftovers, find_leftovers};
 
 #[derive(Debug, Serialize)]
@@ -34,11 +34,14 @@ pub(crate) async fn clean(session: &Session, arguments: &CleanArguments) -> anyh
         bucket: left.bucket,
     };
     session.printer.answer(&report, || {
+        if report.objects == 0 {
+            return format!("bucket {} holds nothing of runs that are gone\n", report.bucket);
+        }
         format!(
-            "{} {} objects of {} runs that are gone ({} bytes) in bucket {}\n",
-            if deleted { "deleted" } else { "there are" },
-            count(report.objects as u64),
-            count(report.runs as u64),
+            "{}{} of {} gone ({} bytes) in bucket {}\n",
+            if deleted { "deleted " } else { "left: " },
+            counted(report.objects as u64, "object", "objects"),
+            counted(report.runs as u64, "run that is", "runs that are"),
             count(report.bytes),
             report.bucket
         )

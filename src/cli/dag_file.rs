@@ -25,6 +25,7 @@ pub(crate) struct DagFile {
 
 /// Reads `path`. Its warnings and errors are said on stderr; `None` when there are errors.
 pub(crate) fn read(path: &Path, printer: Printer) -> anyhow::Result<Option<DagFile>> {
+    anyhow::ensure!(!path.is_dir(), "`{}` is a folder: name one DAG file of it", path.display());
     let loaded = load(path, &operators::catalog());
     if let Some(unreadable) = loaded.unreadable() {
         anyhow::bail!("{}", unreadable.message);

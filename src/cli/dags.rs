@@ -11,6 +11,8 @@ use crate::store::{DagState, ImportError};
 
 #[derive(Debug, Serialize)]
 struct DagsReport {
+    /// Whether a live service runs tasks.
+    is_served: bool,
     dags: Vec<DagLine>,
     import_errors: Vec<BrokenFile>,
 }
@@ -35,7 +37,8 @@ pub(crate) async fn dags(session: &Session) -> anyhow::Result<Exit> {
     let (_held, store) = session.connect_store().await?;
     let dags: Vec<DagLine> = store.dag_states().await?.iter().map(DagLine::new).collect();
     let import_errors = store.import_errors().await?.into_iter().map(BrokenFile::new).collect();
-    let report = DagsReport { dags, import_errors };
+    let is_served = store.live_service().await?.is_some();
+    let report = DagsReport { is_served, dags, import_errors };
     session.printer.answer(&report, || report.render(session.printer))?;
     Ok(if report.import_errors.is_empty() { Exit::Done } else { Exit::No })
 }
@@ -83,8 +86,15 @@ impl DagsReport {
             ]);
         }
         let mut text = table.render();
+        if !self.is_served && self.dags.iter().any(|dag| dag.file.is_some() && !dag.is_retired) {
+            text.push_str(
+                "\nno service is alive that runs tasks: nothing runs on schedule before `pinsched serve` does\n",
+            );
+        }
         for broken in &self.import_errors {
-            text.push_str(&format!("\n{} is broken; the last good version of its DAGs goes on:\n", broken.file));
+            let good = self.dags.iter().any(|dag| dag.file.as_ref() == Some(&broken.file) && !dag.is_retired);
+            let goes_on = if good { "the last good version of its DAGs goes on" } else { "nothing of it runs" };
+            text.push_str(&format!("\n{} is broken; {goes_on}:\n", broken.file));
             text.push_str(&format!("{}\n", broken.message));
         }
         text

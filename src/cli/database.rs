@@ -11,12 +11,14 @@ use tokio::process::Command;
 use url::Url;
 
 use crate::cli::exit::Exit;
+use crate::cli::prompt;
 use crate::cli::session::{Session, find_dag};
 use crate::cli::table::Field;
 use crate::cli::upkeep_arguments::{DbCleanArguments, DbCommand};
-use crate::cli::words::count;
+use crate::cli::words::{count, counted};
 use crate::clock;
 use crate::config::RetentionSettings;
+use crate::domain::ids::DagId;
 use crate::embedded::postgres_client;
 use crate::service::{Retention, past_keeping, sweep};
 use crate::store::retention::Beyond;
@@ -92,13 +94,13 @@ async fn check(session: &Session) -> anyhow::Result<Exit> {
         let mut text = format!("schema {}", version(report.schema));
         if let Some(facts) = &facts {
             text = format!(
-                "PostgreSQL {}, {} bytes, {text}\n{} DAGs, {} runs, {} of them unfinished; {} processes at work",
+                "PostgreSQL {}, {} bytes, {text}\n{}, {}, {} of them unfinished; {} at work",
                 facts.server,
                 number(facts.bytes),
-                number(facts.dags),
-                number(facts.runs),
+                counted(facts.dags.unsigned_abs(), "DAG", "DAGs"),
+                counted(facts.runs.unsigned_abs(), "run", "runs"),
                 number(facts.unfinished),
-                number(facts.alive)
+                counted(facts.alive.unsigned_abs(), "process", "processes")
             );
         }
         text.push('\n');
@@ -141,6 +143,28 @@ struct Cleaned {
     workers_deleted: u64,
 }
 
+/// Whether runs are deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Allowed {
+    Yes,
+    No,
+    /// No, since there is no terminal at which somebody could say so.
+    NobodyToAsk,
+}
+
+/// Asks the person at the terminal, after showing what goes.
+fn ask(session: &Session, past: &[(DagId, u64)]) -> anyhow::Result<Allowed> {
+    if !prompt::is_person() {
+        return Ok(Allowed::NobodyToAsk);
+    }
+    for (dag, runs) in past {
+        session.printer.say(&format!("{dag}: {}", counted(*runs, "run", "runs")));
+    }
+    let all = past.iter().map(|(_, runs)| runs).sum();
+    let is_meant = prompt::confirm(session.printer, &format!("delete {} for good?", counted(all, "run", "runs")))?;
+    Ok(if is_meant { Allowed::Yes } else { Allowed::No })
+}
+
 async fn clean(session: &Session, arguments: &DbCleanArguments) -> anyhow::Result<Exit> {
     let (_held, store) = session.connect_store().await?;
     let now = clock::now();
@@ -159,9 +183,16 @@ async fn clean(session: &Session, arguments: &DbCleanArguments) -> anyhow::Resul
         None => store.dag_states().await?,
     };
     let past = past_keeping(&store, &dags, beyond).await?;
-    let swept = match arguments.dry_run {
-        true => None,
-        false => Some(sweep(&store, &dags, beyond, now, None).await?),
+    let allowed = match arguments {
+        DbCleanArguments { dry_run: true, .. } => Allowed::No,
+        DbCleanArguments { yes: true, .. } => Allowed::Yes,
+        // Versions of DAG files that no run has, and processes long gone: nobody misses them.
+        _ if past.is_empty() => Allowed::Yes,
+        _ => ask(session, &past)?,
+    };
+    let swept = match allowed {
+        Allowed::Yes => Some(sweep(&store, &dags, beyond, now, None).await?),
+        Allowed::No | Allowed::NobodyToAsk => None,
     };
     let deleted = swept.unwrap_or_default();
     let report = Cleaned {
@@ -177,12 +208,16 @@ async fn clean(session: &Session, arguments: &DbCleanArguments) -> anyhow::Resul
             table.row(vec![Field::text(&old.dag_id), Field::number(count(old.runs))]);
         }
         let table = if report.past_keeping.is_empty() { String::new() } else { table.render() };
-        match (arguments.dry_run, report.past_keeping.is_empty()) {
-            (true, true) => "no run is past keeping\n".to_owned(),
-            (true, false) => table,
-            (false, _) => format!("{table}deleted {} runs\n", count(report.runs_deleted)),
+        match (&allowed, report.past_keeping.is_empty()) {
+            (Allowed::No | Allowed::NobodyToAsk, false) => table,
+            (_, true) => "no run is past keeping\n".to_owned(),
+            (Allowed::Yes, false) => format!("{table}deleted {}\n", counted(report.runs_deleted, "run", "runs")),
         }
     })?;
+    if allowed == Allowed::NobodyToAsk {
+        session.printer.error("nothing was deleted: --yes deletes these runs where nobody can be asked");
+        return Ok(Exit::No);
+    }
     if deleted.elsewhere {
         session.printer.error("another process deletes what is old at this time: the rest is left to it");
         return Ok(Exit::No);
@@ -234,7 +269,9 @@ async fn restore(session: &Session, file: &Path, force: bool) -> anyhow::Result<
     let alive = store.workers_alive().await?;
     if alive > 0 {
         session.printer.error(&format!(
-            "{alive} processes work on this database (`pinsched serve`, `pinsched run`): stop them before"
+            "{} on this database (`pinsched serve`, `pinsched run`): stop {} before",
+            counted(alive.unsigned_abs(), "process works", "processes work"),
+            if alive == 1 { "it" } else { "them" }
         ));
         return Ok(Exit::No);
     }

@@ -10,6 +10,7 @@ use crate::cli::arguments::LogsArguments;
 use crate::cli::exit::Exit;
 use crate::cli::output::Reader;
 use crate::cli::session::{Session, find_run};
+use crate::cli::words;
 use crate::domain::diagnostic::{closest, listed};
 use crate::domain::task_state::AttemptOutcome;
 use crate::store::{AttemptRecord, Run, Store, TaskRun};
@@ -119,7 +120,11 @@ async fn find_attempt(
         match found {
             Some(attempt) => return Ok((task, Some((wanted, attempt)))),
             None if arguments.attempt.is_some() => {
-                anyhow::bail!("task `{}` has {count} attempts; there is no attempt {wanted}", task.task_id)
+                let attempts = match count {
+                    0 => "has no attempt yet".to_owned(),
+                    _ => format!("has {}", words::counted(count as u64, "attempt", "attempts")),
+                };
+                anyhow::bail!("task `{}` {attempts}; there is no attempt {wanted}", task.task_id)
             }
             None if arguments.follow && !task.state.is_final() => {
                 if !waits {

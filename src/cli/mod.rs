@@ -57,7 +57,7 @@ use crate::cli::exit::Exit;
 use crate::cli::output::Printer;
 use crate::cli::session::Session;
 use crate::config::Environment;
-use crate::embedded::StackNews;
+use crate::embedded::{StackNews, lacking};
 use crate::operators;
 
 /// Runs the command that the arguments name (the program's own name first) and says how it ended: 0 done, 1 the answer
@@ -168,7 +168,7 @@ async fn execute(session: &Session, command: &Command) -> anyhow::Result<Exit> {
 
 async fn keep_up(session: &Session) -> anyhow::Result<Exit> {
     let printer = session.printer;
-    let (report, up) = up::up(&session.settings, &mut session.starting()).await?;
+    let (report, up) = up::up(&session.settings, &mut session.starting(&lacking(&session.settings))).await?;
     printer.answer(&report, || report.to_string())?;
     let Some(up) = up else { return Ok(Exit::Done) };
     printer.say("the stack stays up until Ctrl-C");

@@ -97,6 +97,7 @@ pub(crate) enum VariablesCommand {
         /// Its name
         name: String,
         /// Its text; a secret is better given by stdin, for command lines are seen by others
+        #[arg(allow_hyphen_values = true)]
         value: Option<String>,
     },
     /// Remove one from the database. Exit code 1 when it has none of that name

@@ -61,6 +61,11 @@ impl Printer {
         self.talk_width
     }
 
+    /// How many characters fit into a line of the terminal that the answer goes to, where it says so.
+    pub(crate) fn answer_width(self) -> Option<usize> {
+        self.answer_width
+    }
+
     /// Whether the answer may be coloured.
     pub(crate) fn answer_colours(self) -> bool {
         self.answer_colours

@@ -21,6 +21,8 @@ struct Paused {
     changed: bool,
     /// The ticks that become runs at once, oldest first; the first hundred.
     runs_now: Vec<String>,
+    /// Runs that were asked for and wait, which begin now in their turn.
+    runs_waiting: u64,
     next_tick: Option<String>,
 }
 
@@ -29,7 +31,14 @@ pub(crate) async fn pause(session: &Session, dag: &DagId) -> anyhow::Result<Exit
     find_dag(&store, dag).await?;
     let changed = store.pause_dag(dag, Pause::Pause).await?.context("the DAG is gone")?;
     store.tell(Word::Schedule).await?;
-    let report = Paused { dag_id: dag.to_string(), is_paused: true, changed, runs_now: Vec::new(), next_tick: None };
+    let report = Paused {
+        dag_id: dag.to_string(),
+        is_paused: true,
+        changed,
+        runs_now: Vec::new(),
+        runs_waiting: 0,
+        next_tick: None,
+    };
     session.printer.answer(&report, || {
         let already = if changed { "" } else { " already" };
         format!("{dag} is paused{already}: what runs ends, nothing new begins\n")
@@ -41,6 +50,7 @@ pub(crate) async fn unpause(session: &Session, dag: &DagId, dry_run: bool) -> an
     let (_held, store) = session.connect_store().await?;
     let state = find_dag(&store, dag).await?;
     let now = clock::now();
+    let waiting = store.count_waiting_runs(dag).await?;
     let ahead = match registered(&store, &state).await? {
         Some(dag) => Ahead::of(&dag, &state, now, session.settings.misfire_grace),
         None => Ahead::default(),
@@ -58,9 +68,10 @@ pub(crate) async fn unpause(session: &Session, dag: &DagId, dry_run: bool) -> an
         is_paused: dry_run && state.is_paused,
         changed: changed && !dry_run,
         runs_now: ahead.ticks.iter().map(instant).collect(),
+        runs_waiting: waiting,
         next_tick: ahead.next.as_ref().map(instant),
     };
-    session.printer.answer(&report, || ahead.render(dag, changed, dry_run))?;
+    session.printer.answer(&report, || ahead.render(dag, changed, dry_run, waiting))?;
     Ok(Exit::Done)
 }
 
@@ -85,14 +96,14 @@ impl Ahead {
         Self { begins, ticks: due.ticks, more: due.more, next: settings.next_tick(now) }
     }
 
-    fn render(&self, dag: &DagId, changed: bool, dry_run: bool) -> String {
+    fn render(&self, dag: &DagId, changed: bool, dry_run: bool, waiting: u64) -> String {
         let goes_on = match (changed, dry_run) {
             (true, true) => "would go on",
             (true, false) => "goes on",
             (false, _) => "is not paused",
         };
         let now = match (self.ticks.as_slice(), self.more) {
-            ([], _) => "nothing runs at once".to_owned(),
+            ([], _) => "no tick runs at once".to_owned(),
             ([only], false) => format!("one run starts at once, for {}", only.to_rfc3339()),
             ([first, .., last], more) => {
                 let many = if more { "more than " } else { "" };
@@ -105,7 +116,12 @@ impl Ahead {
             Some(next) => format!("the next tick is {}", next.to_rfc3339()),
             None => "its schedule has no further tick".to_owned(),
         };
-        format!("{dag} {goes_on}: {now}; {next}\n")
+        let waiting = match waiting {
+            0 => String::new(),
+            1 => "; one run that waits begins in its turn".to_owned(),
+            many => format!("; {many} runs that wait begin in their turn"),
+        };
+        format!("{dag} {goes_on}: {now}{waiting}; {next}\n")
     }
 }
 

@@ -33,6 +33,14 @@ pub(crate) fn is_person() -> bool {
     io::stdin().is_terminal()
 }
 
+/// Whether the person at the terminal says yes to `question`; everything else is a no.
+pub(crate) fn confirm(printer: Printer, question: &str) -> anyhow::Result<bool> {
+    printer.say(&format!("{question} [y/N]"));
+    let mut text = String::new();
+    io::stdin().lock().read_line(&mut text).context("could not read stdin")?;
+    Ok(matches!(text.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
 /// Holds the terminal's echo off until it is dropped.
 struct Silence(Termios);
 

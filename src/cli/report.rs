@@ -37,6 +37,9 @@ const ERROR_EXCERPT: usize = 160;
 const PARAGRAPH: usize = 1000;
 const PARAGRAPH_LINES: usize = 8;
 
+/// Params, or a conf, of which `--output json` has all.
+const GIVEN_EXCERPT: usize = 400;
+
 /// A value in the table of tasks.
 const VALUE_EXCERPT: usize = 60;
 
@@ -55,7 +58,12 @@ pub(crate) struct RunReport {
     run_id: String,
     dag_id: String,
     run_uuid: String,
+    run_type: &'static str,
+    /// Who asked for it: `schedule`, `run`, `cli`, `backfill`, a user, or a task as `dag.task`.
+    triggered_by: String,
     logical_date: String,
+    data_interval_start: String,
+    data_interval_end: String,
     state: RunState,
     /// Whether a live process drives it.
     driven: bool,
@@ -64,8 +72,13 @@ pub(crate) struct RunReport {
     cancel_reason: Option<String>,
     /// What somebody wrote about it.
     note: Option<String>,
+    queued_at: String,
+    started_at: Option<String>,
+    finished_at: Option<String>,
     duration_ms: Option<i64>,
     params: Map<String, Value>,
+    /// What its trigger gave.
+    conf: Map<String, Value>,
     tasks: Vec<TaskReport>,
     reconciliation: Vec<TopicBalance>,
 }
@@ -79,6 +92,10 @@ struct TaskReport {
     state: TaskState,
     attempts: i64,
     lost: i32,
+    /// When its latest attempt began.
+    started_at: Option<String>,
+    /// When that ended.
+    finished_at: Option<String>,
     duration_ms: Option<i64>,
     error: Option<String>,
     output: Option<Map<String, Value>>,
@@ -103,6 +120,22 @@ pub(crate) async fn answer_stored(session: &Session, store: &Store, run: &Run, d
     session.printer.answer(&report, || report.render(session.printer, detail))
 }
 
+/// Answers with a run that somebody has asked for: a line for people, and all of it for programs.
+pub(crate) async fn answer_asked(session: &Session, store: &Store, run: &Run) -> anyhow::Result<()> {
+    let driver = store.live_driver(run).await?;
+    let report = RunReport::read(store, run, dag_file::of_run(store, run).await.ok().as_ref(), driver).await?;
+    session.printer.answer(&report, || {
+        let state = Field::coloured(report.state, Colour::of_run(report.state));
+        session.printer.line(vec![Field::text(&report.dag_id), Field::text(&report.run_id), state])
+    })
+}
+
+/// Answers with the end of a run that was waited for: what failed for people, and all of it for programs.
+pub(crate) async fn answer_end(session: &Session, store: &Store, run: &Run) -> anyhow::Result<()> {
+    let report = RunReport::read(store, run, dag_file::of_run(store, run).await.ok().as_ref(), None).await?;
+    session.printer.answer(&report, || report.render_end(session.printer))
+}
+
 impl RunReport {
     /// Reads all of it from the store; `driver` is who drives the run now.
     async fn read(store: &Store, run: &Run, dag: Option<&Dag>, driver: Option<WorkerId>) -> Result<Self, StoreError> {
@@ -117,7 +150,12 @@ impl RunReport {
                 state: task.state,
                 attempts: task.fence, // each claim raises it by one, and is an attempt
                 lost: task.lost,
-                duration_ms: duration_ms(task.started_at, task.finished_at.or_else(|| still_running(&task, driver))),
+                started_at: task.started_at.map(|at| at.to_rfc3339()),
+                finished_at: task.attempt_finished_at.map(|at| at.to_rfc3339()),
+                duration_ms: duration_ms(
+                    task.started_at,
+                    task.attempt_finished_at.or_else(|| still_running(&task, driver)),
+                ),
                 error: task.error,
                 output: task.output,
             });
@@ -135,14 +173,22 @@ impl RunReport {
             run_id: run.run_id.to_string(),
             dag_id: run.dag_id.to_string(),
             run_uuid: run.uuid.to_string(),
+            run_type: run.run_type.as_str(),
+            triggered_by: run.triggered_by.clone(),
             logical_date: run.logical_date.to_rfc3339(),
+            data_interval_start: run.data_interval_start.to_rfc3339(),
+            data_interval_end: run.data_interval_end.to_rfc3339(),
             state: run.state,
             driven: driver.is_some(),
             cancel_requested_at: run.cancel_requested_at.map(|at| at.to_rfc3339()),
             cancel_reason: run.cancel_reason.clone(),
             note: run.note.clone(),
+            queued_at: run.queued_at.to_rfc3339(),
+            started_at: run.started_at.map(|at| at.to_rfc3339()),
+            finished_at: run.finished_at.map(|at| at.to_rfc3339()),
             duration_ms: duration_ms(run.started_at, run.finished_at),
             params: run.params.clone(),
+            conf: run.conf.clone(),
             tasks,
             reconciliation,
         })
@@ -152,7 +198,7 @@ impl RunReport {
     fn render(&self, printer: Printer, detail: Detail) -> String {
         let mut text = String::new();
         self.write_heading(printer, detail, &mut text);
-        self.write_tasks(printer, &mut text);
+        self.write_tasks(printer, |_| true, &mut text);
         self.write_errors(detail, &mut text);
         self.write_reconciliation(printer, &mut text);
         for task in &self.tasks {
@@ -183,11 +229,63 @@ impl RunReport {
             let _ = writeln!(text, "nobody drives it; `pinsched resume {}` goes on", self.run_id);
         }
         text.push('\n');
+        if detail == Detail::Full {
+            self.write_facts(printer, text);
+            text.push('\n');
+        }
     }
 
-    fn write_tasks(&self, printer: Printer, text: &mut String) {
+    /// Where the run comes from and when what happened, in UTC.
+    fn write_facts(&self, printer: Printer, text: &mut String) {
+        let instant = |at: &Option<String>| at.as_deref().map_or_else(|| "-".to_owned(), words::instant);
+        let interval = match self.data_interval_start == self.data_interval_end {
+            true => words::instant(&self.data_interval_start),
+            false => {
+                format!("{} to {}", words::instant(&self.data_interval_start), words::instant(&self.data_interval_end))
+            }
+        };
+        let mut facts = vec![
+            ("uuid", self.run_uuid.clone()),
+            ("type", format!("{}, by {}", self.run_type, self.triggered_by)),
+            ("logical date", words::instant(&self.logical_date)),
+            ("data interval", interval),
+            ("queued", words::instant(&self.queued_at)),
+            ("started", instant(&self.started_at)),
+            ("finished", instant(&self.finished_at)),
+        ];
+        let given = [("params", &self.params), ("conf", &self.conf)];
+        let said =
+            |given: &Map<String, Value>| words::excerpt(&Value::Object(given.clone()).to_string(), GIVEN_EXCERPT);
+        facts.extend(given.iter().filter(|(_, given)| !given.is_empty()).map(|(name, given)| (*name, said(given))));
+        let fits = |line: &String| printer.answer_width().is_none_or(|width| words::columns(line) <= width);
+        for (name, fact) in facts {
+            let line = Some(format!("{name:<15}{fact}")).filter(fits);
+            let _ = writeln!(text, "{}", line.unwrap_or_else(|| format!("{name}\n  {fact}")));
+        }
+    }
+
+    /// The end of a run that was waited for: what failed, and where all of it is shown.
+    fn render_end(&self, printer: Printer) -> String {
+        let mut text = String::new();
+        self.write_heading(printer, Detail::Brief, &mut text);
+        let failed = self.tasks.iter().filter(|task| task.state.is_failure()).count();
+        if failed > 0 {
+            self.write_tasks(printer, |task| task.state.is_failure(), &mut text);
+            self.write_errors(Detail::Brief, &mut text);
+            text.push('\n');
+        }
+        let (all, shown) = (self.tasks.len() as u64, words::short_uuid(&self.run_uuid));
+        let tasks = words::counted(all, "task", "tasks");
+        let _ = match failed {
+            0 => writeln!(text, "{tasks}; `pinsched show {shown}` shows all of it"),
+            _ => writeln!(text, "{failed} of {tasks} failed; `pinsched show {shown}` shows all of it"),
+        };
+        text
+    }
+
+    fn write_tasks(&self, printer: Printer, which: impl Fn(&TaskReport) -> bool, text: &mut String) {
         let mut table = printer.table(&["TASK", "OPERATOR", "STATE", "ATTEMPTS", "DURATION", ""]);
-        for task in &self.tasks {
+        for task in self.tasks.iter().filter(|task| which(task)) {
             table.row(vec![
                 Field::text(&task.task_id),
                 Field::text(task.operator.as_deref().unwrap_or("?")),
@@ -291,14 +389,15 @@ impl TaskReport {
             topics.into_iter().flat_map(Map::values).filter_map(|topic| topic.get(key)?.as_u64()).sum()
         };
         match self.operator.as_deref() {
-            Some("emulate") => number("rows").map(|rows| format!("{} rows drawn", words::count(rows))),
-            Some("produce") => Some(format!("{} records", words::count(of_topics("produced")))),
+            Some("emulate") => number("rows").map(|rows| format!("{} drawn", words::counted(rows, "row", "rows"))),
+            Some("produce") => Some(words::counted(of_topics("produced"), "record", "records")),
             Some("sink") => number("objects").map(|objects| {
-                format!("{} records in {} objects", words::count(of_topics("records")), words::count(objects))
+                let records = words::counted(of_topics("records"), "record", "records");
+                format!("{records} in {}", words::counted(objects, "object", "objects"))
             }),
             Some("transform") => {
                 let results = output.get("results").and_then(Value::as_object);
-                results.map(|results| format!("{} results", results.len()))
+                results.map(|results| words::counted(results.len() as u64, "result", "results"))
             }
             _ => output.get("return_value").and_then(Value::as_str).map(|value| words::excerpt(value, VALUE_EXCERPT)),
         }
@@ -310,8 +409,7 @@ fn write_results(printer: Printer, results: &Map<String, Value>, text: &mut Stri
     let by_name: BTreeMap<&String, &Value> = results.iter().collect();
     for (name, result) in by_name {
         let rows = result.get("rows").and_then(Value::as_u64).unwrap_or(0);
-        let noun = if rows == 1 { "row" } else { "rows" };
-        let _ = writeln!(text, "\n{name}  ({} {noun})", words::count(rows));
+        let _ = writeln!(text, "\n{name}  ({})", words::counted(rows, "row", "rows"));
         let empty = Vec::new();
         let columns = result.get("columns").and_then(Value::as_array).unwrap_or(&empty);
         let preview = result.get("preview").and_then(Value::as_array).unwrap_or(&empty);

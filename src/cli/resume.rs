@@ -3,6 +3,7 @@
 use crate::cli::drive;
 use crate::cli::exit::Exit;
 use crate::cli::session::{Session, find_run};
+use crate::cli::words;
 use crate::engine;
 
 pub(crate) async fn resume(session: &Session, run: &str) -> anyhow::Result<Exit> {
@@ -11,11 +12,13 @@ pub(crate) async fn resume(session: &Session, run: &str) -> anyhow::Result<Exit>
     let run = find_run(&store, run).await?;
     if run.state.is_final() {
         session.printer.error(&format!(
-            "run `{}` of DAG `{}` is finished ({}); `pinsched run FILE --logical-date {} --rerun` runs it again",
+            "run `{}` of DAG `{}` is finished ({}): `pinsched restart {uuid}` runs again what did not succeed, `pinsched clear \
+             {uuid} TASK` some of it; `pinsched run FILE --logical-date {} --rerun` makes another run",
             run.run_id,
             run.dag_id,
             run.state,
-            run.logical_date.to_rfc3339()
+            run.logical_date.to_rfc3339(),
+            uuid = words::short_uuid(&run.uuid.to_string()),
         ));
         return Ok(Exit::No);
     }

@@ -13,6 +13,9 @@ use crate::domain::ids::DagId;
 use crate::domain::run_state::RunState;
 use crate::store::{Run, Store};
 
+/// Lines of fewer characters have no room for uuids beside what is looked for first.
+const WIDE: usize = 100;
+
 #[derive(Debug, Serialize)]
 struct RunsReport {
     runs: Vec<RunLine>,
@@ -93,16 +96,18 @@ impl RunsReport {
         let left = self.runs.iter().any(RunLine::is_left);
         let remarks = left || self.runs.iter().any(|run| run.cancel_reason.is_some());
         let remark: &[&str] = if remarks { &[""] } else { &[] };
-        let headings = [&["DAG", "RUN", "STATE", "QUEUED AT", "DURATION"], remark].concat();
+        let with_uuids = printer.answer_width().is_none_or(|width| width >= WIDE);
+        let uuid: &[&str] = if with_uuids { &["UUID"] } else { &[] };
+        let headings = [&["DAG", "RUN"], uuid, &["STATE", "QUEUED AT", "DURATION"], remark].concat();
         let mut table = printer.table(&headings).named_by(2);
         for run in &self.runs {
-            let mut row = vec![
-                Field::text(&run.dag_id),
-                Field::text(&run.run_id),
+            let mut row = vec![Field::text(&run.dag_id), Field::text(&run.run_id)];
+            row.extend(with_uuids.then(|| Field::text(words::short_uuid(&run.run_uuid))));
+            row.extend([
                 Field::coloured(run.state, Colour::of_run(run.state)),
                 Field::text(words::instant(&run.queued_at)),
                 Field::number(run.duration_ms.map(words::milliseconds).unwrap_or_default()),
-            ];
+            ]);
             row.extend(remarks.then(|| Field::text(run.remark())));
             table.row(row);
         }

@@ -33,7 +33,7 @@ pub(crate) struct Span {
 
 #[derive(Debug, Args)]
 pub(crate) struct ClearArguments {
-    /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+    /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
     pub(crate) run: String,
     /// The tasks [default: all]
     pub(crate) tasks: Vec<TaskId>,
@@ -64,7 +64,7 @@ pub(crate) enum MarkAs {
 
 #[derive(Debug, Args)]
 pub(crate) struct MarkArguments {
-    /// A run id, the first 8 or more characters of a run's uuid, or `latest`
+    /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
     pub(crate) run: String,
     /// The tasks
     #[arg(required = true)]
@@ -116,7 +116,7 @@ pub(crate) struct BackfillArguments {
     #[arg(long)]
     pub(crate) reverse: bool,
     /// Set a param; may be repeated
-    #[arg(long = "param", short, value_name = "KEY=VALUE")]
+    #[arg(long = "param", short, value_name = "KEY=VALUE", allow_hyphen_values = true)]
     pub(crate) params: Vec<String>,
     /// Only show the runs that would be made
     #[arg(long)]
@@ -130,6 +130,7 @@ pub(crate) enum PoolsCommand {
         /// Its name
         name: String,
         /// How many slots; 0 closes it
+        #[arg(allow_negative_numbers = true)]
         slots: u32,
         /// What it is for
         #[arg(long, value_name = "TEXT")]
@@ -166,9 +167,9 @@ pub(crate) struct TriggerArguments {
     /// The DAG
     pub(crate) dag: DagId,
     /// Set a param; may be repeated
-    #[arg(long = "param", short, value_name = "KEY=VALUE")]
+    #[arg(long = "param", short, value_name = "KEY=VALUE", allow_hyphen_values = true)]
     pub(crate) params: Vec<String>,
-    /// Params as one JSON object
+    /// What the run is given, as one JSON object: params by their names, and what templates read as `dag_run.conf`
     #[arg(long, value_name = "JSON")]
     pub(crate) conf: Option<String>,
     /// The run's logical date [default: now]
@@ -178,7 +179,7 @@ pub(crate) struct TriggerArguments {
     #[arg(long, value_name = "ID")]
     pub(crate) run_id: Option<RunId>,
     /// What is to be known about it
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) note: Option<String>,
     /// Wait for its end; exit code 1 when it failed
     #[arg(long)]

@@ -18,6 +18,10 @@ use crate::engine::observer::Observer;
 use crate::operators;
 use crate::store::{DagState, Run, SecretKeys, Store};
 
+/// What a process that stays logs by default. The housekeeping's clockwork tells of itself, and Postgres of every
+/// `IF NOT EXISTS`: nobody acts on either.
+const QUIETED_SERVICE: &str = "info,sqlx_core=error,sqlx=warn,tokio_cron_scheduler=warn,aws_config=warn";
+
 /// A command's settings and its printer.
 pub(crate) struct Session {
     pub(crate) settings: Settings,
@@ -33,7 +37,7 @@ impl Session {
     pub(crate) fn open(flags: &Everywhere, stays: bool) -> anyhow::Result<Self> {
         let settings = Settings::load(&to_flags(flags), &Environment::capture(), ".".as_ref())?;
         // A pool that loses its connections says so in many lines; what follows from it the engine tells in one.
-        let default = if stays { "info,sqlx_core=error,aws_config=warn" } else { "warn,sqlx_core=error" };
+        let default = if stays { QUIETED_SERVICE } else { "warn,sqlx_core=error" };
         let masks = Masks::default();
         masks.add(&settings.secrets());
         crate::telemetry::init(&settings.log, default, masks.clone())?;
@@ -80,7 +84,7 @@ impl Session {
             Some(url) => (None, url.clone()),
             None => {
                 let request = LeaseRequest::new(&self.settings, vec![Component::Postgres]);
-                let lease = embedded::attach(&request, &mut self.starting()).await?;
+                let lease = embedded::attach(&request, &mut self.starting(&[Component::Postgres])).await?;
                 let url = lease.urls().database_url.clone().context("the embedded stack has no database")?;
                 (Some(lease), SecretString::from(url))
             }
@@ -105,7 +109,8 @@ impl Session {
 
     /// Finds or starts everything that is not configured, telling the person who waits, and connects the store.
     pub(crate) async fn connect(&self, connections: u32) -> anyhow::Result<(Resolved, Store)> {
-        let resolved = embedded::resolve(&self.settings, &mut self.starting()).await?;
+        let mut starting = self.starting(&embedded::lacking(&self.settings));
+        let resolved = embedded::resolve(&self.settings, &mut starting).await?;
         let store = Store::connect(&resolved.database_url, connections).await?;
         store.migrate().await?;
         Ok((resolved, store))
@@ -113,11 +118,19 @@ impl Session {
 }
 
 impl Session {
-    /// Tells the person who waits what of the stack is being started.
-    pub(crate) fn starting(&self) -> impl FnMut(Progress) + Send + use<> {
+    /// Tells the person who waits that these parts of the stack are being started, and why where others are configured.
+    pub(crate) fn starting(&self, components: &[Component]) -> impl FnMut(Progress) + Send + use<> {
         let printer = self.printer;
+        let names: Vec<String> = components.iter().map(ToString::to_string).collect();
+        let launching = match embedded::lacking(&self.settings).len() == Component::ALL.len() {
+            true => "starting the embedded stack (for what is not configured)".to_owned(),
+            false => format!(
+                "starting the embedded stack for {}: no setting says where they are (`pinsched config`)",
+                names.join(", ")
+            ),
+        };
         move |progress| match progress {
-            Progress::Launching => printer.say("starting the embedded stack (for what is not configured)"),
+            Progress::Launching => printer.say(&launching),
             Progress::Component(component, Phase::Ready) if printer.talks_to_terminal() => {
                 printer.say(&format!("  {component} is ready"));
             }
@@ -157,21 +170,42 @@ pub(crate) async fn keep(stack: Option<&mut StackLease>, say: impl Fn(&str) + Se
     }
 }
 
-/// The run that a person means: an id, the start of a uuid, or `latest`.
+/// The run that a person means: a run id, a uuid or the beginning or end of one, or `latest`; of one DAG's runs after `DAG@`.
 pub(crate) async fn find_run(store: &Store, text: &str) -> anyhow::Result<Run> {
-    if text == "latest" {
-        let latest = store.list_runs(None, 1).await?.into_iter().next();
-        return latest.context("there is no run yet; start one by `pinsched run FILE`");
+    let mut found = runs_meant(store, None, text).await?;
+    // A run id may have an `@` in it: as a whole it goes before.
+    if found.is_empty()
+        && let Some((dag, of_dag)) = text.split_once('@')
+    {
+        let id: DagId = dag.parse().with_context(|| format!("`{text}` names no run: `{dag}` is no DAG id"))?;
+        if store.list_runs(Some(&id), 1).await?.is_empty() {
+            let dags = store.dags_with_runs().await?;
+            let near = closest(dag, dags.iter().map(DagId::as_str));
+            let near = near.map(|near| format!("; did you mean `{near}@{of_dag}`?")).unwrap_or_default();
+            anyhow::bail!("there is no run of DAG `{dag}`{near} (`pinsched runs` lists all)");
+        }
+        found = runs_meant(store, Some(&id), of_dag).await?;
     }
-    let mut found = store.runs_named(text).await?;
     match found.len() {
         1 => Ok(found.remove(0)),
+        0 if text == "latest" => anyhow::bail!("there is no run yet; start one by `pinsched run FILE`"),
         0 => anyhow::bail!("there is no run `{text}`; `pinsched runs` lists them"),
         count => {
-            let uuids: Vec<String> = found.iter().map(|run| format!("{} of {}", run.uuid, run.dag_id)).collect();
-            anyhow::bail!("`{text}` names {count} runs; name one by its uuid: {}", uuids.join(", "))
+            let mut message = format!("`{text}` names {count} runs; name one by its DAG, or by its uuid:");
+            for run in &found {
+                let said = format!("\n  {}@{}  {}  {}", run.dag_id, run.run_id, run.uuid, run.state);
+                message.push_str(&said);
+            }
+            Err(anyhow::anyhow!(message))
         }
     }
+}
+
+async fn runs_meant(store: &Store, dag: Option<&DagId>, text: &str) -> anyhow::Result<Vec<Run>> {
+    Ok(match text {
+        "latest" => store.list_runs(dag, 1).await?,
+        text => store.runs_named(dag.map(DagId::as_str), text).await?,
+    })
 }
 
 fn to_flags(flags: &Everywhere) -> Flags {

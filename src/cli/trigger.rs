@@ -9,9 +9,10 @@ use crate::cli::dag_file;
 use crate::cli::dates::parse_date;
 use crate::cli::exit::Exit;
 use crate::cli::params;
-use crate::cli::report::{self, Detail};
+use crate::cli::report;
 use crate::cli::service_arguments::TriggerArguments;
 use crate::cli::session::{Session, find_dag};
+use crate::cli::words;
 use crate::clock;
 use crate::domain::run_state::RunState;
 use crate::domain::run_type::RunType;
@@ -55,22 +56,27 @@ pub(crate) async fn trigger(session: &Session, arguments: &TriggerArguments) -> 
     };
     let run = store.create_run(&new, now).await?;
     store.tell(Word::Work).await?;
-    session.printer.say(&format!("{}  {}  {}", run.dag_id, run.run_id, waits(&run, state.is_paused)));
+    let is_served = store.live_driver(&run).await?.is_some();
     if !arguments.wait {
-        report::answer_stored(session, &store, &run, Detail::Brief).await?;
+        report::answer_asked(session, &store, &run).await?;
+        session.printer.say(&waits(&run, state.is_paused, is_served));
         return Ok(Exit::Done);
     }
+    session.printer.say(&format!("{}  {}  {}", run.dag_id, run.run_id, waits(&run, state.is_paused, is_served)));
     let ended = end_of(&store, &run).await?;
-    report::answer_stored(session, &store, &ended, Detail::Brief).await?;
+    report::answer_end(session, &store, &ended).await?;
     Ok(if ended.state == RunState::Success { Exit::Done } else { Exit::No })
 }
 
-fn waits(run: &Run, is_paused: bool) -> &'static str {
-    match run.state {
-        RunState::Queued if is_paused => "waits: the DAG is paused (`pinsched unpause` lets it go on)",
-        RunState::Queued => "waits for its turn: as many runs as may (max_active_runs) go on already",
-        RunState::Running | RunState::Success | RunState::Failed => "begun",
-    }
+fn waits(run: &Run, is_paused: bool, is_served: bool) -> String {
+    let stands = match run.state {
+        RunState::Queued if is_paused => "it waits: the DAG is paused (`pinsched unpause` lets it go on)",
+        RunState::Queued => "it waits for its turn: as many runs as may (max_active_runs) go on already",
+        RunState::Running if !is_served => "it has begun, but no service is alive to run it (`pinsched serve`)",
+        RunState::Running | RunState::Success | RunState::Failed => "it has begun",
+    };
+    let uuid = run.uuid.to_string();
+    format!("{stands}; `pinsched show {}` shows how it goes", words::short_uuid(&uuid))
 }
 
 fn conf(arguments: &TriggerArguments) -> anyhow::Result<Map<String, Value>> {

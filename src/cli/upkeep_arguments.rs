@@ -20,10 +20,12 @@ pub(crate) enum DbCommand {
     /// Delete finished runs that are past keeping, now
     ///
     /// By `retention.days` and `retention.runs_per_dag`, as `pinsched serve` does each hour, or by --older-than alone. The
-    /// last run of a DAG stays, and so does what an unfinished run may wait for.
+    /// last run of a DAG stays, and so does what an unfinished run may wait for. It shows what goes and asks first; where
+    /// nobody can be asked it deletes nothing without --yes.
     #[command(after_help = "Examples:
   pinsched db clean --dry-run
-  pinsched db clean --older-than 30d --dag pinterest_daily")]
+  pinsched db clean --older-than 30d --dag pinterest_daily
+  pinsched db clean --yes                                      from cron")]
     Clean(DbCleanArguments),
     /// Write all of the database into a file, by pg_dump
     #[command(after_help = "Example:
@@ -55,6 +57,9 @@ pub(crate) struct DbCleanArguments {
     /// Only tell how many
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Delete without asking
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -77,7 +77,7 @@ async fn list(session: &Session) -> anyhow::Result<Exit> {
         }
         let mut table = session.printer.table(&["NAME", "VALUE", "WHERE", ""]);
         for line in &lines {
-            let value = line.value.as_deref().unwrap_or_default().replace('\n', "⏎");
+            let value = line.value.as_deref().unwrap_or("(sealed)").replace('\n', "⏎");
             let is_long = value.chars().count() > SHOWN;
             let value = value.chars().take(SHOWN).chain(is_long.then_some('…')).collect::<String>();
             let error = Field::text(line.error.as_deref().unwrap_or_default());

@@ -6,13 +6,14 @@ use serde::Serialize;
 use crate::cli::dag_file;
 use crate::cli::exit::Exit;
 use crate::cli::session::{Session, find_run};
+use crate::cli::words;
 use crate::clock;
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
 use crate::domain::ids::{TaskId, TaskIndex, TaskRunKey};
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;
-use crate::store::{Run, Standing, Store, TaskRun};
+use crate::store::{Deferral, Run, Standing, Store, TaskRun};
 
 #[derive(Debug, Serialize)]
 struct WhyReport {
@@ -32,6 +33,9 @@ pub(crate) async fn why(session: &Session, run: &str, task: &TaskId) -> anyhow::
     let standing = store.standing(TaskRunKey { run: run.key, task: index }).await?;
     let (sentence, reasons) = match &standing {
         None => of_waiting_run(&store, &run).await?,
+        Some(standing) if standing.state == TaskState::Deferred => {
+            deferred(&store.deferral(TaskRunKey { run: run.key, task: index }).await?, clock::now())
+        }
         Some(standing) => {
             let tasks = store.task_runs(run.key).await?;
             explain(standing, &dag, index, &tasks, clock::now())
@@ -79,9 +83,7 @@ fn explain(
 ) -> (String, Vec<String>) {
     match standing.state {
         TaskState::Running => (format!("it runs (try {})", standing.try_number), Vec::new()),
-        TaskState::Deferred => {
-            ("it waits for something outside, and takes no slot; its log says for what".to_owned(), Vec::new())
-        }
+        TaskState::Deferred => ("it waits for something outside, and takes no slot".to_owned(), Vec::new()),
         TaskState::Success | TaskState::Failed | TaskState::UpstreamFailed | TaskState::Skipped => {
             let error = standing.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
             (format!("it is over, {}{error}", standing.state), Vec::new())
@@ -96,6 +98,16 @@ fn explain(
         }
         TaskState::Queued | TaskState::UpForRetry => waiting(standing, now),
     }
+}
+
+/// Of a task that waits without a slot: since when, and for what by its own words.
+fn deferred(deferral: &Deferral, now: Timestamp) -> (String, Vec<String>) {
+    let since = deferral.since.map(|since| {
+        let waited = words::duration((now - since).to_std().unwrap_or_default());
+        format!(" since {} ({waited})", words::instant(&since.to_rfc3339()))
+    });
+    let sentence = format!("it waits for something outside{}, and takes no slot", since.unwrap_or_default());
+    (sentence, deferral.said.iter().map(|said| format!("its log says: {said}")).collect())
 }
 
 /// What keeps a task back that the queue holds.
@@ -115,7 +127,10 @@ fn waiting(standing: &Standing, now: Timestamp) -> (String, Vec<String>) {
     for limit in standing.limits.iter().filter(|limit| limit.keeps_back()) {
         let (name, most, free, takes) = (&limit.name, limit.most, limit.free.max(0), limit.takes);
         reasons.push(match takes {
-            _ if takes > most => format!("{name} has {most} slots at all, and it takes {takes}: it can never run"),
+            _ if takes > most => {
+                let slots = words::counted(most.unsigned_abs(), "slot", "slots");
+                format!("{name} has {slots} at all, and it takes {takes}: it can never run")
+            }
             1 => format!("{name} is reached: {most} at once, none free"),
             _ => format!("{name} has {free} of {most} slots free, and it takes {takes}"),
         });
@@ -131,6 +146,7 @@ fn waiting(standing: &Standing, now: Timestamp) -> (String, Vec<String>) {
         let ahead = standing.ahead;
         let sentence = match ahead {
             0 => "it is ready, and the next free slot of a worker is its own".to_owned(),
+            1 => "it is ready; one task of higher priority or greater age goes before it".to_owned(),
             _ => format!("it is ready; {ahead} tasks of higher priority or greater age go before it"),
         };
         return (sentence, reasons);

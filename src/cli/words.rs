@@ -23,6 +23,16 @@ pub(crate) fn instant(instant: &str) -> String {
     instant.get(..19).unwrap_or(instant).replace('T', " ")
 }
 
+/// `1c2d3e4f`: the end of a uuid, which tells runs apart; those of one time begin alike.
+pub(crate) fn short_uuid(uuid: &str) -> &str {
+    uuid.get(uuid.len().saturating_sub(8)..).unwrap_or(uuid)
+}
+
+/// `1 run`, `11,154 runs`.
+pub(crate) fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{} {}", count(number), if number == 1 { one } else { many })
+}
+
 /// `11,154`.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();

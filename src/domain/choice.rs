@@ -1,8 +1,12 @@
-//! What a branch may follow: the tasks right after it, by their ids or by the id of a task group that they belong to.
+//! What a branch may follow: the tasks right after it, by their ids or by the id of a task group that they belong to; and
+//! what one that is over still keeps from running.
+
+use serde_json::{Map, Value};
 
 use crate::domain::dag::Dag;
 use crate::domain::diagnostic::{closest, listed};
 use crate::domain::ids::TaskIndex;
+use crate::domain::plan::{Skips, skipped_by};
 
 /// A choice of something that is not right after the branch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +48,35 @@ pub fn chosen(dag: &Dag, me: TaskIndex, names: &[String]) -> Result<Vec<TaskInde
         chosen.extend(named);
     }
     Ok(chosen)
+}
+
+/// The tasks that decide what runs after them.
+#[must_use]
+pub fn choosers(dag: &Dag) -> Vec<TaskIndex> {
+    let chooses = |operator: &str| matches!(operator, "branch" | "short_circuit");
+    dag.tasks().iter().filter(|task| chooses(task.operator)).map(|task| task.index).collect()
+}
+
+/// The tasks right after one that decided, by its output, that they do not run. As in Airflow those only: what comes later
+/// goes by its trigger rules.
+#[must_use]
+pub fn skipped_after(dag: &Dag, chooser: TaskIndex, output: &Map<String, Value>) -> Vec<TaskIndex> {
+    let decided = output.get("return_value").unwrap_or(&Value::Null);
+    let skips = match dag.task(chooser).map(|task| task.operator) {
+        Some("branch") => {
+            let names: Vec<String> = match decided {
+                Value::Array(names) => names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+                _ => return Vec::new(),
+            };
+            match chosen(dag, chooser, &names) {
+                Ok(chosen) => Skips::AllBut(chosen),
+                Err(_) => return Vec::new(),
+            }
+        }
+        Some("short_circuit") if *decided == Value::Bool(false) => Skips::Next,
+        _ => return Vec::new(),
+    };
+    skipped_by(dag, chooser, &skips)
 }
 
 /// The tasks of the group of that id or name; or the task in a group that is called so there.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::domain::dag::Dag;
+use crate::domain::dag::{Dag, Task};
 use crate::domain::ids::TaskIndex;
 use crate::domain::plan::initial_counts;
 use crate::domain::run_state::RunState;
@@ -80,9 +80,33 @@ pub fn select(dag: &Dag, states: &[TaskState], named: &[TaskIndex], reach: Reach
     selected
 }
 
+/// The same with the setups and teardowns that cleared tasks need, as in Airflow: a setup before a task whose teardown comes
+/// after it (or that has none), with its teardowns; and the teardowns of a setup that is cleared itself.
+#[must_use]
+pub fn with_setups(dag: &Dag, mut selected: BTreeSet<TaskIndex>) -> BTreeSet<TaskIndex> {
+    let is = |index: TaskIndex, role: fn(&Task) -> bool| dag.task(index).is_some_and(role);
+    let works = |index: &TaskIndex| !is(*index, |task| task.is_setup || task.is_teardown);
+    let mut needed = Vec::new();
+    for setup in dag.tasks().iter().filter(|task| task.is_setup).map(|task| task.index) {
+        let teardowns: Vec<TaskIndex> =
+            dag.downstream(setup).into_iter().filter(|next| is(*next, |task| task.is_teardown)).collect();
+        let before: BTreeSet<TaskIndex> = teardowns.iter().flat_map(|&teardown| dag.ancestors(teardown)).collect();
+        let uses = |task: &TaskIndex| {
+            selected.contains(task) && works(task) && (teardowns.is_empty() || before.contains(task))
+        };
+        if selected.contains(&setup) || dag.descendants(&[setup]).iter().any(uses) {
+            needed.push(setup);
+            needed.extend(teardowns);
+        }
+    }
+    selected.extend(needed);
+    selected
+}
+
 /// What follows when `action` is done to these tasks of a run whose tasks stand at `states`, in the DAG's order.
 ///
-/// A marked task's failed and `upstream_failed` downstreams are cleared, as in Airflow: they may run now.
+/// `kept_back` are, by task, those right after it that it decided not to let run: as in Airflow a cleared one of them is
+/// skipped again, unless that task is cleared as well. A marked task's failed and `upstream_failed` downstreams are cleared, as in Airflow: they may run now.
 ///
 /// # Errors
 /// [`IllegalTransition`] when a state contradicts the table of transitions: a mistake of ours.
@@ -91,6 +115,7 @@ pub fn apply(
     states: &[TaskState],
     selected: &BTreeSet<TaskIndex>,
     action: Action,
+    kept_back: &BTreeMap<TaskIndex, Vec<TaskIndex>>,
 ) -> Result<Outcome, IllegalTransition> {
     let mut after: Vec<TaskState> = states.to_vec();
     let mut happened: BTreeMap<TaskIndex, [Option<TaskEvent>; 2]> = BTreeMap::new();
@@ -146,7 +171,12 @@ pub fn apply(
             happen(&mut after, index, TaskEvent::Cleared)?;
         }
         if after[index.as_usize()] == TaskState::None {
+            let is_kept_back = dag.upstream(index).iter().any(|upstream| {
+                after[upstream.as_usize()] == TaskState::Success
+                    && kept_back.get(upstream).is_some_and(|kept| kept.contains(&index))
+            });
             match verdict {
+                _ if is_kept_back => happen(&mut after, index, TaskEvent::Skipped)?,
                 Verdict::Wait => {}
                 Verdict::Run => happen(&mut after, index, TaskEvent::Released)?,
                 Verdict::Skip => happen(&mut after, index, TaskEvent::Skipped)?,

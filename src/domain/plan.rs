@@ -347,7 +347,7 @@ fn tries_of(task: TaskSnapshot) -> i32 {
 }
 
 /// The tasks that `index` keeps from running by `skips`, in index order.
-fn skipped_by(dag: &Dag, index: TaskIndex, skips: &Skips) -> Vec<TaskIndex> {
+pub(in crate::domain) fn skipped_by(dag: &Dag, index: TaskIndex, skips: &Skips) -> Vec<TaskIndex> {
     let is_teardown = |index: &TaskIndex| dag.task(*index).is_some_and(|task| task.is_teardown);
     match skips {
         Skips::AllBut(chosen) => {

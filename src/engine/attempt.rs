@@ -171,7 +171,7 @@ impl Attempt {
         let templates = TemplateScope::for_task(&self.run.facts, task, outputs).with_named(named);
         let config = templates
             .render_config(&task.config, self.registration.kind.late_fields)
-            .map_err(|error| Failure::fatal(&error))?;
+            .map_err(|error| if error.may_pass { Failure::retry(&error) } else { Failure::fatal(&error) })?;
         let operator = (self.registration.build)(config).map_err(|error| Failure::fatal(&error))?;
         let context = TaskContext {
             attempt: self.key,

@@ -61,7 +61,8 @@ impl LookupError {
         match self {
             Self::SecretsManager(error) => error.is_transient(),
             Self::Store(error) => error.is_transient(),
-            Self::Absent(_) | Self::Unreadable { .. } | Self::Sealed(_) => false,
+            Self::Absent(_) => true, // as in Airflow: somebody may make it meanwhile
+            Self::Unreadable { .. } | Self::Sealed(_) => false,
         }
     }
 }

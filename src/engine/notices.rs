@@ -49,9 +49,7 @@ pub struct Notifier {
 
 impl From<LookupError> for NotifyError {
     fn from(error: LookupError) -> Self {
-        // A connection that is not there yet may be made while this waits.
         match &error {
-            LookupError::Absent(_) => Self::Again(chain(&error)),
             _ if error.is_transient() => Self::Again(chain(&error)),
             _ => Self::Never(chain(&error)),
         }

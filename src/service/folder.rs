@@ -143,11 +143,12 @@ impl Folder {
         let before = self.files.remove(&path);
         let known = if loaded.checked.has_errors() {
             let broken = import_error(&path, &loaded);
-            tracing::error!("{} is broken; its last good version goes on:\n{}", path.display(), broken.message);
             let (good, source) = match before {
                 Some(before) => (before.good, before.source),
                 None => self.last_good(&path).await?,
             };
+            let goes_on = if good.is_empty() { "nothing of it runs" } else { "its last good version goes on" };
+            tracing::error!("{} is broken; {goes_on}:\n{}", path.display(), broken.message);
             Known { stamp, good, source, broken: Some(broken) }
         } else {
             let good = loaded.checked.dags.into_iter().map(Arc::new).collect();
@@ -174,17 +175,16 @@ impl Folder {
         let (now, before) = (clock::now(), self.registry.dags());
         let mut dags: BTreeMap<DagId, Registered> = BTreeMap::new();
         let mut fresh: BTreeMap<DagId, Fresh> = BTreeMap::new();
-        let mut taken: BTreeMap<DagId, PathBuf> = BTreeMap::new();
+        let owners = self.owners(&before).await?;
         let mut broken: Vec<ImportError> = Vec::new();
         for (path, known) in &self.files {
             broken.extend(known.broken.clone());
             let file: Arc<str> = path.to_string_lossy().into();
             for dag in &known.good {
-                if let Some(other) = taken.get(dag.id()) {
+                if let Some(other) = owners.get(dag.id()).filter(|owner| *owner != path) {
                     broken.push(twice(path, dag.id(), other));
                     continue;
                 }
-                taken.insert(dag.id().clone(), path.clone());
                 match before.get(dag.id()) {
                     Some(same) if same.source == known.source && same.file == file => {
                         dags.insert(dag.id().clone(), same.clone());
@@ -223,6 +223,25 @@ impl Folder {
         self.store.note_import_errors(&one_each(broken), &fixed, now).await?;
         self.registry.publish(dags);
         Ok(())
+    }
+
+    /// Which file each DAG is taken from, where several have it: the one that it was taken from until now, else the first.
+    async fn owners(&self, before: &BTreeMap<DagId, Registered>) -> Result<BTreeMap<DagId, PathBuf>, StoreError> {
+        let mut held: BTreeMap<DagId, PathBuf> =
+            before.iter().map(|(id, registered)| (id.clone(), PathBuf::from(&*registered.file))).collect();
+        if !self.begun {
+            let states = self.store.dag_states().await?.into_iter().filter(|state| state.retired_at.is_none());
+            held.extend(states.filter_map(|state| Some((state.dag_id, state.file?.into()))));
+        }
+        let mut owners: BTreeMap<DagId, PathBuf> = BTreeMap::new();
+        for (path, known) in &self.files {
+            for dag in &known.good {
+                if held.get(dag.id()) == Some(path) || !owners.contains_key(dag.id()) {
+                    owners.insert(dag.id().clone(), path.clone());
+                }
+            }
+        }
+        Ok(owners)
     }
 
     /// Retires DAGs that are gone: since the last look, or, at the first one, since this folder was last followed.

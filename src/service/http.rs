@@ -1,4 +1,4 @@
-//! What a service tells over HTTP: `/health/live`, that the process is there; `/health/ready`, that it can work; and
+//! What a service tells over HTTP: `/health/live`, that the process is there; `/health/ready` and `/health`, that it can work; and
 //! `/metrics`. It changes nothing and shows no secret, and has no password: it listens on loopback unless told otherwise.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +25,10 @@ use crate::service::Role;
 use crate::service::metrics::Metrics;
 use crate::store::Store;
 
-/// How long the database has for an answer.
+/// How long the database has for an answer about its health: who asks often gives up after a second or two.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The same for the metrics.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// How long a client has for its request's head.
@@ -123,6 +126,7 @@ pub(super) struct Watched {
 
 fn router(watched: Watched) -> Router {
     Router::new()
+        .route("/health", get(ready))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .route("/metrics", get(metrics))
@@ -144,10 +148,10 @@ async fn live() -> Json<Health> {
 
 async fn ready(State(watched): State<Arc<Watched>>) -> Response {
     let mut checks = BTreeMap::new();
-    let schema = match tokio::time::timeout(PATIENCE, watched.store.schema()).await {
+    let schema = match tokio::time::timeout(HEALTH_PATIENCE, watched.store.schema()).await {
         Ok(Ok(schema)) => Ok(schema),
         Ok(Err(error)) => Err(chain(&error)),
-        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+        Err(_) => Err(format!("no answer within {} s", HEALTH_PATIENCE.as_secs())),
     };
     match schema {
         Ok(schema) => {

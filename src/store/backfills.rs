@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use sqlx::PgConnection;
+
 use crate::domain::Timestamp;
-use crate::domain::ids::{DagId, RunKey};
+use crate::domain::ids::DagId;
 use crate::domain::run_state::RunState;
 use crate::store::creation::{insert_run, keep_version};
 use crate::store::runs::cancel_runs;
@@ -49,6 +51,17 @@ pub struct NewBackfill<'a> {
     pub max_active_runs: u32,
     /// Its runs, in the order in which they begin. All are of one version of one DAG.
     pub runs: Vec<NewRun<'a>>,
+}
+
+/// What became of a wish about a backfill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackfillChange {
+    /// It is done.
+    Done,
+    /// The backfill is over, as this says: nothing changed.
+    Over(&'static str),
+    /// There is no such backfill.
+    Unknown,
 }
 
 impl Store {
@@ -156,28 +169,33 @@ impl Store {
             .collect()
     }
 
-    /// Lets no more of a backfill's runs begin, or lets them begin again; says whether there is such a backfill.
-    pub async fn pause_backfill(&self, id: BackfillId, pause: bool) -> Result<bool, StoreError> {
-        let done = sqlx::query!("UPDATE backfill SET is_paused = $2 WHERE id = $1", id.0, pause)
-            .execute(&self.pool)
-            .await
-            .map_err(StoreError::query("pause a backfill"))?;
-        Ok(done.rows_affected() == 1)
-    }
-
-    /// Cancels a backfill: its waiting runs never begin, and those that go on are cancelled. Says which those are, or
-    /// nothing where there is no such backfill.
-    pub async fn cancel_backfill(&self, id: BackfillId, now: Timestamp) -> Result<Option<Vec<RunKey>>, StoreError> {
-        let failed = StoreError::query("cancel a backfill");
+    /// Lets no more of a backfill's runs begin, or lets them begin again. One that is over stays as it is.
+    pub async fn pause_backfill(&self, id: BackfillId, pause: bool) -> Result<BackfillChange, StoreError> {
+        let failed = StoreError::query("pause a backfill");
         let mut transaction = self.pool.begin().await.map_err(&failed)?;
-        let there =
-            sqlx::query!("UPDATE backfill SET cancelled_at = COALESCE(cancelled_at, $2) WHERE id = $1", id.0, now)
+        let standing = lock_backfill(&mut transaction, id).await?;
+        if standing == BackfillChange::Done {
+            sqlx::query!("UPDATE backfill SET is_paused = $2 WHERE id = $1", id.0, pause)
                 .execute(&mut *transaction)
                 .await
                 .map_err(&failed)?;
-        if there.rows_affected() == 0 {
-            return Ok(None);
+            transaction.commit().await.map_err(&failed)?;
         }
+        Ok(standing)
+    }
+
+    /// Cancels a backfill: its waiting runs never begin, and those that go on are cancelled. One that is over stays as it is.
+    pub async fn cancel_backfill(&self, id: BackfillId, now: Timestamp) -> Result<BackfillChange, StoreError> {
+        let failed = StoreError::query("cancel a backfill");
+        let mut transaction = self.pool.begin().await.map_err(&failed)?;
+        let standing = lock_backfill(&mut transaction, id).await?;
+        if standing != BackfillChange::Done {
+            return Ok(standing);
+        }
+        sqlx::query!("UPDATE backfill SET cancelled_at = $2 WHERE id = $1", id.0, now)
+            .execute(&mut *transaction)
+            .await
+            .map_err(&failed)?;
         let runs = sqlx::query_scalar!(
             "SELECT id FROM run WHERE backfill_id = $1 AND state IN ('queued', 'running') ORDER BY id",
             id.0
@@ -185,8 +203,29 @@ impl Store {
         .fetch_all(&mut *transaction)
         .await
         .map_err(&failed)?;
-        let asked = cancel_runs(&mut transaction, &runs, Some("its backfill was cancelled"), now).await?;
+        cancel_runs(&mut transaction, &runs, Some("its backfill was cancelled"), now).await?;
         transaction.commit().await.map_err(&failed)?;
-        Ok(Some(asked.into_iter().map(|(run, _)| run).collect()))
+        Ok(standing)
     }
+}
+
+/// Whether something can be done to a backfill; its row is locked until the transaction's end.
+async fn lock_backfill(connection: &mut PgConnection, id: BackfillId) -> Result<BackfillChange, StoreError> {
+    let row = sqlx::query!(
+        r#"SELECT cancelled_at IS NOT NULL AS "is_cancelled!",
+                  EXISTS (SELECT 1 FROM run AS r WHERE r.backfill_id = b.id AND r.state IN ('queued', 'running')) AS "goes_on!"
+           FROM backfill AS b
+           WHERE id = $1
+           FOR UPDATE"#,
+        id.0
+    )
+    .fetch_optional(connection)
+    .await
+    .map_err(StoreError::query("look at a backfill"))?;
+    Ok(match row {
+        None => BackfillChange::Unknown,
+        Some(row) if row.is_cancelled => BackfillChange::Over("cancelled"),
+        Some(row) if !row.goes_on => BackfillChange::Over("done"),
+        Some(_) => BackfillChange::Done,
+    })
 }

@@ -1,9 +1,12 @@
 //! What people do to runs and tasks: one implementation, for the command line, pages and APIs alike. It is written here;
 //! the engine reads it. What follows from it is decided in `domain::control`.
 
+use std::collections::BTreeMap;
+
 use sqlx::PgConnection;
 
 use crate::domain::Timestamp;
+use crate::domain::choice;
 use crate::domain::control::{self, Action, Outcome, Reach};
 use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskIndex, TaskRunKey};
@@ -73,8 +76,12 @@ impl Store {
         if states.len() != dag.tasks().len() {
             return Err(StoreError::Corrupt { what: "a number of tasks", value: states.len().to_string() });
         }
-        let selected = control::select(dag, &states, request.tasks, request.reach);
-        let outcome = control::apply(dag, &states, &selected, request.action)
+        let mut selected = control::select(dag, &states, request.tasks, request.reach);
+        if request.action == Action::Clear {
+            selected = control::with_setups(dag, selected);
+        }
+        let kept_back = kept_back(&mut transaction, run, dag).await?;
+        let outcome = control::apply(dag, &states, &selected, request.action, &kept_back)
             .map_err(|source| StoreError::Inconsistent { run, source: source.into() })?;
         let changed: Vec<Changed> =
             outcome.steps.iter().map(|step| Changed { task: step.task, from: step.from, to: step.to }).collect();
@@ -120,6 +127,31 @@ async fn lock_states(connection: &mut PgConnection, run: RunKey) -> Result<Vec<T
     .await
     .map_err(StoreError::query("read a run's tasks"))?;
     rows.iter().map(|state| rows::task_state(state)).collect()
+}
+
+/// What tasks that are over decided not to let run, by the outputs that they left.
+async fn kept_back(
+    connection: &mut PgConnection,
+    run: RunKey,
+    dag: &Dag,
+) -> Result<BTreeMap<TaskIndex, Vec<TaskIndex>>, StoreError> {
+    let choosers: Vec<i32> = choice::choosers(dag).iter().map(|task| task.0.cast_signed()).collect();
+    if choosers.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let rows = sqlx::query!(
+        "SELECT task_index, output FROM task_output WHERE run_key = $1 AND task_index = ANY ($2) ORDER BY task_index",
+        run.0,
+        &choosers
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(StoreError::query("read what branches decided"))?;
+    let kept = rows.into_iter().filter_map(|row| {
+        let (task, output) = (TaskIndex(row.task_index.cast_unsigned()), row.output);
+        Some((task, choice::skipped_after(dag, task, output.as_object()?)))
+    });
+    Ok(kept.collect())
 }
 
 /// A change of each task, a column each.
@@ -187,7 +219,8 @@ async fn write(
              leaves_failed       = $4,
              version             = version + 1,
              clears              = clears + $5,
-             finished_at         = CASE WHEN $2 IN ('success', 'failed') THEN $6::timestamptz END,
+             -- What is said of a run that is over makes it no longer.
+             finished_at         = CASE WHEN $2 IN ('success', 'failed') THEN COALESCE(finished_at, $6::timestamptz) END,
              -- One that was over has all of its time once more.
              timeout_at          = CASE WHEN finished_at IS NULL THEN timeout_at ELSE $6 + timeout_limit END,
              -- One that was over goes on in any worker's hands, and its cancellation is over.

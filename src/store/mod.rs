@@ -37,7 +37,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{Connection, PgConnection};
 
-pub use backfills::{Backfill, BackfillId, NewBackfill};
+pub use backfills::{Backfill, BackfillChange, BackfillId, NewBackfill};
 pub use control::{Changed, Mode, Request};
 pub use creation::{Begin, DagVersionId, NewRun};
 pub use dags::{DagKey, DagRegistration, DagState, Fired, ImportError, Pause, Tick};
@@ -54,7 +54,7 @@ pub use sealing::{Kind, SealError, SecretKeys};
 pub use sinking::SinkClaimError;
 pub use steps::{Claim, ClaimOf, Claimed, EndedAttempt, RunBatch, Step, Stepped, Stepper};
 pub use tasks::{AttemptRecord, TaskRun};
-pub use why::{Limit, Standing};
+pub use why::{Deferral, Limit, Standing};
 pub use workers::{LEASE, Orphan, SignOfLife, WorkerId};
 
 /// A handle on the database; clones share one pool.

@@ -192,11 +192,16 @@ impl Store {
         .collect()
     }
 
-    /// The runs that a person may mean by `text`: a run id, a run's uuid or its first 8 or more characters. Newest
-    /// first, at most 10.
-    pub async fn runs_named(&self, text: &str) -> Result<Vec<Run>, StoreError> {
-        select_runs!(
-            "WHERE r.run_id = $1 OR (length($1) >= 8 AND starts_with(r.uuid::text, lower($1))) ORDER BY r.id DESC LIMIT 10",
+    /// The runs that a person may mean by `text`: a run id, a run's uuid, or 6 or more characters of its beginning or end; of
+    /// one DAG where it is given. Those of that id, if there are any; else newest first, at most 10.
+    pub async fn runs_named(&self, dag: Option<&str>, text: &str) -> Result<Vec<Run>, StoreError> {
+        let mut found: Vec<Run> = select_runs!(
+            "WHERE ($1::text IS NULL OR r.dag_id = $1)
+               AND (r.run_id = $2
+                    OR (length($2) >= 6 AND (starts_with(r.uuid::text, lower($2)) OR right(r.uuid::text, length($2)) = lower($2))))
+             ORDER BY r.run_id = $2 DESC, r.id DESC
+             LIMIT 10",
+            dag,
             text
         )
         .fetch_all(&self.pool)
@@ -204,7 +209,11 @@ impl Store {
         .map_err(StoreError::query("look for a run"))?
         .into_iter()
         .map(Run::try_from)
-        .collect()
+        .collect::<Result<_, _>>()?;
+        if found.iter().any(|run| run.run_id.as_str() == text) {
+            found.retain(|run| run.run_id.as_str() == text);
+        }
+        Ok(found)
     }
 
     /// The run of a DAG that has that id.
@@ -256,6 +265,21 @@ impl Store {
         .collect()
     }
 
+    /// How many of a DAG's runs wait for their turn.
+    pub async fn count_waiting_runs(&self, dag: &DagId) -> Result<u64, StoreError> {
+        sqlx::query_scalar!(
+            r#"SELECT count(*) AS "count!"
+               FROM run AS r
+               JOIN dag AS d ON d.id = r.dag_key
+               WHERE d.dag_id = $1 AND r.state = 'queued'"#,
+            dag.as_str()
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map(i64::unsigned_abs)
+        .map_err(StoreError::query("count a DAG's waiting runs"))
+    }
+
     /// The ids of the DAGs that have runs, in order, at most 1,000.
     pub async fn dags_with_runs(&self) -> Result<Vec<DagId>, StoreError> {
         sqlx::query_scalar!("SELECT DISTINCT dag_id FROM run ORDER BY dag_id LIMIT 1000")
@@ -279,7 +303,7 @@ impl Store {
     }
 
     /// A worker that takes the tasks of every run that no process drives, where one lives.
-    async fn live_service(&self) -> Result<Option<WorkerId>, StoreError> {
+    pub async fn live_service(&self) -> Result<Option<WorkerId>, StoreError> {
         sqlx::query_scalar!(
             "SELECT id FROM worker
              WHERE takes_any AND ended_at IS NULL AND seen_at > clock_timestamp() - make_interval(secs => $1)

@@ -30,6 +30,9 @@ pub struct TaskRun {
     pub started_at: Option<Timestamp>,
     /// When it became final.
     pub finished_at: Option<Timestamp>,
+    /// When its latest attempt ended, where one has begun since it was last cleared: what is said of a task later, by a
+    /// mark or a cancellation, makes that attempt no longer.
+    pub attempt_finished_at: Option<Timestamp>,
     /// Why its latest attempt failed.
     pub error: Option<String>,
     /// Who holds it.
@@ -60,9 +63,11 @@ impl Store {
     pub async fn task_runs(&self, run: RunKey) -> Result<Vec<TaskRun>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT t.task_index, t.task_id, t.state, t.try_number, t.fence, t.lost, t.ready_at, t.started_at,
-                      t.finished_at, t.error, t.worker_id, o.output AS "output?"
+                      t.finished_at, t.error, t.worker_id, o.output AS "output?", a.finished_at AS "attempt_finished_at?"
                FROM task_run AS t
                LEFT JOIN task_output AS o ON o.run_key = t.run_key AND o.task_index = t.task_index
+               LEFT JOIN attempt AS a
+                   ON a.run_key = t.run_key AND a.task_index = t.task_index AND a.fence = t.fence AND t.started_at IS NOT NULL
                WHERE t.run_key = $1
                ORDER BY t.task_index"#,
             run.0
@@ -82,6 +87,7 @@ impl Store {
                     ready_at: row.ready_at,
                     started_at: row.started_at,
                     finished_at: row.finished_at,
+                    attempt_finished_at: row.attempt_finished_at,
                     error: row.error,
                     worker: row.worker_id.map(WorkerId),
                     output: row.output.map(object).transpose()?,

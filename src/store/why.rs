@@ -62,7 +62,39 @@ pub struct Standing {
     pub live_workers: i64,
 }
 
+/// What a task waits for outside, without a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deferral {
+    /// Since when.
+    pub since: Option<Timestamp>,
+    /// The last line of its attempt's log, which says for what.
+    pub said: Option<String>,
+}
+
 impl Store {
+    /// Since when a deferred task waits, and what it said of it last.
+    pub async fn deferral(&self, task: TaskRunKey) -> Result<Deferral, StoreError> {
+        let row = sqlx::query!(
+            r#"SELECT (SELECT max(h.at) FROM transition AS h
+                       WHERE h.run_key = t.run_key AND h.task_index = t.task_index AND h.fence = t.fence
+                         AND h.event = 'deferred') AS since,
+                      (SELECT l.body FROM attempt_log AS l
+                       WHERE l.run_key = t.run_key AND l.task_index = t.task_index AND l.fence = t.fence
+                       ORDER BY l.seq DESC
+                       LIMIT 1) AS said
+               FROM task_run AS t
+               WHERE t.run_key = $1 AND t.task_index = $2"#,
+            task.run.0,
+            task.task.0.cast_signed()
+        )
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(StoreError::query("look what a task waits for"))?;
+        let (since, said) = row.map(|row| (row.since, row.said)).unwrap_or_default();
+        let last = said.and_then(|said| said.lines().last().map(str::to_owned));
+        Ok(Deferral { since, said: last })
+    }
+
     /// How a task stands before the claim; nothing where there is no such task.
     pub async fn standing(&self, task: TaskRunKey) -> Result<Option<Standing>, StoreError> {
         let row = sqlx::query!(

@@ -13,7 +13,7 @@ use crate::domain::check::settings::{not_zero, value};
 use crate::domain::check::teardowns;
 use crate::domain::check::weights::Weighed;
 use crate::domain::dag::Task;
-use crate::domain::diagnostic::{Code, Diagnostic, listed};
+use crate::domain::diagnostic::{Code, Diagnostic, closest, listed};
 use crate::domain::ids::{TaskId, TaskIndex};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::source::Span;
@@ -355,11 +355,18 @@ fn configuration(
                 problems.add(Diagnostic::error(Code::UnknownTaskKey, entry.key.span, message).did_you_mean(
                     name,
                     names(),
-                    || Some(own_keys(operator)),
+                    || Some(longer_key(name).unwrap_or_else(|| own_keys(operator))),
                 ));
             }
-            // Whether an unknown operator has it, nobody knows.
-            None => entries.push(entry.clone()),
+            // Whether an unknown operator has it, nobody knows, unless it is nearly a key that every task has.
+            None => {
+                if let Some(near) = closest(name, TaskKeys::KEYS.iter().copied()) {
+                    let message = format!("tasks have no key `{name}`");
+                    let problem = Diagnostic::error(Code::UnknownTaskKey, entry.key.span, message);
+                    problems.add(problem.help(format!("did you mean `{near}`?")));
+                }
+                entries.push(entry.clone());
+            }
         }
     }
     if let Some(operator) = operator {
@@ -371,6 +378,12 @@ fn configuration(
         }
     }
     Node { span: spec.id.span, kind: NodeKind::Mapping(entries) }
+}
+
+/// A key that every task has, of which `name` is the beginning.
+fn longer_key(name: &str) -> Option<String> {
+    let longer = TaskKeys::KEYS.iter().find(|key| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('_')))?;
+    Some(format!("did you mean `{longer}`?"))
 }
 
 fn own_keys(operator: &Described) -> String {

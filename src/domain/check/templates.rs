@@ -95,6 +95,7 @@ impl Checker<'_, '_> {
         for reference in &references {
             let root = reference.path[0].as_str();
             at_run_time |= KNOWN_AT_RUN_TIME.contains(&root);
+            at_run_time |= root == "dag_run" && reference.path.get(1).is_none_or(|name| name == "conf");
             // A param without a default gets its value when somebody triggers the run.
             at_run_time |= root == "params"
                 && if reference.is_called {
@@ -137,14 +138,17 @@ impl Checker<'_, '_> {
                     ),
                 )
             }
-            ["outputs", other, ..] => match self.tasks.position(other) {
-                Some(position) => {
-                    self.outputs.push((task, position, span));
-                    None
+            // `outputs.group.task` is a task of that group, where no task has the group's id.
+            ["outputs", names @ ..] if !names.is_empty() => {
+                match (1..=names.len()).find_map(|length| self.tasks.position(&names[..length].join("."))) {
+                    Some(position) => {
+                        self.outputs.push((task, position, span));
+                        None
+                    }
+                    None => Some(self.unknown_output(names[0], span, problems)),
                 }
-                None => Some(self.unknown_output(other, span, problems)),
-            },
-            ["dag_run", "conf", ..] => Some(not_there_yet(&path, reference, span)),
+            }
+            ["dag_run", "conf", ..] => None, // what a trigger gives, nobody knows before
             ["var", "value" | "json", _, ..] | ["conn", _] => None,
             ["var"] | ["var", "value" | "json"] => Some(not_written_out("variable", span)),
             ["conn"] => Some(not_written_out("connection", span)),
@@ -176,6 +180,12 @@ impl Checker<'_, '_> {
     fn unknown_output(&self, other: &str, span: Span, problems: &mut Problems<'_>) -> Diagnostic {
         let message = format!("there is no task `{other}` whose output this could be");
         let compared = problems.comparable(self.tasks.checked.len());
+        let of_group =
+            || self.tasks.checked.iter().filter(|task| task.spec.label == other).map(|task| &task.spec.id.text);
+        if let (Some(id), None) = (of_group().next(), of_group().nth(1)) {
+            let help = format!("a task in a group has the group's name before its own: `outputs.{id}`");
+            return Diagnostic::error(Code::OutputOfUnknownTask, span, message).help(help);
+        }
         Diagnostic::error(Code::OutputOfUnknownTask, span, message).did_you_mean(
             other,
             self.tasks.ids().take(compared),
@@ -234,19 +244,6 @@ pub(super) fn not_written_out(what: &str, span: Span) -> Diagnostic {
         _ => "as `{{ conn.lake.host }}` or `{{ conn.get('lake') }}`",
     };
     Diagnostic::error(Code::UnknownTemplateName, span, message).help(help)
-}
-
-/// A name of Airflow that has no values here yet: what needs one fails whenever it is rendered, what provides for its
-/// absence always takes that way.
-fn not_there_yet(path: &[&str], reference: &Reference, span: Span) -> Diagnostic {
-    let instead = "declare the value under the DAG's `params`; `--param` sets it";
-    // Whether the template comes to it, rendering it with the DAG's defaults tells.
-    let fails = matches!(path, [_, _, _, ..]) && !reference.is_conditional && !reference.is_guarded;
-    if fails {
-        return Diagnostic::error(Code::NotYet, span, "templates cannot read a run's `conf` yet").help(instead);
-    }
-    let message = "templates cannot read a run's `conf` yet: none is ever there";
-    Diagnostic::warning(Code::NotYet, span, message).help(instead)
 }
 
 pub(super) fn unknown_name(name: &str, span: Span, late: &[&str]) -> Diagnostic {

@@ -80,6 +80,7 @@ pub(in crate::domain) fn airflow_task_key(key: &str) -> Option<Standing> {
         "max_active_tis_per_dagrun" => {
             Unsupported("the setting `engine.parallelism` limits how many tasks of a run go on at once")
         }
+        "task_concurrency" => Unsupported("Airflow calls it `max_active_tis_per_dag` by now, and so does this"),
         "start_date" | "end_date" => Unsupported("set it on the DAG: tasks have none of their own"),
         "upstream" | "upstream_tasks" | "depends_on" | "needs" | "upstream_task_ids" => {
             Unsupported("the tasks that a task waits for are its `dependencies`")

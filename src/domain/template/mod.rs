@@ -41,6 +41,9 @@ pub struct TemplateError {
     pub path: Vec<String>,
     /// What is wrong, with the name or line.
     pub message: String,
+    /// Whether it may be rendered at another time: it names what other tasks leave, variables or connections, which may
+    /// be there by then.
+    pub may_pass: bool,
 }
 
 fn where_in_config(path: &[String]) -> String {
@@ -97,11 +100,14 @@ impl TemplateScope {
             .template_from_str(template)
             .and_then(|template| template.render_captured_to(&context, &mut text).map(drop));
         let text = text.into_inner();
-        let failed = |message| TemplateError { path: Vec::new(), message };
+        let failed = |message, may_pass| TemplateError { path: Vec::new(), message, may_pass };
         match rendered {
-            Ok(()) => String::from_utf8(text.into_inner()).map_err(|error| failed(error.to_string())),
-            Err(_) if text.remaining_mut() == 0 => Err(failed(format!("it comes to more than {LONGEST} bytes"))),
-            Err(error) => Err(failed(self.explain(&error, template))),
+            Ok(()) => String::from_utf8(text.into_inner()).map_err(|error| failed(error.to_string(), false)),
+            Err(_) if text.remaining_mut() == 0 => Err(failed(format!("it comes to more than {LONGEST} bytes"), false)),
+            Err(error) => {
+                let may_pass = error.kind() != minijinja::ErrorKind::OutOfFuel && names_what_may_appear(template);
+                Err(failed(self.explain(&error, template), may_pass))
+            }
         }
     }
 
@@ -125,7 +131,7 @@ impl TemplateScope {
     fn render_value(&self, value: &Value, path: &mut Vec<String>) -> Result<Value, TemplateError> {
         match value {
             Value::String(text) if is_template(text) => {
-                self.render_typed(text).map_err(|message| TemplateError { path: path.clone(), message })
+                self.render_typed(text).map_err(|error| TemplateError { path: path.clone(), ..error })
             }
             Value::Array(items) => {
                 let mut rendered = Vec::with_capacity(items.len());
@@ -150,20 +156,30 @@ impl TemplateScope {
     }
 
     /// Renders one string, keeping the type of a lone expression.
-    fn render_typed(&self, text: &str) -> Result<Value, String> {
+    fn render_typed(&self, text: &str) -> Result<Value, TemplateError> {
         let Some(expression) = names::lone_expression(text) else {
-            return self.render(text, &[]).map(Value::String).map_err(|error| error.message);
+            return self.render(text, &[]).map(Value::String);
+        };
+        let failed = |error: Option<&minijinja::Error>| TemplateError {
+            path: Vec::new(),
+            message: self.explain_expression(error, expression),
+            may_pass: error.is_none_or(|error| error.kind() != minijinja::ErrorKind::OutOfFuel)
+                && names_what_may_appear(text),
         };
         let evaluated = ENVIRONMENT.compile_expression(expression).and_then(|compiled| compiled.eval(&self.values));
-        let value = evaluated.map_err(|error| self.explain_expression(Some(&error), expression))?;
+        let value = evaluated.map_err(|error| failed(Some(&error)))?;
         if value.is_undefined() {
-            return Err(self.explain_expression(None, expression));
+            return Err(failed(None));
         }
         // Dates and other things that JSON has not become the text that they show.
         if value.as_object().is_some_and(|object| object.is::<values::Instant>()) {
             return Ok(Value::String(value.to_string()));
         }
-        serde_json::to_value(&value).map_err(|error| error.to_string())
+        serde_json::to_value(&value).map_err(|error| TemplateError {
+            path: Vec::new(),
+            message: error.to_string(),
+            may_pass: false,
+        })
     }
 
     /// An error in our words; where a variable or connection is not there, where it was looked for.
@@ -196,6 +212,13 @@ impl TemplateScope {
             extra.iter().map(|(name, value)| ((*name).to_owned(), minijinja::Value::from(Serde(value)))).collect();
         minijinja::value::merge_maps([minijinja::Value::from(Serde(extra)), self.values.clone()])
     }
+}
+
+/// Whether a template names something that may be another at another time.
+fn names_what_may_appear(template: &str) -> bool {
+    let may_appear = |root: &str| matches!(root, "outputs" | "ti" | "task_instance" | "var" | "conn");
+    let found = names::uses(template).map(|found| found.references).unwrap_or_default();
+    found.iter().any(|reference| reference.path.first().is_some_and(|root| may_appear(root)))
 }
 
 /// Whether a string has anything to render.

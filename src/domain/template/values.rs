@@ -67,12 +67,41 @@ struct UpstreamOutputs(Outputs);
 
 impl Object for UpstreamOutputs {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        let (_, output) = self.0.iter().find(|(task, _)| Some(task.as_str()) == key.as_str())?;
-        Some(Value::from(Serde(&**output)))
+        of_path(&self.0, key.as_str()?)
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
         Enumerator::Values(self.0.keys().map(|task| task.as_str().into()).collect())
+    }
+}
+
+/// The output of a task, or, where no task has that id, those of the tasks of the group that has it: `outputs.group.task` is
+/// `outputs['group.task']`.
+fn of_path(outputs: &Outputs, id: &str) -> Option<Value> {
+    if let Some((_, output)) = outputs.iter().find(|(task, _)| task.as_str() == id) {
+        return Some(Value::from(Serde(&**output)));
+    }
+    let prefix = format!("{id}.");
+    let is_there = outputs.keys().any(|task| task.as_str().starts_with(&prefix));
+    is_there.then(|| Value::from_object(GroupOutputs { prefix, outputs: outputs.clone() }))
+}
+
+/// The outputs of the tasks of a group.
+#[derive(Debug)]
+struct GroupOutputs {
+    /// The group's id and a dot.
+    prefix: String,
+    outputs: Outputs,
+}
+
+impl Object for GroupOutputs {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        of_path(&self.outputs, &format!("{}{}", self.prefix, key.as_str()?))
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        let names = self.outputs.keys().filter_map(|task| task.as_str().strip_prefix(&self.prefix));
+        Enumerator::Values(names.map(Value::from).collect())
     }
 }
 

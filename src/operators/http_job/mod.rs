@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::clock;
 use crate::domain::operator_kind::{LateField, OperatorKind};
+use crate::domain::task_state::AttemptOutcome;
 use crate::engine::operator::{Failure, Operator, Output, Registration, TaskContext};
 use crate::operators::config as keys;
 use crate::operators::http::Http;
@@ -74,14 +75,21 @@ impl Operator for HttpJob {
     }
 }
 
-/// Whether the attempt was told to end for good: the run was cancelled, or it took too long. Where its process stops, or
-/// another may hold the task, a later attempt goes on with the job.
+/// Whether the attempt was told to end for good: the run was cancelled, somebody marked or cleared the task, or it took too
+/// long. Where its process stops, or another may hold the task, a later attempt of the try goes on with the job.
 async fn is_unwanted(context: &TaskContext) -> bool {
     if context.timed_out.is_cancelled() {
         return true;
     }
-    let asked = tokio::time::timeout(CANCEL_LIMIT / 4, context.store.run(context.attempt.task_run.run)).await;
-    matches!(asked, Ok(Ok(Some(run))) if run.cancel_requested_at.is_some())
+    let task_run = context.attempt.task_run;
+    let asking = async {
+        let run = context.store.run(task_run.run).await?;
+        let attempts = context.store.attempts(task_run.run, task_run.task).await?;
+        let mine = attempts.iter().find(|attempt| attempt.fence == context.attempt.fence);
+        let is_taken_away = mine.is_some_and(|attempt| attempt.outcome == Some(AttemptOutcome::Cancelled));
+        Ok::<_, StoreError>(is_taken_away || run.is_some_and(|run| run.cancel_requested_at.is_some()))
+    };
+    matches!(tokio::time::timeout(CANCEL_LIMIT / 4, asking).await, Ok(Ok(true)))
 }
 
 impl HttpJob {

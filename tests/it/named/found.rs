@@ -116,12 +116,12 @@ async fn no_log_error_or_history_has_a_secret_in_any_form() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_nowhere_fails_for_good_and_says_where_it_was_looked_for() {
+async fn a_name_that_is_nowhere_is_tried_again_as_retries_allow_and_says_where_it_was_looked_for() {
     let place = Place::new().await;
     let file = place.write(
         "missing.yaml",
-        "missing:\n  tasks:\n    a: {operator: bash, retries: 3, bash_command: \"echo {{ var.value.bucket }}\"}\n    \
-         b: {operator: http, retries: 3, http_conn_id: Api, endpoint: x}\n    \
+        "missing:\n  tasks:\n    a: {operator: bash, retries: 1, retry_delay: 0s, bash_command: \"echo {{ var.value.bucket }}\"}\n    \
+         b: {operator: http, retries: 1, retry_delay: 0s, http_conn_id: Api, endpoint: x}\n    \
          c: {operator: bash, bash_command: \"echo {{ var.value.get('bucket', 'none') }} {{ conn.get('api') }}\"}\n",
     );
     let ran = place.json_of_failed(&["run", &file]).await;
@@ -132,7 +132,7 @@ async fn a_name_that_is_nowhere_fails_for_good_and_says_where_it_was_looked_for(
          (PINSCHED_VARIABLE_BUCKET, AIRFLOW_VAR_BUCKET), the settings (`variables.bucket`) and the database"
     );
     assert!(error(1).starts_with("no connection is named `Api`: looked in the environment (PINSCHED_CONNECTION_API, "));
-    assert_eq!(ran["tasks"][0]["attempts"], 1, "{ran}");
+    assert_eq!((&ran["tasks"][0]["attempts"], &ran["tasks"][1]["attempts"]), (&2.into(), &2.into()), "{ran}");
     assert_eq!(place.log("c").await, "none None\n");
 }
 

@@ -132,6 +132,8 @@ async fn a_key_is_changed_without_losing_anything() {
     place.set("PINSCHED_SECRET_KEY", new);
     let refusal = place.answer(&["variables", "get", "api_token"], "").await.refused(2);
     assert!(refusal.contains("none of the keys in PINSCHED_SECRET_KEY opens variable `api_token`"), "{refusal}");
+    let listed = place.answer(&["variables", "list"], "").await.done();
+    assert!(listed.contains("  (sealed)  database  none of the keys"), "what is said is not the value: {listed}");
     let refusal = place.answer(&["secrets", "rotate"], "").await.refused(1);
     assert!(refusal.contains("opens connection `lake`, variable `api_token`"), "{refusal}");
     assert_eq!(place.json(&["variables", "list"]).await[0]["name"], "api_token", "names are listed all the same");

@@ -10,9 +10,11 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Json;
 use axum::routing::{get, post};
 use pinsched::clock;
+use pinsched::domain::control::{Action, Reach};
 use pinsched::domain::run_state::RunState;
 use pinsched::domain::task_state::TaskState;
 use pinsched::engine::operator::Failure;
+use pinsched::store::{Mode, Request, Word};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -184,4 +186,33 @@ async fn a_job_outlives_the_service_that_submitted_it() {
     assert_eq!(stand.picture(&run).await, "  job  success          attempt 1  lost 1");
     assert_eq!(jobs.with(|asked| (asked.keys.len(), asked.cancellations)), (1, 0));
     stand.stop().await;
+}
+
+/// What a person takes away from a worker is over for the other service, too.
+#[tokio::test]
+async fn a_job_is_cancelled_with_a_task_that_is_marked_or_cleared_while_it_waits() {
+    for (action, keys) in [(Action::MarkSuccess, 1), (Action::Clear, 2)] {
+        let mut servers = JoinSet::new();
+        let (jobs, address) = Jobs::serve(&mut servers).await;
+        let task = config(address, json!({"operator": "http_job"}));
+        let text = json!({"waits": {"schedule": "none", "tasks": {"job": task}}}).to_string();
+        let (stand, _service) = Stand::with(1, &text).await;
+        let run = stand.trigger("waits").await;
+        stand.until_tasks(&run, 1, TaskState::Deferred).await;
+        let request = Request { action, tasks: &[], reach: Reach::default(), words: "by a test" };
+        let store = &stand.house.store;
+        store.change_tasks(run.key, &super::dag(&text, "waits"), request, Mode::Do, clock::now()).await.unwrap();
+        store.tell(Word::Look).await.unwrap();
+        store.tell(Word::Work).await.unwrap();
+        stand.until("the cancellation", async |_| jobs.with(|asked| asked.cancellations) == 1).await;
+        jobs.with(|asked| asked.state = "done");
+        assert_eq!(stand.ended(&run).await, RunState::Success);
+        let asked = jobs.with(|asked| asked.keys.clone());
+        assert_eq!(
+            (asked.len(), BTreeSet::from_iter(asked).len()),
+            (keys, keys),
+            "{action:?}: a try has a job of its own"
+        );
+        stand.stop().await;
+    }
 }

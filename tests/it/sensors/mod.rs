@@ -51,8 +51,8 @@ fn dag(text: &str, id: &str) -> Dag {
 }
 
 /// Services with real operators that follow one file.
-struct Stand {
-    house: House,
+pub(crate) struct Stand {
+    pub(crate) house: House,
     folder: TempDir,
     text: String,
     slots: usize,
@@ -62,7 +62,7 @@ struct Stand {
 
 impl Stand {
     /// One service with so many slots.
-    async fn with(slots: usize, text: &str) -> (Self, AbortHandle) {
+    pub(crate) async fn with(slots: usize, text: &str) -> (Self, AbortHandle) {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("waits.yaml"), text).unwrap();
         let (services, shutdown) = (JoinSet::new(), Shutdown::default());
@@ -84,12 +84,12 @@ impl Stand {
         self.services.spawn(async move { service.run(&shutdown).await })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().canonicalize().unwrap().join(name)
     }
 
     /// Waits until something is so.
-    async fn until(&self, what: &str, is_so: impl AsyncFn(&House) -> bool) {
+    pub(crate) async fn until(&self, what: &str, is_so: impl AsyncFn(&House) -> bool) {
         let waiting = async {
             let mut tick = tokio::time::interval(Duration::from_millis(20));
             while !is_so(&self.house).await {
@@ -101,7 +101,7 @@ impl Stand {
     }
 
     /// Triggers a run of one of the file's DAGs once it is registered.
-    async fn trigger(&self, id: &str) -> Run {
+    pub(crate) async fn trigger(&self, id: &str) -> Run {
         let dag_id: DagId = id.parse().unwrap();
         self.until("the DAG", async |house: &House| {
             house.store.dag_state(&dag_id).await.unwrap().is_some_and(|state| state.version.is_some())
@@ -122,7 +122,7 @@ impl Stand {
     }
 
     /// Waits until that many of the run's tasks are in a state.
-    async fn until_tasks(&self, run: &Run, count: usize, state: TaskState) {
+    pub(crate) async fn until_tasks(&self, run: &Run, count: usize, state: TaskState) {
         self.until(&format!("{count} tasks that are {state}"), async |house: &House| {
             let tasks = house.store.task_runs(run.key).await.unwrap();
             tasks.iter().filter(|task| task.state == state).count() == count
@@ -130,27 +130,27 @@ impl Stand {
         .await;
     }
 
-    async fn ended(&self, run: &Run) -> RunState {
+    pub(crate) async fn ended(&self, run: &Run) -> RunState {
         let now = async |house: &House| house.store.run(run.key).await.unwrap().expect("it is there").state;
         self.until(&format!("the end of `{}`", run.run_id), async |house: &House| now(house).await.is_final()).await;
         now(&self.house).await
     }
 
     /// The runs of a DAG, oldest first.
-    async fn runs(&self, id: &str) -> Vec<Run> {
+    pub(crate) async fn runs(&self, id: &str) -> Vec<Run> {
         let mut runs = self.house.store.list_runs(Some(&id.parse().unwrap()), 100).await.unwrap();
         runs.reverse();
         runs
     }
 
     /// What became of the run's tasks, as text.
-    async fn picture(&self, run: &Run) -> String {
+    pub(crate) async fn picture(&self, run: &Run) -> String {
         let picture = crate::dags::picture(&self.house.store, run.key).await;
         picture.split_once('\n').unwrap().1.to_owned()
     }
 
     /// Stops all services, and fails if one had failed.
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.shutdown.stop();
         while let Some(ended) = self.services.join_next().await {
             match ended {

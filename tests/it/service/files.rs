@@ -86,3 +86,28 @@ async fn two_files_with_one_dag_are_told_apart() {
     assert!(state.file.unwrap().ends_with("a.yaml"));
     served.stop().await;
 }
+
+/// Somebody copies a file and forgets the id: what runs goes on from the file that it runs from.
+#[tokio::test]
+async fn a_file_that_comes_later_does_not_take_another_files_dag_away() {
+    let text = "orders: {tasks: {one: {operator: script}}}";
+    let mut served = Served::by_one(&[("m.yaml", text)]).await;
+    let first = served.dag("orders", |state| state.version.is_some()).await;
+    served.write("a.yaml", "orders: {tasks: {other: {operator: script}}}");
+    let errors = async |house: &crate::dags::House| house.store.import_errors().await.unwrap().into_iter().next();
+    let error = served.until("the newcomer's error", errors).await;
+    assert!(error.file.ends_with("a.yaml") && error.message.contains("m.yaml` already"), "{error:?}");
+    assert_eq!(served.dag("orders", |_| true).await, first);
+    // Nor after a restart.
+    served.shutdown.stop();
+    while served.services.join_next().await.is_some() {}
+    served.house.execute("DELETE FROM import_error").await;
+    served.shutdown = pinsched::engine::shutdown::Shutdown::default();
+    served.start().await;
+    let error = served.until("the newcomer's error", errors).await;
+    assert!(error.file.ends_with("a.yaml"), "{error:?}");
+    assert_eq!(served.dag("orders", |_| true).await.version, first.version);
+    std::fs::remove_file(served.path("m.yaml")).unwrap();
+    served.dag("orders", |state| state.version != first.version && state.retired_at.is_none()).await;
+    served.stop().await;
+}

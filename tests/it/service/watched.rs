@@ -125,6 +125,8 @@ async fn a_service_is_ready_while_it_can_work_and_not_while_it_drains() {
     assert_eq!(said["status"], "ready");
     let checks = serde_json::json!({"database": "ok", "schema": "ok", "scheduler": "ok", "worker": "ok"});
     assert_eq!(said["checks"], checks);
+    let (code, body) = get(address, "/health").await;
+    assert_eq!((code, serde_json::from_str::<Value>(&body).unwrap()), (200, said), "the same without a name");
     assert_eq!(get(address, "/health/live").await.0, 200);
     assert_eq!(get(address, "/anything").await.0, 404);
 
@@ -143,6 +145,21 @@ async fn a_service_is_ready_while_it_can_work_and_not_while_it_drains() {
     let (code, said) = health(address).await;
     assert_eq!((code, said["checks"]["process"].as_str()), (503, Some("draining")));
     assert_eq!(get(address, "/health/live").await.0, 200, "it lives");
+    served.stop().await;
+}
+
+/// A probe that gives up after two seconds hears why.
+#[tokio::test]
+async fn a_database_that_does_not_answer_is_told_within_a_second_or_so() {
+    let mut served = Served::by_one(&[]).await;
+    let address = served.addresses[0];
+    let ready = async |_: &House| (health(address).await.0 == 200).then_some(());
+    served.until("readiness", ready).await;
+    served.house.execute("BEGIN").await;
+    served.house.execute("LOCK TABLE _sqlx_migrations IN ACCESS EXCLUSIVE MODE").await;
+    let (code, said) = tokio::time::timeout(Duration::from_secs(3), health(address)).await.expect("it answers");
+    assert_eq!((code, said["checks"]["database"].as_str()), (503, Some("no answer within 1 s")), "{said}");
+    served.house.execute("ROLLBACK").await;
     served.stop().await;
 }
 

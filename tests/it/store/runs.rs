@@ -102,16 +102,20 @@ async fn runs_are_created_while_their_dag_is_registered_anew() {
 }
 
 #[tokio::test]
-async fn runs_are_found_by_id_by_the_start_of_their_uuid_and_while_they_are_unfinished() {
+async fn runs_are_found_by_id_by_an_end_of_their_uuid_and_while_they_are_unfinished() {
     let house = House::open().await;
     let play = house.play("orders: {tasks: {only: {operator: script}}}").await;
     let uuid = play.run.uuid.to_string();
-    for name in [play.run.run_id.as_str(), &uuid, &uuid[..8], &uuid[..8].to_uppercase()] {
-        let found: Vec<_> = house.store.runs_named(name).await.unwrap().into_iter().map(|run| run.key).collect();
+    let tail = &uuid[uuid.len() - 6..];
+    for name in [play.run.run_id.as_str(), &uuid, &uuid[..8], &uuid[..8].to_uppercase(), tail, &tail.to_uppercase()] {
+        let found: Vec<_> = house.store.runs_named(None, name).await.unwrap().into_iter().map(|run| run.key).collect();
         assert_eq!(found, [play.run.key], "by `{name}`");
     }
-    assert!(house.store.runs_named(&uuid[..7]).await.unwrap().is_empty(), "seven characters say too little");
-    assert!(house.store.runs_named("%").await.unwrap().is_empty());
+    for said_too_little in [&uuid[..5], &uuid[uuid.len() - 5..], "%"] {
+        assert!(house.store.runs_named(None, said_too_little).await.unwrap().is_empty(), "{said_too_little}");
+    }
+    assert_eq!(house.store.runs_named(Some("orders"), tail).await.unwrap().len(), 1);
+    assert!(house.store.runs_named(Some("others"), tail).await.unwrap().is_empty());
     assert_eq!(house.store.unfinished_runs(play.dag.id()).await.unwrap().len(), 1);
     assert_eq!(house.store.list_runs(None, 10).await.unwrap().len(), 1);
     let worker = worker(&house).await;

@@ -82,6 +82,11 @@ async fn resume_goes_on_with_a_run_that_was_killed_and_refuses_one_that_is_finis
     let again = run.product.answer(&["resume", "latest"]).await;
     assert_eq!(again.status.code(), Some(1));
     assert!(again.stderr.contains("is finished (success)") && again.stderr.contains("--rerun"), "{}", again.stderr);
+    assert!(
+        again.stderr.contains("`pinsched restart ") && again.stderr.contains("`pinsched clear "),
+        "{}",
+        again.stderr
+    );
 }
 
 #[tokio::test]
@@ -164,9 +169,23 @@ async fn a_run_as_json_has_every_key() {
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(
         keys(&report),
-        "run_id dag_id run_uuid logical_date state driven cancel_requested_at cancel_reason note duration_ms params tasks reconciliation"
+        "run_id dag_id run_uuid run_type triggered_by logical_date data_interval_start data_interval_end state driven \
+         cancel_requested_at cancel_reason note queued_at started_at finished_at duration_ms params conf tasks reconciliation"
     );
-    assert_eq!(keys(&report["tasks"][0]), "task_id operator state attempts lost duration_ms error output");
+    assert_eq!(
+        keys(&report["tasks"][0]),
+        "task_id operator state attempts lost started_at finished_at duration_ms error output"
+    );
+    assert_eq!((&report["run_type"], &report["triggered_by"]), (&"manual".into(), &"run".into()));
+    assert_eq!(report["data_interval_start"], report["logical_date"]);
+    for instant in ["queued_at", "started_at", "finished_at"] {
+        assert!(report[instant].as_str().is_some_and(|at| at.starts_with("20")), "{instant}: {report}");
+    }
+    let shown = product.answer(&["show", "one@latest"]).await.stdout;
+    for fact in ["uuid ", "type           manual, by run", "logical date   2026-01-05 00:00:00", "queued ", "finished "]
+    {
+        assert!(shown.lines().any(|line| line.starts_with(fact)), "{fact}: {shown}");
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod account;
 mod commands;
+mod desk;
 mod disk;
 mod interrupted;
 mod kept;

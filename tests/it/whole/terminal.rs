@@ -83,6 +83,8 @@ async fn nothing_is_garbled_on_a_narrow_terminal_and_a_long_error_by_how_it_begi
     for (name, text) in shown {
         insta::with_settings!({filters => vec![
             (r"127\.0\.0\.1:\d+", "[server]"),
+            (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "[uuid]"),
+            (r"\b[0-9a-f]{8}\b", "[tail]"),
             (r" *\b\d+(\.\d)? m?s\b", " [time]"),
             (r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d", "[queued]"),
         ]}, {

@@ -17,7 +17,7 @@ use crate::stack::scratch::PROGRAM;
 use crate::whole::product::{PATIENCE, Product};
 
 /// Runs a command on that database: exit code, stdout, stderr.
-async fn on(folder: &TempDir, url: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
+pub(super) async fn on(folder: &TempDir, url: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(PROGRAM);
     command.args(arguments).current_dir(folder.path()).stdin(Stdio::null()).kill_on_drop(true);
     command.env_clear().env("PATH", env!("PATH")).env("DATABASE_URL", url);
@@ -26,7 +26,7 @@ async fn on(folder: &TempDir, url: &str, arguments: &[&str]) -> (Option<i32>, St
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-async fn json_on(folder: &TempDir, url: &str, arguments: &[&str]) -> Value {
+pub(super) async fn json_on(folder: &TempDir, url: &str, arguments: &[&str]) -> Value {
     let (code, stdout, stderr) = on(folder, url, &[arguments, &["--output", "json"]].concat()).await;
     assert_eq!(code, Some(0), "{arguments:?}: {stdout}\n{stderr}");
     serde_json::from_str(&stdout).unwrap()
@@ -96,7 +96,7 @@ async fn what_is_backed_up_is_restored_into_another_database() {
     let alive = house.store.register_worker("here", 1, pinsched::clock::now()).await.unwrap();
     let (code, _, stderr) = on(&folder, &url, &["db", "restore", &file, "--force"]).await;
     assert_eq!(code, Some(1));
-    assert!(stderr.contains("1 processes work on this database"), "{stderr}");
+    assert!(stderr.contains("1 process works on this database"), "{stderr}");
     alive.end(pinsched::clock::now()).await.unwrap();
     json_on(&folder, &url, &["db", "restore", &file, "--force"]).await;
     assert_eq!(json_on(&folder, &url, &["runs"]).await, runs, "as it was at the backup");
@@ -142,7 +142,15 @@ async fn clean_tells_first_and_deletes_then() {
     assert_eq!(would["runs_deleted"], 0);
     let none = json_on(&folder, &url, &["db", "clean"]).await;
     assert_eq!(none["runs_deleted"], 0, "by the settings 90 days are kept");
-    let cleaned = json_on(&folder, &url, &["db", "clean", "--older-than", "30d", "--dag", "orders"]).await;
+    // Nobody sits at stdin: what would go is shown, and nothing goes.
+    let old = ["db", "clean", "--older-than", "30d", "--dag", "orders"];
+    let (code, stdout, stderr) = on(&folder, &url, &old).await;
+    assert_eq!((code, stdout.contains("orders")), (Some(1), true), "{stdout}\n{stderr}");
+    assert!(stderr.contains("nothing was deleted: --yes"), "{stderr}");
+    assert_eq!(house.store.list_runs(None, 10).await.unwrap().len(), 2);
+    let (code, _, stderr) = on(&folder, &url, &[&old[..], &["--yes", "--dry-run"]].concat()).await;
+    assert_eq!(code, Some(2), "{stderr}");
+    let cleaned = json_on(&folder, &url, &[&old[..], &["--yes"]].concat()).await;
     assert_eq!(cleaned["runs_deleted"], 1);
     let left = house.store.list_runs(None, 10).await.unwrap();
     assert_eq!(left.len(), 1);
@@ -203,5 +211,11 @@ async fn a_served_process_tells_of_its_health_and_its_port_is_its_alone() {
     let third = product.answer(&["serve", "--listen", "everywhere"]).await;
     assert_eq!(third.status.code(), Some(2));
     assert!(third.stderr.contains("--listen takes an address and a port"), "{}", third.stderr);
-    served.kill().await.unwrap();
+    served.start_kill().unwrap();
+    let mut rest = Vec::new();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        rest.push(line);
+    }
+    let noise = |line: &&String| line.contains("Uninited") || line.contains("already exists, skipping");
+    assert!(!rest.iter().any(|line| noise(&line)), "{rest:#?}");
 }
