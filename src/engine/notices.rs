@@ -123,7 +123,7 @@ impl Notifier {
         let callbacks = task.map_or(&running.dag.settings.callbacks, |task| &task.callbacks);
         let callback = callbacks.of(due.event).get(due.place).ok_or_else(|| never("the DAG has no such callback"))?;
         let error = match (&due.reason, due.task, due.event) {
-            (None, None, Event::Failure) => self.first_failure(due.run).await?,
+            (None, None, Event::Failure) => first_failure(&self.store, due.run).await?,
             (reason, ..) => reason.clone(),
         };
         let notice = Notice { due, run: &run, task, error };
@@ -133,17 +133,6 @@ impl Notifier {
             Channel::Slack => post(self.slack(&config, &notice).await?).await,
             Channel::Email => self.mail(&config, &notice).await,
         }
-    }
-
-    /// Which task failed first, with its error.
-    async fn first_failure(&self, run: RunKey) -> Result<Option<String>, StoreError> {
-        let tasks = self.store.task_runs(run).await?;
-        let failed = tasks.iter().filter(|task| task.state == TaskState::Failed);
-        let first = failed.min_by_key(|task| (task.finished_at, task.task));
-        Ok(first.map(|task| match &task.error {
-            Some(error) => format!("task `{}`: {error}", task.task_id),
-            None => format!("task `{}` failed", task.task_id),
-        }))
     }
 
     async fn rendered(
@@ -258,6 +247,17 @@ impl Notice<'_> {
         let error = self.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
         format!("{} (run {}){error}", self.heading(), self.run.run_id)
     }
+}
+
+/// Which task of a run failed first, with its error.
+pub(super) async fn first_failure(store: &Store, run: RunKey) -> Result<Option<String>, StoreError> {
+    let tasks = store.task_runs(run).await?;
+    let failed = tasks.iter().filter(|task| task.state == TaskState::Failed);
+    let first = failed.min_by_key(|task| (task.finished_at, task.task));
+    Ok(first.map(|task| match &task.error {
+        Some(error) => format!("task `{}`: {error}", task.task_id),
+        None => format!("task `{}` failed", task.task_id),
+    }))
 }
 
 /// When it is tried again; not any more after a day.

@@ -5,6 +5,7 @@
 
 mod attempts;
 mod bash;
+mod bounds;
 mod broker;
 mod dag_files;
 mod dags;
@@ -12,6 +13,7 @@ mod engine;
 mod house;
 mod http;
 mod named;
+mod observed;
 mod pipeline;
 mod python;
 mod receivers;

@@ -14,7 +14,7 @@ use tokio::process::Command;
 
 use crate::domain::operator_kind::OperatorKind;
 use crate::engine::operator::{Failure, Operator, Output, Registration, TaskContext};
-use crate::operators::process::{self, Finished, ProcessError};
+use crate::operators::process::{self, ProcessError};
 
 use config::{Python, Target};
 
@@ -104,7 +104,8 @@ impl Operator for Python {
         for (name, value) in self.env.iter().flatten() {
             command.env(name, value.clone().into_text());
         }
-        let Finished { status, lines } = process::run(command, "python", context).await?;
+        let finished = process::run(command, "python", context).await?;
+        let status = finished.status;
         if let Some(code) = status.code()
             && code != 0
             && self.skip_on_exit_code.as_ref().is_some_and(|codes| codes.contain(code))
@@ -112,9 +113,7 @@ impl Operator for Python {
             return Err(Failure::Skip(format!("the process exited with code {code}")));
         }
         if !status.success() {
-            return Err(
-                ProcessError::Unsuccessful { status, last_lines: lines.last_lines(context.lookup.masks()) }.into()
-            );
+            return Err(finished.failure(context));
         }
         Ok(output(&left).await?)
     }

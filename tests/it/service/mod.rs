@@ -21,31 +21,34 @@ use pinsched::connect::NamedSettings;
 use pinsched::domain::ids::DagId;
 use pinsched::domain::masking::Masks;
 use pinsched::domain::run_state::RunState;
+use pinsched::engine::exports::Receivers;
 use pinsched::engine::lookup::Lookup;
 use pinsched::engine::observer::Observer;
 use pinsched::engine::shutdown::Shutdown;
 use pinsched::engine::{Engine, register};
 use pinsched::service::{Door, Metrics, Retention, Role, Service, ServiceError};
-use pinsched::store::{Begin, DagState, NewRun, Run, SecretKeys};
+use pinsched::store::{Begin, DagState, NewRun, Run, SecretKeys, Store};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::dags::{self, House};
 
 /// Services and what they serve.
-struct Served {
+pub struct Served {
     house: House,
     folder: TempDir,
     services: JoinSet<Result<(), ServiceError>>,
     shutdown: Shutdown,
     retention: Retention,
+    /// Who the services tell of runs.
+    pub receivers: Receivers,
     /// Where the services tell of their health, in the order of their start.
     addresses: Vec<SocketAddr>,
 }
 
 impl Served {
     /// A database and an empty folder; no service yet.
-    async fn nothing() -> Self {
+    pub async fn nothing() -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self {
             house: House::open().await,
@@ -53,6 +56,7 @@ impl Served {
             services: JoinSet::new(),
             shutdown: Shutdown::default(),
             retention: Retention::default(),
+            receivers: Receivers::default(),
             addresses: Vec::new(),
         }
     }
@@ -68,13 +72,16 @@ impl Served {
     }
 
     /// Starts one more service; it can be killed by the handle.
-    async fn start(&mut self) -> tokio::task::AbortHandle {
+    pub async fn start(&mut self) -> tokio::task::AbortHandle {
         self.start_with(NamedSettings::default()).await
     }
 
     /// The same with connections and variables.
     async fn start_with(&mut self, named: NamedSettings) -> tokio::task::AbortHandle {
         let mut engine = self.house.engine().await;
+        let url = &self.house.url;
+        engine.store = Store::connect_telling(url, 6, self.receivers.wanted()).await.unwrap();
+        engine.receivers = Arc::new(self.receivers.clone());
         engine.lookup = Lookup::new(engine.store.clone(), named, SecretKeys::default(), Masks::default());
         let sign = register(&engine.store).await.unwrap();
         let roles = BTreeSet::from([Role::Scheduler, Role::Worker]);
@@ -93,7 +100,7 @@ impl Served {
         self.folder.path().join(name)
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub fn write(&self, name: &str, text: &str) {
         // As editors do: whole, beside it, and then in its place.
         let beside = self.path(&format!("{name}.part"));
         std::fs::write(&beside, text).unwrap();
@@ -115,7 +122,7 @@ impl Served {
         waited.unwrap_or_else(|_| panic!("waited 60 s for {what}"))
     }
 
-    async fn dag(&self, id: &str, is_so: impl Fn(&DagState) -> bool) -> DagState {
+    pub async fn dag(&self, id: &str, is_so: impl Fn(&DagState) -> bool) -> DagState {
         let dag: DagId = id.parse().unwrap();
         let look = async |house: &House| house.store.dag_state(&dag).await.unwrap().filter(|state| is_so(state));
         self.until(&format!("DAG `{id}`"), look).await
@@ -129,7 +136,7 @@ impl Served {
     }
 
     /// Triggers a run of a registered DAG from its text.
-    async fn trigger(&self, text: &str, name: &str) -> Run {
+    pub async fn trigger(&self, text: &str, name: &str) -> Run {
         let dag = dags::dag(text);
         let run_id = format!("manual__{name}").parse().unwrap();
         let (begin, now) = (Begin::InTurn, clock::now());
@@ -139,7 +146,7 @@ impl Served {
         self.house.store.create_run(&new, now).await.unwrap()
     }
 
-    async fn ended(&self, run: &Run) -> RunState {
+    pub async fn ended(&self, run: &Run) -> RunState {
         let look = async |house: &House| {
             let now = house.store.run(run.key).await.unwrap().expect("it is there");
             now.state.is_final().then_some(now.state)
@@ -148,7 +155,7 @@ impl Served {
     }
 
     /// Stops all services, and fails if one had failed.
-    async fn stop(mut self) {
+    pub async fn stop(mut self) {
         self.shutdown.stop();
         while let Some(ended) = self.services.join_next().await {
             match ended {
