@@ -1,4 +1,6 @@
-//! `pinsched clean`: drawn rows in object storage whose runs are gone.
+//! `pinsched clean`: drawn rows in object storage whose runs are gone, and databases whose homes are.
+
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -6,6 +8,7 @@ use crate::cli::exit::Exit;
 use crate::cli::session::Session;
 use crate::cli::upkeep_arguments::CleanArguments;
 use crate::cli::words::count;
+use crate::embedded::abandoned_data;
 use crate::operators::{delete_leftovers, find_leftovers};
 
 #[derive(Debug, Serialize)]
@@ -18,6 +21,9 @@ struct Report {
 }
 
 pub(crate) async fn clean(session: &Session, arguments: &CleanArguments) -> anyhow::Result<Exit> {
+    if arguments.old_homes {
+        return old_homes(session, arguments);
+    }
     session.must_have_run()?;
     let (resolved, store) = session.connect(2).await?;
     let left = find_leftovers(&resolved.endpoints, &store).await?;
@@ -47,6 +53,47 @@ pub(crate) async fn clean(session: &Session, arguments: &CleanArguments) -> anyh
         session.printer.error(
             "nothing was deleted: --yes says that no other pinsched, with another database, has this staging bucket",
         );
+        return Ok(Exit::No);
+    }
+    Ok(Exit::Done)
+}
+
+#[derive(Debug, Serialize)]
+struct OldHome {
+    home: PathBuf,
+    path: PathBuf,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct OldHomes {
+    homes: Vec<OldHome>,
+    deleted: bool,
+}
+
+fn old_homes(session: &Session, arguments: &CleanArguments) -> anyhow::Result<Exit> {
+    let found = abandoned_data()?;
+    let deleted = arguments.yes && !arguments.dry_run;
+    if deleted {
+        for abandoned in &found {
+            abandoned.delete()?;
+        }
+    }
+    let homes = found.into_iter().map(|one| OldHome { home: one.home, path: one.path, bytes: one.bytes });
+    let report = OldHomes { homes: homes.collect(), deleted };
+    session.printer.answer(&report, || match report.homes.as_slice() {
+        [] => "no home has left a database behind\n".to_owned(),
+        homes => {
+            let verb = if deleted { "deleted" } else { "there is" };
+            let line = |old: &OldHome| {
+                let (path, home) = (old.path.display(), old.home.display());
+                format!("{verb} {path} of {home} ({} bytes)\n", count(old.bytes))
+            };
+            homes.iter().map(line).collect()
+        }
+    })?;
+    if !report.homes.is_empty() && !deleted && !arguments.dry_run {
+        session.printer.error("nothing was deleted: --yes says that these homes are not missed");
         return Ok(Exit::No);
     }
     Ok(Exit::Done)

@@ -62,7 +62,13 @@ pub(crate) struct CleanArguments {
     /// Only tell how much
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// The staging bucket is this pinsched's alone
+    /// In place of that, databases of embedded stacks whose homes are gone; none is deleted without --yes
+    ///
+    /// Where a server of Postgres's cannot reach a home, as below /root, its database lies under /var/lib/pinsched, and
+    /// stays there when the home is deleted. One whose home was moved is listed as well until that is used again.
+    #[arg(long)]
+    pub(crate) old_homes: bool,
+    /// Delete: the staging bucket is this pinsched's alone, or the homes are not missed
     #[arg(long)]
     pub(crate) yes: bool,
 }

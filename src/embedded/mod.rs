@@ -25,7 +25,7 @@ pub use error::{HomeError, StackError};
 pub use home::{Home, S3Urls, StackUrls};
 pub use keep::StackNews;
 pub use lease::{LeaseRequest, Progress, StackLease, attach, running, stop};
-pub use postgres::PostgresError;
+pub use postgres::{AbandonedData, PostgresError, abandoned_data};
 pub use resolve::{Resolved, lacking, named, resolve};
 pub use stack::{StackOptions, say, serve};
 

@@ -169,7 +169,7 @@ impl Attempt {
         let task = &self.task;
         let outputs = self.outputs.iter().map(|(id, upstream)| (id.clone(), Arc::clone(&upstream.output))).collect();
         let named = self.lookup.named(&Wanted::in_config(&task.config)).await?;
-        let templates = TemplateScope::for_task(&self.run.facts, task, outputs).with_named(named);
+        let templates = TemplateScope::for_task(&self.run.facts, task, self.key.try_number, outputs).with_named(named);
         let config = templates
             .render_config(&task.config, self.registration.kind.late_fields)
             .map_err(|error| Failure::fatal(&error))?;

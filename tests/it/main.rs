@@ -10,6 +10,7 @@ mod broker;
 mod dag_files;
 mod dags;
 mod engine;
+mod foreign;
 mod house;
 mod http;
 mod named;

@@ -4,6 +4,7 @@
 //! `PINSCHED_OUTPUT`; what a function returns becomes the output's `return_value`. What it prints is logged.
 
 mod config;
+mod decide;
 
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,8 @@ use crate::engine::operator::{Failure, Operator, Output, Registration, TaskConte
 use crate::operators::process::{self, ProcessError};
 
 use config::{Python, Target};
+
+pub(crate) use decide::{BRANCH, SHORT_CIRCUIT};
 
 pub(crate) const REGISTRATION: Registration = Registration { kind: &KIND, build };
 
@@ -73,6 +76,13 @@ fn build(config: Value) -> Result<Box<dyn Operator>, serde_json::Error> {
 #[async_trait]
 impl Operator for Python {
     async fn run(&self, context: &TaskContext) -> Result<Output, Failure> {
+        self.execute(context).await
+    }
+}
+
+impl Python {
+    /// Runs it, and gives what it left.
+    async fn execute(&self, context: &TaskContext) -> Result<Output, Failure> {
         let Some(target) = self.target() else {
             return Err(Failure::Fatal("it names nothing to run, or several things".to_owned()));
         };

@@ -47,7 +47,7 @@ fn spans_of<'a>(trace: &'a Value, name: &str) -> Vec<&'a Value> {
 
 const FLAKY: &str = r#"orders:
   tasks:
-    flaky: {operator: bash, bash_command: "echo parent is $TRACEPARENT; test {{ ti.try_number }} = 2", retries: 1, retry_delay: 0.05}
+    flaky: {operator: bash, bash_command: "echo parent is $TRACEPARENT; test $AIRFLOW_CTX_TRY_NUMBER = 2", retries: 1, retry_delay: 0.05}
     bad: {operator: bash, bash_command: "echo {{ var.value.shop_password }} >&2; exit 3", dependencies: [flaky]}
     after: {operator: empty, dependencies: [bad]}
 "#;
@@ -97,7 +97,7 @@ async fn a_run_is_a_trace_that_a_collector_takes() {
     assert!(!told.contains("swordfish!"), "{told}");
     let trace: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(trace["resource"], json!({"service.name": "shop", "deployment.environment": "test"}));
-    let uuid = report["uuid"].as_str().unwrap().replace('-', "");
+    let uuid = report["run_uuid"].as_str().unwrap().replace('-', "");
     assert!(trace["spans"].as_array().unwrap().iter().all(|span| span["trace"] == uuid), "{trace}");
     let [whole] = spans_of(&trace, "orders")[..] else { panic!("{trace}") };
     assert_eq!(
@@ -114,7 +114,7 @@ async fn a_run_is_a_trace_that_a_collector_takes() {
     assert!(spans_of(&trace, "orders.after").is_empty(), "it never began");
     // What a task starts joins the attempt's own span.
     let (_, first, _) = run(&folder, &[]).await;
-    assert_ne!(first["uuid"], report["uuid"]);
+    assert_ne!(first["run_uuid"], report["run_uuid"]);
     assert_eq!(receiver.got().len(), 2, "nobody is told who was not named");
 }
 
@@ -181,7 +181,7 @@ async fn each_start_and_each_end_is_an_event_of_lineage() {
         runs.entry(run).or_default().push(event["eventType"].as_str().unwrap());
         assert_eq!(event["job"]["namespace"], "shop");
         if event["job"]["name"] != "orders" {
-            assert_eq!(event["run"]["facets"]["parent"]["run"]["runId"], report["uuid"]);
+            assert_eq!(event["run"]["facets"]["parent"]["run"]["runId"], report["run_uuid"]);
         }
     }
     assert!(runs.len() == 4 && runs.values().all(|types| types.len() == 2), "{runs:?}");

@@ -6,6 +6,7 @@ mod control;
 mod files;
 mod limits;
 mod schedules;
+mod upgrade;
 mod upkeep;
 mod watched;
 

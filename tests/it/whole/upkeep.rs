@@ -21,6 +21,11 @@ async fn on(folder: &TempDir, url: &str, arguments: &[&str]) -> (Option<i32>, St
     let mut command = Command::new(PROGRAM);
     command.args(arguments).current_dir(folder.path()).stdin(Stdio::null()).kill_on_drop(true);
     command.env_clear().env("PATH", env!("PATH")).env("DATABASE_URL", url);
+    // Nothing embedded is started for what no command here uses.
+    command
+        .env("PINSCHED_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9")
+        .env("PINSCHED_SOURCE_URL", "postgres://127.0.0.1:9/x");
+    command.env("PINSCHED_S3_ENDPOINT_URL", "http://127.0.0.1:9");
     let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends").unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
@@ -61,7 +66,15 @@ async fn a_database_of_a_later_version_is_left_alone() {
     let (code, stdout, _) = on(&folder, &url, &["db", "check"]).await;
     assert_eq!(code, Some(1));
     assert!(stdout.contains("wrong: it is of a later version of pinsched"), "{stdout}");
-    for arguments in [vec!["db", "migrate"], vec!["runs"], vec!["db", "clean"]] {
+    std::fs::write(folder.path().join("dag.yaml"), "one: {tasks: {a: {operator: empty}}}").unwrap();
+    for arguments in [
+        vec!["db", "migrate"],
+        vec!["runs"],
+        vec!["db", "clean"],
+        vec!["run", "dag.yaml"],
+        vec!["trigger", "one"],
+        vec!["serve", "--dags", ".", "--listen", "off"],
+    ] {
         let (code, _, stderr) = on(&folder, &url, &arguments).await;
         assert_eq!(code, Some(2), "{arguments:?}");
         assert!(stderr.contains("the database is of a later version of pinsched"), "{stderr}");
