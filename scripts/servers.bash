@@ -6,6 +6,7 @@ readonly POSTGRES_18_VERSION=18.6.3
 readonly MOTO_VERSION=5.2.5
 readonly OPENTELEMETRY_PROTO_VERSION=1.45.2
 readonly OPENLINEAGE_VERSION=1.54.0
+readonly AIOSMTPD_VERSION=1.4.6
 readonly KAFKA_VERSION=4.4.0
 readonly KAFKA_SCALA=2.13
 readonly SLF4J_VERSION=1.7.36
@@ -185,14 +186,14 @@ start_moto() {
 
 await_moto() { wait_for moto 60 python3 -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1])' "http://127.0.0.1:$1/moto-api/"; }
 
-# --- those who gather traces and lineage ---
+# --- those who are told of runs ---
 
-# The folder of PyPI's `opentelemetry-proto` and `openlineage-python`, which read what is sent to them.
+# The folder of PyPI's `opentelemetry-proto` and `openlineage-python`, which read what is sent to them, and of `aiosmtpd`, which
+# takes mail.
 observers() {
-  local folder="$CACHE/observers-$OPENTELEMETRY_PROTO_VERSION-$OPENLINEAGE_VERSION"
-  if [[ ! -d $folder ]]; then
-    from_pypi "opentelemetry-proto==$OPENTELEMETRY_PROTO_VERSION openlineage-python==$OPENLINEAGE_VERSION" "$folder" with-dependencies
-  fi
+  local folder="$CACHE/observers-$OPENTELEMETRY_PROTO_VERSION-$OPENLINEAGE_VERSION-$AIOSMTPD_VERSION"
+  local packages="opentelemetry-proto==$OPENTELEMETRY_PROTO_VERSION openlineage-python==$OPENLINEAGE_VERSION"
+  if [[ ! -d $folder ]]; then from_pypi "$packages aiosmtpd==$AIOSMTPD_VERSION" "$folder" with-dependencies; fi
   printf '%s' "$folder"
 }
 

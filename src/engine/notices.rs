@@ -320,5 +320,6 @@ fn mail_server(connection: &Connection) -> Result<(MailServer, String), NotifyEr
         extra.get("from_email").and_then(Value::as_str).map(ToOwned::to_owned).or_else(|| connection.login.clone());
     let from = from.ok_or_else(|| never("has no `from_email` in its extra"))?;
     let login = connection.login.clone().zip(connection.password.clone());
-    Ok((MailServer { host, port: connection.port, security, login }, from))
+    let ca_file = extra.get("ca_file").and_then(Value::as_str).map(Into::into);
+    Ok((MailServer { host, port: connection.port, security, login, ca_file }, from))
 }

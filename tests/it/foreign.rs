@@ -48,7 +48,7 @@ async fn a_workflow_of_mwaa_serverless_runs() {
     assert_eq!(
         pictured(&run),
         [
-            "wait_for_file success",
+            "wait_for_file success true",
             "count_orders success \"3\"",
             "summarise success \"3 orders of eu-west-1\"",
             "done success"
@@ -64,13 +64,13 @@ async fn a_file_of_dag_factorys_with_mappings_runs() {
     assert_eq!(
         pictured(&run),
         [
-            "prepare.settle success",
+            "prepare.settle success \"2026-03-01T00:00:01+00:00\"",
             "prepare.check success \"checked manual__2026-03-01T00:00:00+00:00 try 1\"",
             "load.choose success \"small\"",
             "load.big skipped",
             "load.small success \"small\"",
             "report success [1,\"two\",\"2026-03-01\"]",
-            "file_there success",
+            &format!("file_there success \"{}\"", fixture("foreign_tasks.py")),
             "finish success"
         ]
     );

@@ -1,6 +1,8 @@
 //! Traces and lineage, as those who gather them read what was sent: by the classes of OpenTelemetry's protocol and of
 //! OpenLineage's client.
 
+mod mail;
+
 use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;

@@ -67,7 +67,7 @@ async fn a_newer_version_migrates_while_an_older_one_works() {
     }
     assert!(served.house.store.schema().await.unwrap().is_current());
     served.start().await;
-    let run = served.trigger(TEXT, "by either").await;
+    let run = served.trigger(TEXT, "by_either").await;
     assert_eq!(served.ended(&run).await, RunState::Success);
     served.stop().await;
 }
