@@ -68,7 +68,13 @@ pub(crate) struct CleanArguments {
     /// stays there when the home is deleted. One whose home was moved is listed as well until that is used again.
     #[arg(long)]
     pub(crate) old_homes: bool,
-    /// Delete: the staging bucket is this pinsched's alone, or the homes are not missed
+    /// In place of that, records of the embedded broker that are older, as 30d: whole segments, with the stack stopped; none
+    /// is deleted without --yes
+    ///
+    /// As when Kafka's own retention has deleted them: a sink that had not come to them fails, and never jumps.
+    #[arg(long, value_name = "DURATION", value_parser = crate::config::duration, conflicts_with = "old_homes")]
+    pub(crate) old_records: Option<Duration>,
+    /// Delete: the staging bucket is this pinsched's alone, and what is listed is not missed
     #[arg(long)]
     pub(crate) yes: bool,
 }

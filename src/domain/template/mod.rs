@@ -237,7 +237,7 @@ mod tests {
         let outputs = json!({"rows": 7, "return_value": "r", "topics": {"t.pin": {"produced": 3}}});
         let outputs = BTreeMap::from([("emulate".parse().unwrap(), outputs.as_object().unwrap().clone().into())]);
         TemplateScope {
-            values: values::of_task(&facts, &"sink".parse().unwrap(), "sink", outputs),
+            values: values::of_task(&facts, &"sink".parse().unwrap(), "sink", 2, outputs),
             named: Named::default(),
         }
     }

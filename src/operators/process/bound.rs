@@ -42,7 +42,7 @@ impl Bound {
                     before_exec(command, Entry::Cgroup(entry));
                 }
             }
-            Self::PerUser(limit) => before_exec(command, Entry::Limit(limit.clone())),
+            Self::PerUser(limit) => before_exec(command, Entry::Limit(*limit)),
             Self::None => {}
         }
     }
@@ -69,7 +69,7 @@ fn before_exec(command: &mut Command, entry: Entry) {
     let bind = move || {
         match &entry {
             Entry::Cgroup(file) => rustix::io::write(file, b"0").map(drop)?,
-            Entry::Limit(limit) => setrlimit(Resource::Nproc, limit.clone())?,
+            Entry::Limit(limit) => setrlimit(Resource::Nproc, *limit)?,
         }
         Ok(())
     };

@@ -245,3 +245,30 @@ async fn services_tell_once_whichever_of_them_did_the_work() {
     );
     assert_eq!(read_by(include_str!("openlineage_events.py"), &json!(bodies)).await, "");
 }
+
+#[tokio::test]
+async fn log_lines_go_to_the_days_file_in_place_of_stderr() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("orders.yaml"), FLAKY).unwrap();
+    let settings = [
+        ("PINSCHED_LOG_FILE", "logs/pinsched.log"),
+        ("PINSCHED_LOG", "pinsched=debug,sqlx=info"),
+        ("PINSCHED_LOG_FORMAT", "json"),
+    ];
+    // Nobody is there to take traces, which is a warning.
+    let (_, _, stderr) =
+        run(&folder, &[&settings[..], &[("PINSCHED_OTLP_ENDPOINT", "http://127.0.0.1:9")]].concat()).await;
+    let files: Vec<_> = std::fs::read_dir(folder.path().join("logs")).unwrap().map(|entry| entry.unwrap()).collect();
+    let [file] = &files[..] else { panic!("one day has one file: {files:?}") };
+    let name = file.file_name().into_string().unwrap();
+    assert!(name.starts_with("pinsched.20") && name.ends_with(".log"), "{name}");
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let warned = |line: &Value| {
+        line["level"] == "WARN"
+            && line["fields"]["message"].as_str().is_some_and(|words| words.contains("a trace could not be sent"))
+    };
+    assert!(lines.iter().any(warned), "{text}");
+    assert!(!stderr.contains("could not be sent; trying again") && !text.contains("swordfish!"), "{stderr}\n{text}");
+    assert!(stderr.contains("not all traces and lineage could be sent"), "{stderr}");
+}

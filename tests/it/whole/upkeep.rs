@@ -218,3 +218,21 @@ async fn a_served_process_tells_of_its_health_and_its_port_is_its_alone() {
     assert!(third.stderr.contains("--listen takes an address and a port"), "{}", third.stderr);
     served.kill().await.unwrap();
 }
+
+#[tokio::test]
+async fn old_homes_and_old_records_are_told_of_and_deleted_on_demand_alone() {
+    let product = Product::embedded().await;
+    let refused = product.answer(&["clean", "--old-records", "30d"]).await;
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(refused.stderr.contains("`pinsched down` stops it"), "{}", refused.stderr);
+    let both = product.answer(&["clean", "--old-records", "30d", "--old-homes"]).await;
+    assert_eq!(both.status.code(), Some(2));
+    assert_eq!(product.answer(&["down"]).await.status.code(), Some(0));
+    let told = product.json(&["clean", "--old-records", "30d"]).await;
+    assert_eq!(told, json!({"partitions": 0, "segments": 0, "bytes": 0, "deleted": false}));
+    let homes = product.json(&["clean", "--old-homes", "--dry-run"]).await;
+    assert_eq!(homes["deleted"], false);
+    // This home is there, wherever its database lies.
+    let here = product.home().to_string_lossy().into_owned();
+    assert!(homes["homes"].as_array().unwrap().iter().all(|home| home["home"] != here), "{homes}");
+}
