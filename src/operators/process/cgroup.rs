@@ -36,11 +36,11 @@ pub(super) struct Cgroup {
 
 /// What a cgroup saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Ended {
+pub(super) struct Seen {
     /// How often a process could not be started, since there were as many as may be.
     pub(super) refused: u64,
-    /// Whether processes were left, and killed.
-    pub(super) had_left: bool,
+    /// Whether processes are in it.
+    pub(super) is_alive: bool,
 }
 
 impl Cgroup {
@@ -50,10 +50,13 @@ impl Cgroup {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = parent.join(format!("{NAME}{}-{number}", std::process::id()));
-        fs::create_dir(&path)?;
-        let mut cgroup = Self { path, entry: None, is_over: false };
-        fs::write(cgroup.path.join("pids.max"), limit.to_string())?;
-        cgroup.entry = Some(File::options().write(true).open(cgroup.path.join("cgroup.procs"))?);
+        let named = |error: io::Error| {
+            io::Error::new(error.kind(), format!("could not set the cgroup {} up: {error}", path.display()))
+        };
+        fs::create_dir(&path).map_err(named)?;
+        let mut cgroup = Self { path: path.clone(), entry: None, is_over: false };
+        fs::write(path.join("pids.max"), limit.to_string()).map_err(named)?;
+        cgroup.entry = Some(File::options().write(true).open(path.join("cgroup.procs")).map_err(named)?);
         Ok(Some(cgroup))
     }
 
@@ -66,11 +69,14 @@ impl Cgroup {
         self.entry.take()
     }
 
+    /// What it has seen so far, and whether something runs in it.
+    pub(super) fn seen(&self) -> Seen {
+        Seen { refused: refused(&self.path), is_alive: !is_empty(&self.path) }
+    }
+
     /// Kills what is in it, waits until that is gone, and removes it.
-    pub(super) async fn end(mut self) -> Ended {
+    pub(super) async fn end(mut self) {
         self.is_over = true;
-        let refused = refused(&self.path);
-        let had_left = !is_empty(&self.path);
         let gone = async {
             while !is_empty(&self.path) || fs::remove_dir(&self.path).is_err_and(|error| !is_absent(&error)) {
                 kill_all(&self.path);
@@ -80,7 +86,6 @@ impl Cgroup {
         if tokio::time::timeout(PATIENCE, gone).await.is_err() {
             tracing::warn!(cgroup = %self.path.display(), "killed processes of a task are not gone yet");
         }
-        Ended { refused, had_left }
     }
 }
 

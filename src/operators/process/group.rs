@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 
 use super::bound::Bound;
-use super::cgroup::Ended;
+use super::cgroup::Seen;
 
 /// Deaf to the signals that ask a group to end, since it has to see to the end that they bring about. `$1` is the
 /// cgroup's folder, or empty: nothing can be started in it from then on, so that one look at it is enough.
@@ -58,15 +58,20 @@ impl ProcessGroup {
         self.bound.apply(command);
     }
 
-    /// Kills what is left of the group, and of its cgroup.
-    pub(super) async fn kill(mut self) -> Ended {
+    /// Kills what is left of the group, and of its cgroup; says what that had seen before.
+    pub(super) async fn kill(mut self) -> Seen {
+        let bound = std::mem::replace(&mut self.bound, Bound::None);
+        let seen = match &bound {
+            Bound::Cgroup(cgroup) => cgroup.seen(),
+            Bound::PerUser(_) | Bound::None => Seen::default(),
+        };
         self.signal(Signal::KILL);
         // Cannot fail but for a leader that was reaped already, which is what is wanted.
         let _ = self.leader.wait().await;
-        match std::mem::replace(&mut self.bound, Bound::None) {
-            Bound::Cgroup(cgroup) => cgroup.end().await,
-            Bound::PerUser(_) | Bound::None => Ended::default(),
+        if let Bound::Cgroup(cgroup) = bound {
+            cgroup.end().await;
         }
+        seen
     }
 
     /// Sends all of them a signal.

@@ -164,19 +164,19 @@ pub(super) async fn run(
         // ends in time makes no difference: what is left of the group is killed either way.
         let ending = lines.copy_while(&mut output, child.wait());
         let _ = tokio::time::timeout(TERMINATION_GRACE, ending).await;
-        let ended = group.kill().await;
+        let seen = group.kill().await;
         let _ = lines.copy_rest(&mut output, KILLED_GRACE).await;
-        let reached = limit.filter(|_| ended.refused > 0);
+        let reached = limit.filter(|_| seen.refused > 0);
         return Err(ProcessError::Stopped { last_lines: last_words(&lines, reached, context) });
     };
     if lines.copy_rest(&mut output, LEFTOVER_GRACE).await.is_err() {
         // Ours, not the command's: it must be neither among its last lines nor its value.
         context.log.line("the command ended and left processes behind that hold its output: they are killed");
     }
-    let ended = group.kill().await;
+    let seen = group.kill().await;
     let status = status.map_err(ProcessError::Wait)?;
-    let reached = limit.filter(|_| ended.refused > 0);
-    if status.success() && reached.is_some() && ended.had_left {
+    let reached = limit.filter(|_| seen.refused > 0);
+    if status.success() && reached.is_some() && seen.is_alive {
         return Err(ProcessError::Crowded { last_lines: last_words(&lines, reached, context) });
     }
     Ok(Finished { status, lines, reached })
