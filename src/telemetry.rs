@@ -1,8 +1,13 @@
-//! Logs and spans: set up once. Logs go to stderr, with secrets masked; stdout is the answer's.
+//! Logs and spans: set up once. Logs go to stderr, or to a file for each day of which the oldest go, with secrets masked;
+//! stdout is the answer's.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use tracing_appender::rolling::{InitError, RollingFileAppender, Rotation};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{LogFormat, LogSettings};
 use crate::domain::masking::Masks;
@@ -18,21 +23,36 @@ pub enum TelemetryError {
         /// What is wrong with it.
         source: tracing_subscriber::filter::ParseError,
     },
+    /// The file cannot be written.
+    #[error("could not open the log file {}", .path.display())]
+    File {
+        /// What was given.
+        path: PathBuf,
+        /// Why not.
+        source: InitError,
+    },
+    /// It names no file.
+    #[error("could not open the log file {}: that is a folder", .0.display())]
+    Folder(PathBuf),
     /// Somebody was here before.
     #[error("could not set up logs, they are already")]
     Taken(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Starts writing logs to stderr as the settings say; `default` is the filter where they say nothing: `warn` for a
+/// Starts writing logs as the settings say; `default` is the filter where they say nothing: `warn` for a
 /// command, `info` for a process that stays. What `masks` know, then and later, is masked.
 pub fn init(settings: &LogSettings, default: &str, masks: Masks) -> Result<(), TelemetryError> {
     let filter = settings.filter.as_deref().unwrap_or(default);
     let filter =
         EnvFilter::try_new(filter).map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;
-    let colours = !settings.no_color && std::io::stderr().is_terminal();
+    let file = match &settings.file {
+        Some(path) => Some(Arc::new(daily(path, settings.files.get())?)),
+        None => None,
+    };
+    let colours = !settings.no_color && file.is_none() && std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(move || MaskedErrors(masks.clone()))
+        .with_writer(move || Masked { masks: masks.clone(), file: file.clone() })
         .with_ansi(colours)
         .log_internal_errors(false); // it would panic where stderr cannot be written: on a full disk, say
     let started = match settings.format {
@@ -42,16 +62,73 @@ pub fn init(settings: &LogSettings, default: &str, masks: Masks) -> Result<(), T
     started.map_err(TelemetryError::Taken)
 }
 
-/// Standard error, for lines that come whole.
-struct MaskedErrors(Masks);
+/// A file for each day, by UTC: `pinsched.log` is `pinsched.2026-03-01.log`. So many are kept.
+fn daily(path: &Path, files: usize) -> Result<RollingFileAppender, TelemetryError> {
+    let name = |part: Option<&std::ffi::OsStr>| part.map(|part| part.to_string_lossy().into_owned());
+    let (Some(stem), false) = (name(path.file_stem()), path.is_dir()) else {
+        return Err(TelemetryError::Folder(path.to_owned()));
+    };
+    let mut builder =
+        RollingFileAppender::builder().rotation(Rotation::DAILY).filename_prefix(stem).max_log_files(files);
+    if let Some(ending) = name(path.extension()) {
+        builder = builder.filename_suffix(ending);
+    }
+    let opened = builder.build(path.parent().unwrap_or(Path::new(".")));
+    opened.map_err(|source| TelemetryError::File { path: path.to_owned(), source })
+}
 
-impl Write for MaskedErrors {
+/// Standard error or the day's file, for lines that come whole.
+struct Masked {
+    masks: Masks,
+    file: Option<Arc<RollingFileAppender>>,
+}
+
+impl Write for Masked {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        io::stderr().lock().write_all(self.0.mask(&String::from_utf8_lossy(line)).as_bytes())?;
+        let text = String::from_utf8_lossy(line);
+        let masked = self.masks.mask(&text);
+        match &self.file {
+            Some(file) => file.make_writer().write_all(masked.as_bytes())?,
+            None => io::stderr().lock().write_all(masked.as_bytes())?,
+        }
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().lock().flush()
+        match &self.file {
+            Some(file) => file.make_writer().flush(),
+            None => io::stderr().lock().flush(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_that_are_over_go_beyond_those_that_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        for day in ["2020-01-01", "2020-01-02", "2020-01-03"] {
+            std::fs::write(folder.path().join(format!("pinsched.{day}.log")), "old").unwrap();
+        }
+        std::fs::write(folder.path().join("another.log"), "somebody else's").unwrap();
+        let file = daily(&folder.path().join("pinsched.log"), 2).unwrap();
+        file.make_writer().write_all(b"new\n").unwrap();
+        let mut names: Vec<String> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names.len(), 3, "{names:?}");
+        assert_eq!(names[0], "another.log");
+        let today = std::fs::read_to_string(folder.path().join(&names[2])).unwrap();
+        assert_eq!(today, "new\n", "{names:?}");
+    }
+
+    #[test]
+    fn a_folder_is_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(daily(folder.path(), 2), Err(TelemetryError::Folder(_))));
     }
 }

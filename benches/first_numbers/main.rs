@@ -289,6 +289,8 @@ async fn drive(store: &Store, source: &str) -> Duration {
         observer: Arc::new(Nobody),
         slots: SLOTS,
         memory_limit: 512 * 1024 * 1024,
+        processes: Default::default(),
+        receivers: Default::default(),
         lookup: Lookup::new(store.clone(), Default::default(), Default::default(), Default::default()),
     };
     let run = store.create_run(&new, now).await.unwrap();

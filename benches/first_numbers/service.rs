@@ -93,6 +93,8 @@ impl Served {
             observer: Arc::new(Nobody),
             slots,
             memory_limit: 512 * 1024 * 1024,
+            processes: Default::default(),
+            receivers: Default::default(),
             lookup: Lookup::new(store.clone(), Default::default(), Default::default(), Default::default()),
         };
         let sign = register(&store).await.unwrap();

@@ -56,6 +56,9 @@ pub(crate) struct Everywhere {
     /// How log lines look [env: PINSCHED_LOG_FORMAT] [default: text]
     #[arg(long, global = true, value_name = "text|json")]
     pub(crate) log_format: Option<String>,
+    /// A file that log lines go to in place of stderr, one for each day [env: PINSCHED_LOG_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) log_file: Option<PathBuf>,
 }
 
 /// How the answer looks.

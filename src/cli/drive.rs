@@ -24,7 +24,7 @@ use crate::engine::notices::Notifier;
 use crate::engine::running::RunningRun;
 use crate::engine::shutdown::{Shutdown, ShutdownStep};
 use crate::engine::versions::Versions;
-use crate::service::notifier;
+use crate::service::notifier::{self, Outbox};
 use crate::store::{Run, SignOfLife, Store};
 
 /// How long what runs may go on after SIGTERM: supervisors send SIGKILL ten seconds later or more.
@@ -54,12 +54,15 @@ pub(crate) async fn drive(
     let dag = Arc::clone(&running.dag);
     let versions = Arc::new(Versions::new(engine.registrations));
     versions.keep(run.version, Arc::clone(&dag));
+    let exporter = engine.exporter(&versions);
+    let exporter = (!exporter.is_idle()).then_some(exporter);
     let notifier = dag.has_callbacks().then(|| Notifier::new(store.clone(), versions, engine.lookup.clone()));
     let shutdown = Shutdown::default();
     let work = async {
         tokio::select! {
             driven = watch(engine.drive_as(sign, running, &shutdown), &display, &shutdown) => driven,
             never = told(notifier.as_ref(), run.key) => match never {},
+            never = told(exporter.as_ref(), run.key) => match never {},
         }
     };
     tokio::pin!(work);
@@ -72,10 +75,12 @@ pub(crate) async fn drive(
         }
     };
     let is_stopped = !matches!(driven, Ok(Driven::Concluded(_))); // somebody wants it to end
-    if let (Some(notifier), None) = (&notifier, &gone)
-        && !notifier::finish(notifier, run.key, if is_stopped { HURRIED_WORDS } else { LAST_WORDS }).await
-    {
-        display.say("not all callbacks could be sent; `pinsched serve` goes on with them for a day");
+    if gone.is_none() {
+        let limit = if is_stopped { HURRIED_WORDS } else { LAST_WORDS };
+        let last = tokio::join!(finish(notifier.as_ref(), run.key, limit), finish(exporter.as_ref(), run.key, limit));
+        for unsent in [last.0, last.1].into_iter().flatten() {
+            display.say(&format!("not all {unsent} could be sent; `pinsched serve` goes on with them for a day"));
+        }
     }
     display.end();
     if let (Some(gone), Ok(Driven::Stopped) | Err(_)) = (gone, &driven) {
@@ -118,10 +123,18 @@ pub(crate) async fn drive_stored(
 }
 
 /// Tells what happens in the run while it goes on, where anybody is told.
-async fn told(notifier: Option<&Notifier>, run: RunKey) -> Infallible {
-    match notifier {
-        Some(notifier) => notifier::follow(notifier, Some(run)).await,
+async fn told(outbox: Option<&impl Outbox>, run: RunKey) -> Infallible {
+    match outbox {
+        Some(outbox) => notifier::follow(outbox, Some(run)).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Sends what happened in the run; what of it could not be sent.
+async fn finish<O: Outbox>(outbox: Option<&O>, run: RunKey, limit: Duration) -> Option<&'static str> {
+    match outbox {
+        Some(outbox) if !notifier::finish(outbox, run, limit).await => Some(O::WHAT),
+        _ => None,
     }
 }
 

@@ -13,8 +13,10 @@ use crate::domain::ids::DagId;
 use crate::domain::masking::Masks;
 use crate::embedded::{self, Component, LeaseRequest, Phase, Progress, Resolved, StackError, StackLease};
 use crate::engine::Engine;
+use crate::engine::exports::{LineageReceiver, Receivers, TraceReceiver};
 use crate::engine::lookup::{Lookup, secrets_of};
 use crate::engine::observer::Observer;
+use crate::engine::operator::Processes;
 use crate::operators;
 use crate::store::{DagState, Run, SecretKeys, Store};
 
@@ -75,7 +77,7 @@ impl Session {
 
     async fn connect_database(&self) -> anyhow::Result<(Option<StackLease>, Store)> {
         let (lease, url) = self.database().await?;
-        Ok((lease, Store::connect(&url, 2).await?))
+        Ok((lease, Store::connect_telling(&url, 2, self.receivers().wanted()).await?))
     }
 
     /// Where the database is; the embedded one is started, and runs for as long as the lease is held.
@@ -111,7 +113,8 @@ impl Session {
     pub(crate) async fn connect(&self, connections: u32) -> anyhow::Result<(Resolved, Store)> {
         let mut starting = self.starting(&embedded::lacking(&self.settings));
         let resolved = embedded::resolve(&self.settings, &mut starting).await?;
-        let store = Store::connect(&resolved.database_url, connections).await?;
+        let exports = self.receivers().wanted();
+        let store = Store::connect_telling(&resolved.database_url, connections, exports).await?;
         store.migrate().await?;
         Ok((resolved, store))
     }
@@ -158,7 +161,31 @@ impl Session {
             observer,
             slots: self.settings.parallelism.get(),
             memory_limit: self.settings.memory_limit,
+            processes: Processes {
+                limit: self.settings.max_processes_per_task,
+                are_traced: self.settings.telemetry.traces_url.is_some(),
+            },
+            receivers: Arc::new(self.receivers()),
         })
+    }
+}
+
+impl Session {
+    /// Who is told of runs, beside people.
+    fn receivers(&self) -> Receivers {
+        let (telemetry, openlineage) = (&self.settings.telemetry, &self.settings.openlineage);
+        Receivers {
+            traces: telemetry.traces_url.as_ref().map(|url| TraceReceiver {
+                url: SecretString::from(url.as_str()),
+                headers: telemetry.headers.clone(),
+                resource: telemetry.resource.clone(),
+            }),
+            lineage: openlineage.url.as_ref().map(|url| LineageReceiver {
+                url: SecretString::from(url.as_str()),
+                api_key: openlineage.api_key.clone(),
+                namespace: openlineage.namespace.clone(),
+            }),
+        }
     }
 }
 
@@ -215,6 +242,7 @@ fn to_flags(flags: &Everywhere) -> Flags {
         .with(&key::DATABASE_URL, flags.database_url.clone())
         .with(&key::LOG_FILTER, flags.log.clone())
         .with(&key::LOG_FORMAT, flags.log_format.clone())
+        .with(&key::LOG_FILE, flags.log_file.as_ref().map(|file| file.to_string_lossy().into_owned()))
 }
 
 /// The DAG of that id, as it stands; an error that says what there is.

@@ -2,6 +2,7 @@
 //! all it needs: settings that it read by itself could differ from those of who started it.
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -42,6 +43,8 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         filter: arguments.log_filter,
         format: arguments.log_format.unwrap_or_default(),
         no_color: environment.no_color(),
+        file: None,
+        files: NonZeroUsize::MIN,
     };
     if let Err(error) = telemetry::init(&log, "info,sqlx=warn", Masks::default()) {
         return refuse(&error);

@@ -67,7 +67,19 @@ pub(crate) struct CleanArguments {
     /// Only tell how much
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// The staging bucket is this pinsched's alone
+    /// In place of that, databases of embedded stacks whose homes are gone; none is deleted without --yes
+    ///
+    /// Where a server of Postgres's cannot reach a home, as below /root, its database lies under /var/lib/pinsched, and
+    /// stays there when the home is deleted. One whose home was moved is listed as well until that is used again.
+    #[arg(long)]
+    pub(crate) old_homes: bool,
+    /// In place of that, records of the embedded broker that are older, as 30d: whole segments, with the stack stopped; none
+    /// is deleted without --yes
+    ///
+    /// As when Kafka's own retention has deleted them: a sink that had not come to them fails, and never jumps.
+    #[arg(long, value_name = "DURATION", value_parser = crate::config::duration, conflicts_with = "old_homes")]
+    pub(crate) old_records: Option<Duration>,
+    /// Delete: the staging bucket is this pinsched's alone, and what is listed is not missed
     #[arg(long)]
     pub(crate) yes: bool,
 }

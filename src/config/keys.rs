@@ -178,6 +178,14 @@ pub mod key {
         about: "how much memory a transform takes before it spills to disk",
         ..PLAIN
     };
+    /// How many processes a task may have.
+    pub const ENGINE_MAX_PROCESSES: Key = Key {
+        name: "engine.max_processes_per_task",
+        variables: &["PINSCHED_MAX_PROCESSES_PER_TASK"],
+        default: Some("1024"),
+        about: "how many processes and threads a task of `bash` or `python` may have at once; `off` or 0: any number",
+        ..PLAIN
+    };
     /// Where the DAG files are.
     pub const SCHEDULER_DAGS: Key = Key {
         name: "scheduler.dags",
@@ -242,6 +250,108 @@ pub mod key {
         about: "how log lines look: text or json",
         ..PLAIN
     };
+    /// Where log lines go.
+    pub const LOG_FILE: Key = Key {
+        name: "log.file",
+        variables: &["PINSCHED_LOG_FILE"],
+        about: "a file that log lines go to, in place of stderr; each day has one, with the date in its name",
+        ..PLAIN
+    };
+    /// How many log files are kept.
+    pub const LOG_FILES: Key = Key {
+        name: "log.files",
+        variables: &["PINSCHED_LOG_FILES"],
+        default: Some("7"),
+        about: "how many days' log files are kept",
+        ..PLAIN
+    };
+    /// Where traces go.
+    pub const TELEMETRY_OTLP_ENDPOINT: Key = Key {
+        name: "telemetry.otlp_endpoint",
+        variables: &["PINSCHED_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"],
+        masking: Masking::Address,
+        about: "where traces go by OTLP over HTTP, as `http://127.0.0.1:4318`; `/v1/traces` is added",
+        ..PLAIN
+    };
+    /// Where traces go, in full.
+    pub const TELEMETRY_OTLP_TRACES_ENDPOINT: Key = Key {
+        name: "telemetry.otlp_traces_endpoint",
+        variables: &["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"],
+        masking: Masking::Address,
+        about: "the same in full, with its path",
+        ..PLAIN
+    };
+    /// What goes with traces.
+    pub const TELEMETRY_OTLP_HEADERS: Key = Key {
+        name: "telemetry.otlp_headers",
+        variables: &["PINSCHED_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"],
+        masking: Masking::Hidden,
+        about: "headers that go with them, as `name=value`, comma separated",
+        ..PLAIN
+    };
+    /// Whose traces they are.
+    pub const TELEMETRY_SERVICE_NAME: Key = Key {
+        name: "telemetry.service_name",
+        variables: &["OTEL_SERVICE_NAME"],
+        default: Some("pinsched"),
+        about: "the `service.name` of traces",
+        ..PLAIN
+    };
+    /// What else is told of whose traces they are.
+    pub const TELEMETRY_RESOURCE_ATTRIBUTES: Key = Key {
+        name: "telemetry.resource_attributes",
+        variables: &["OTEL_RESOURCE_ATTRIBUTES"],
+        about: "further attributes of their resource, as `name=value`, comma separated",
+        ..PLAIN
+    };
+    /// Whether no traces are sent.
+    pub const TELEMETRY_DISABLED: Key = Key {
+        name: "telemetry.disabled",
+        variables: &["OTEL_SDK_DISABLED"],
+        default: Some("false"),
+        about: "whether no traces are sent, whatever else is set",
+        ..PLAIN
+    };
+    /// Where lineage goes.
+    pub const OPENLINEAGE_URL: Key = Key {
+        name: "openlineage.url",
+        variables: &["PINSCHED_OPENLINEAGE_URL", "OPENLINEAGE_URL"],
+        masking: Masking::Address,
+        about: "where OpenLineage events go, as `http://127.0.0.1:5000`",
+        ..PLAIN
+    };
+    /// The path there.
+    pub const OPENLINEAGE_ENDPOINT: Key = Key {
+        name: "openlineage.endpoint",
+        variables: &["OPENLINEAGE_ENDPOINT"],
+        default: Some("api/v1/lineage"),
+        about: "the path there",
+        ..PLAIN
+    };
+    /// What goes with lineage.
+    pub const OPENLINEAGE_API_KEY: Key = Key {
+        name: "openlineage.api_key",
+        variables: &["OPENLINEAGE_API_KEY"],
+        masking: Masking::Hidden,
+        about: "the key that goes with them as a bearer token",
+        ..PLAIN
+    };
+    /// Whose lineage it is.
+    pub const OPENLINEAGE_NAMESPACE: Key = Key {
+        name: "openlineage.namespace",
+        variables: &["OPENLINEAGE_NAMESPACE"],
+        default: Some("default"),
+        about: "the namespace of jobs in them",
+        ..PLAIN
+    };
+    /// Whether no lineage is sent.
+    pub const OPENLINEAGE_DISABLED: Key = Key {
+        name: "openlineage.disabled",
+        variables: &["OPENLINEAGE_DISABLED"],
+        default: Some("false"),
+        about: "whether no events are sent, whatever else is set",
+        ..PLAIN
+    };
 }
 
 /// All settings, in the order in which they are shown.
@@ -264,6 +374,7 @@ pub const KEYS: &[Key] = &[
     key::SECRETS_AWS_ENDPOINT_URL,
     key::ENGINE_PARALLELISM,
     key::ENGINE_MEMORY_LIMIT,
+    key::ENGINE_MAX_PROCESSES,
     key::SCHEDULER_DAGS,
     key::SCHEDULER_MISFIRE_GRACE,
     key::SERVICE_LISTEN,
@@ -272,6 +383,19 @@ pub const KEYS: &[Key] = &[
     key::STACK_LINGER,
     key::LOG_FILTER,
     key::LOG_FORMAT,
+    key::LOG_FILE,
+    key::LOG_FILES,
+    key::TELEMETRY_OTLP_ENDPOINT,
+    key::TELEMETRY_OTLP_TRACES_ENDPOINT,
+    key::TELEMETRY_OTLP_HEADERS,
+    key::TELEMETRY_SERVICE_NAME,
+    key::TELEMETRY_RESOURCE_ATTRIBUTES,
+    key::TELEMETRY_DISABLED,
+    key::OPENLINEAGE_URL,
+    key::OPENLINEAGE_ENDPOINT,
+    key::OPENLINEAGE_API_KEY,
+    key::OPENLINEAGE_NAMESPACE,
+    key::OPENLINEAGE_DISABLED,
 ];
 
 /// A table of the user's own keys: librdkafka's properties, named connections.

@@ -27,6 +27,7 @@
 //! | `secrets.aws.endpoint_url` | `PINSCHED_SECRETS_AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_SECRETS_MANAGER` | AWS           |
 //! | `engine.parallelism`      | `PINSCHED_PARALLELISM`                                             | `16`                |
 //! | `engine.memory_limit`     | `PINSCHED_MEMORY_LIMIT`                                            | `512MiB`            |
+//! | `engine.max_processes_per_task` | `PINSCHED_MAX_PROCESSES_PER_TASK` | `1024` |
 //! | `scheduler.dags`          | `PINSCHED_DAGS`                                                    | `dags`              |
 //! | `scheduler.misfire_grace` | `PINSCHED_MISFIRE_GRACE`                                           | `1h`                |
 //! | `service.listen`          | `PINSCHED_LISTEN`                                                  | `127.0.0.1:8793`    |
@@ -35,6 +36,19 @@
 //! | `stack.linger`            | `PINSCHED_STACK_LINGER`                                            | `10s`               |
 //! | `log.filter`              | `PINSCHED_LOG`, `RUST_LOG`                                         | `warn`              |
 //! | `log.format`              | `PINSCHED_LOG_FORMAT`                                              | `text`              |
+//! | `log.file` | `PINSCHED_LOG_FILE` |  |
+//! | `log.files` | `PINSCHED_LOG_FILES` | `7` |
+//! | `telemetry.otlp_endpoint` | `PINSCHED_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_ENDPOINT` |  |
+//! | `telemetry.otlp_traces_endpoint` | `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` |  |
+//! | `telemetry.otlp_headers` | `PINSCHED_OTLP_HEADERS`, `OTEL_EXPORTER_OTLP_TRACES_HEADERS`, `OTEL_EXPORTER_OTLP_HEADERS` |  |
+//! | `telemetry.service_name` | `OTEL_SERVICE_NAME` | `pinsched` |
+//! | `telemetry.resource_attributes` | `OTEL_RESOURCE_ATTRIBUTES` |  |
+//! | `telemetry.disabled` | `OTEL_SDK_DISABLED` | `false` |
+//! | `openlineage.url` | `PINSCHED_OPENLINEAGE_URL`, `OPENLINEAGE_URL` |  |
+//! | `openlineage.endpoint` | `OPENLINEAGE_ENDPOINT` | `api/v1/lineage` |
+//! | `openlineage.api_key` | `OPENLINEAGE_API_KEY` |  |
+//! | `openlineage.namespace` | `OPENLINEAGE_NAMESPACE` | `default` |
+//! | `openlineage.disabled` | `OPENLINEAGE_DISABLED` | `false` |
 //!
 //! A connection is a URL, Airflow's JSON or a table of Airflow's fields (`conn_type`, `host`, `login`, …).
 //!
@@ -47,6 +61,7 @@ mod environment;
 mod error;
 mod file;
 mod keys;
+mod observed;
 mod settings;
 mod unknown;
 mod values;
@@ -54,6 +69,7 @@ mod values;
 pub use environment::{Environment, not_for_the_stack};
 pub use error::{ConfigError, Problem};
 pub use keys::{KEYS, Key, Masking, key};
+pub use observed::{OpenLineageSettings, TelemetrySettings};
 pub use settings::{
     Flags, KafkaSettings, LogFormat, LogSettings, RetentionSettings, S3Settings, SecretsSettings, Settings, duration,
     listen,

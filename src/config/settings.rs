@@ -14,6 +14,7 @@ use super::environment::Environment;
 use super::error::{ConfigError, Problem};
 use super::file;
 use super::keys::{CONNECTIONS, KAFKA_PROPERTIES, Key, VARIABLES, key};
+use super::observed::{self, OpenLineageSettings, TelemetrySettings};
 use super::unknown::unknown_variables;
 use super::values::{Entry, Origin, Value, Values};
 use crate::domain::byte_size::parse_byte_size;
@@ -71,6 +72,8 @@ pub struct Settings {
     pub parallelism: NonZeroUsize,
     /// How many bytes a transform takes before it spills.
     pub memory_limit: u64,
+    /// How many processes and threads a task may have at once; `None`: any number.
+    pub max_processes_per_task: Option<NonZeroU32>,
     /// The folder of DAG files.
     pub dags: PathBuf,
     /// How late a missed tick may run that nothing catches up with.
@@ -83,6 +86,10 @@ pub struct Settings {
     pub stack_linger: Duration,
     /// The logs.
     pub log: LogSettings,
+    /// Traces.
+    pub telemetry: TelemetrySettings,
+    /// OpenLineage events.
+    pub openlineage: OpenLineageSettings,
     /// Whether colours are off.
     pub no_color: bool,
     /// The directories in which programs are looked for.
@@ -147,6 +154,10 @@ pub struct LogSettings {
     pub filter: Option<String>,
     /// How they look.
     pub format: LogFormat,
+    /// The file that they go to in place of stderr, with the date added to its name.
+    pub file: Option<PathBuf>,
+    /// How many days' files are kept.
+    pub files: NonZeroUsize,
     /// Whether their colours are off.
     pub no_color: bool,
 }
@@ -212,6 +223,8 @@ impl Settings {
         );
         let keys = self.secrets.key.iter().flat_map(|keys| keys.expose_secret().split(','));
         secrets.extend(keys.map(|key| SecretString::from(key.trim())));
+        secrets.extend(self.telemetry.headers.iter().map(|(_, value)| value.clone()));
+        secrets.extend(self.openlineage.api_key.clone());
         for (name, value) in &self.variables {
             let text = value.expose_secret();
             secrets.extend(is_secret_name(name).then(|| value.clone()));
@@ -258,10 +271,9 @@ fn assemble(
     let source_url = values.parse(&key::SOURCE_URL, problems, source_url);
     let secrets = secrets(values, problems);
     connections(values, problems);
-    let parallelism = values.parse(&key::ENGINE_PARALLELISM, problems, |text| {
-        text.parse::<NonZeroUsize>().map_err(|_| "a whole number above 0")
-    });
+    let parallelism = values.parse(&key::ENGINE_PARALLELISM, problems, count);
     let memory_limit = values.parse(&key::ENGINE_MEMORY_LIMIT, problems, bytes);
+    let max_processes_per_task = values.parse(&key::ENGINE_MAX_PROCESSES, problems, bound);
     let dags = values.parse(&key::SCHEDULER_DAGS, problems, path);
     let misfire_grace = values.parse(&key::SCHEDULER_MISFIRE_GRACE, problems, duration);
     let listen = values.parse(&key::SERVICE_LISTEN, problems, listen);
@@ -269,6 +281,10 @@ fn assemble(
     let runs_per_dag = values.parse(&key::RETENTION_RUNS_PER_DAG, problems, bound);
     let stack_linger = values.parse(&key::STACK_LINGER, problems, duration);
     let log_format = values.parse(&key::LOG_FORMAT, problems, str::parse);
+    let log_file = values.parse(&key::LOG_FILE, problems, path);
+    let log_files = values.parse(&key::LOG_FILES, problems, count);
+    let telemetry = observed::telemetry(values, problems);
+    let openlineage = observed::openlineage(values, problems);
     Some(Settings {
         home: home?,
         database_url,
@@ -281,6 +297,7 @@ fn assemble(
         secrets,
         parallelism: parallelism?,
         memory_limit: memory_limit?,
+        max_processes_per_task: max_processes_per_task?,
         dags: directory.join(dags?),
         misfire_grace: misfire_grace?,
         listen: listen?,
@@ -289,8 +306,12 @@ fn assemble(
         log: LogSettings {
             filter: values.set(&key::LOG_FILTER).map(|value| value.text.expose_secret().to_owned()),
             format: log_format?,
+            file: log_file.map(|file| directory.join(file)),
+            files: log_files?,
             no_color: environment.no_color(),
         },
+        telemetry: telemetry?,
+        openlineage: openlineage?,
         no_color: environment.no_color(),
         search_path: environment.search_path(),
         values: values.clone(),
@@ -404,7 +425,7 @@ fn source_url(text: &str) -> Result<SecretString, &'static str> {
     Ok(text.into())
 }
 
-fn http_url(text: &str) -> Result<Url, &'static str> {
+pub(super) fn http_url(text: &str) -> Result<Url, &'static str> {
     url_of(text, &["http", "https"]).filter(Url::has_host).ok_or("a URL such as http://127.0.0.1:9000")
 }
 
@@ -425,6 +446,10 @@ pub fn listen(text: &str) -> Result<Option<SocketAddr>, &'static str> {
         "off" => Ok(None),
         address => address.parse().map(Some).map_err(|_| "an address and a port such as 127.0.0.1:8793, or `off`"),
     }
+}
+
+fn count(text: &str) -> Result<NonZeroUsize, &'static str> {
+    text.parse().map_err(|_| "a whole number above 0")
 }
 
 /// A number, of which 0 and `off` are none.

@@ -73,6 +73,7 @@ fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
     secrets.aws.endpoint_url = - (default)
     engine.parallelism = 4 (PINSCHED_PARALLELISM)
     engine.memory_limit = 1GiB (pinsched.toml:5)
+    engine.max_processes_per_task = 1024 (default)
     scheduler.dags = dags (default)
     scheduler.misfire_grace = 1h (default)
     service.listen = 127.0.0.1:8793 (default)
@@ -81,6 +82,19 @@ fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
     stack.linger = 10s (default)
     log.filter = warn (default)
     log.format = text (default)
+    log.file = - (default)
+    log.files = 7 (default)
+    telemetry.otlp_endpoint = - (default)
+    telemetry.otlp_traces_endpoint = - (default)
+    telemetry.otlp_headers = - (default)
+    telemetry.service_name = pinsched (default)
+    telemetry.resource_attributes = - (default)
+    telemetry.disabled = false (default)
+    openlineage.url = - (default)
+    openlineage.endpoint = api/v1/lineage (default)
+    openlineage.api_key = - (default)
+    openlineage.namespace = default (default)
+    openlineage.disabled = false (default)
     kafka.properties.sasl.password = ******** (pinsched.toml:13)
     kafka.properties.sasl.username = me (PINSCHED_KAFKA_SASL_USERNAME)
     kafka.properties.security.protocol = SASL_SSL (pinsched.toml:12)
@@ -276,4 +290,34 @@ fn off_and_nothing_switch_off_what_has_a_bound() {
     pinsched.toml:1: `service.listen` is `8793`, which is not an address and a port such as 127.0.0.1:8793, or `off`
     pinsched.toml:3: `retention.days` is `-1`, which is not a whole number, or `off`
     ");
+}
+
+#[test]
+fn the_variables_of_opentelemetry_and_openlineage_mean_what_their_own_clients_take_them_for() {
+    let read = |environment| load("", environment, &Flags::default()).unwrap();
+    let traces = |environment| read(environment).telemetry.traces_url.map(|url| url.to_string());
+    let base = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/");
+    assert_eq!(traces(Environment::default()), None);
+    assert_eq!(traces([base].into()).as_deref(), Some("http://collector:4318/v1/traces"));
+    let full = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://elsewhere/traces");
+    assert_eq!(traces([base, full].into()).as_deref(), Some("https://elsewhere/traces"));
+    assert_eq!(traces([base, ("OTEL_SDK_DISABLED", "True")].into()), None);
+    let resource = |environment| {
+        let resource = read(environment).telemetry.resource;
+        resource.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+    };
+    let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=weak,team=data%20platform");
+    assert_eq!(resource(Environment::default()), ["service.name=pinsched"]);
+    assert_eq!(resource([attributes].into()), ["service.name=weak", "team=data platform"]);
+    assert_eq!(resource([attributes, ("OTEL_SERVICE_NAME", "own")].into())[0], "service.name=own");
+    let lineage = |environment| read(environment).openlineage.url.map(|url| url.to_string());
+    let url = ("OPENLINEAGE_URL", "http://marquez:5000");
+    assert_eq!(lineage([url].into()).as_deref(), Some("http://marquez:5000/api/v1/lineage"));
+    assert_eq!(
+        lineage([url, ("OPENLINEAGE_ENDPOINT", "events")].into()).as_deref(),
+        Some("http://marquez:5000/events")
+    );
+    assert_eq!(lineage([url, ("OPENLINEAGE_DISABLED", "true")].into()), None);
+    let said = refused("", Environment::from([("OTEL_EXPORTER_OTLP_HEADERS", "api-key:hush")]));
+    assert!(said.contains("`name=value`, comma separated") && !said.contains("hush"), "{said}");
 }

@@ -13,6 +13,7 @@ pub mod duration;
 pub mod ids;
 pub mod json_schema;
 pub mod layout;
+pub mod lineage;
 pub mod masking;
 pub mod operator_kind;
 pub mod outputs;
@@ -30,6 +31,7 @@ pub mod source;
 mod spec;
 pub mod task_state;
 pub mod template;
+pub mod trace;
 pub mod trigger_rule;
 mod yaml;
 

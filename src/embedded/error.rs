@@ -83,6 +83,15 @@ pub enum StackError {
         /// What it answered.
         said: String,
     },
+    /// What is to be changed is in use.
+    #[error("the stack of {} runs: `pinsched down` stops it", home.display())]
+    InUse {
+        /// The home.
+        home: PathBuf,
+    },
+    /// The broker's directory.
+    #[error(transparent)]
+    Broker(#[from] super::broker::BrokerError),
     /// The process was not started.
     #[error("could not start the stack of {}", home.display())]
     Spawn {

@@ -3,7 +3,8 @@
 //! `postgres/`, `kafka/`, `s3/`: the data. `credentials.json`: passwords and ports, chosen once and kept.
 //! `stack.json`: how to reach the process that serves the home; rewritten whenever a part became ready, gone when the
 //! process ended cleanly. `stack.lock`: locked by that process for as long as it lives, so a file left behind by a kill
-//! means nothing. `stack.log`, `postgres.log`: what they said.
+//! means nothing. `stack.log`, `postgres.log`: what they said, the last of it and, as `….log.1`, what was
+//! before.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
@@ -39,6 +40,20 @@ impl Lock {
             (_, Err(error)) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
             (Err(_), Ok(_)) => true,
         }
+    }
+}
+
+/// Moves what a log has into the file beside it, once it is large. Those who write to it append, and go on in the empty
+/// file; what they write between the two steps is lost, which a log of ours can bear.
+fn bound(log: &Path) -> io::Result<()> {
+    /// Enough to see the last days, little enough to open in an editor.
+    const LARGE: u64 = 10 << 20;
+    match fs::metadata(log) {
+        Ok(metadata) if metadata.len() > LARGE => {
+            fs::copy(log, log.with_extension("log.1"))?;
+            OpenOptions::new().write(true).open(log)?.set_len(0)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -107,16 +122,17 @@ impl Home {
         Ok(self.lock()?.is_none())
     }
 
-    /// Opens a log to append to, started anew when it has grown large.
+    /// Opens a log to append to, whatever is taken away from it meanwhile.
     pub(super) fn open_log(&self, path: &Path) -> Result<File, HomeError> {
-        /// Enough to see the last days, little enough to open in an editor.
-        const LARGE: u64 = 10 << 20;
-        let large = fs::metadata(path).is_ok_and(|metadata| metadata.len() > LARGE);
-        let mut options = OpenOptions::new();
-        options.create(true).mode(0o600);
-        let opened =
-            if large { options.write(true).truncate(true).open(path) } else { options.append(true).open(path) };
+        bound(path).map_err(HomeError::io("shorten", path))?;
+        let opened = OpenOptions::new().create(true).mode(0o600).append(true).open(path);
         opened.map_err(HomeError::io("open", path))
+    }
+
+    /// Keeps the logs from growing without end.
+    pub(super) fn bound_logs(&self) -> Result<(), HomeError> {
+        let logs = [self.log(), self.postgres_log()];
+        logs.iter().try_for_each(|log| bound(log).map_err(HomeError::io("shorten", log)))
     }
 
     /// The passwords and ports of this home, chosen at its first use.
@@ -322,4 +338,22 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), HomeError> {
         path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
     })();
     written.map_err(HomeError::io("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_has_grown_large_is_moved_aside_under_its_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::open(&folder.path().join("home")).unwrap();
+        let mut log = home.open_log(&home.log()).unwrap();
+        log.write_all(&vec![b'x'; (10 << 20) + 1]).unwrap();
+        home.bound_logs().unwrap();
+        log.write_all(b"next\n").unwrap();
+        home.bound_logs().unwrap();
+        assert_eq!(fs::read_to_string(home.log()).unwrap(), "next\n");
+        assert_eq!(fs::metadata(home.path().join("stack.log.1")).unwrap().len(), (10 << 20) + 1);
+    }
 }

@@ -211,6 +211,9 @@ impl Stack {
                     if !self.lock.is_in_place() {
                         return stopped(HOME_GONE);
                     }
+                    if let Err(error) = self.home.bound_logs() {
+                        tracing::warn!("a log goes on growing: {}", told(&error));
+                    }
                     None
                 }
                 () = &mut idle => return stopped("nobody needs it"),

@@ -19,7 +19,7 @@ use crate::engine::attempt_log;
 use crate::engine::holding::{HoldingWatch, LOST_STOP_LIMIT};
 use crate::engine::lookup::Lookup;
 use crate::engine::operator::{
-    Choice, Deferring, Failure, Output, Progress, Registration, TaskContext, TaskLog, UpstreamOutput,
+    Choice, Deferring, Failure, Output, Processes, Progress, Registration, TaskContext, TaskLog, UpstreamOutput,
 };
 use crate::engine::running::RunningRun;
 use crate::store::{EndedAttempt, Store};
@@ -70,6 +70,7 @@ pub(crate) struct Attempt {
     pub(crate) store: Store,
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) memory_limit: u64,
+    pub(crate) processes: Processes,
     pub(crate) lookup: Lookup,
     pub(crate) progress: Arc<Progress>,
     pub(crate) holding: HoldingWatch,
@@ -168,7 +169,7 @@ impl Attempt {
         let task = &self.task;
         let outputs = self.outputs.iter().map(|(id, upstream)| (id.clone(), Arc::clone(&upstream.output))).collect();
         let named = self.lookup.named(&Wanted::in_config(&task.config)).await?;
-        let templates = TemplateScope::for_task(&self.run.facts, task, outputs).with_named(named);
+        let templates = TemplateScope::for_task(&self.run.facts, task, self.key.try_number, outputs).with_named(named);
         let config = templates
             .render_config(&task.config, self.registration.kind.late_fields)
             .map_err(|error| if error.may_pass { Failure::retry(&error) } else { Failure::fatal(&error) })?;
@@ -185,6 +186,7 @@ impl Attempt {
             store: self.store.clone(),
             endpoints: Arc::clone(&self.endpoints),
             memory_limit: self.memory_limit,
+            processes: self.processes,
             upstream: self.outputs.clone(),
             templates,
             lookup: self.lookup.clone(),

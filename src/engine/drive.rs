@@ -11,10 +11,11 @@ use crate::connect::Endpoints;
 use crate::domain::run_state::RunState;
 use crate::engine::EngineError;
 use crate::engine::bells::Bells;
+use crate::engine::exports::{Exporter, Receivers};
 use crate::engine::hand::Unwritten;
 use crate::engine::lookup::Lookup;
 use crate::engine::observer::Observer;
-use crate::engine::operator::{Registration, chain};
+use crate::engine::operator::{Processes, Registration, chain};
 use crate::engine::running::RunningRun;
 use crate::engine::shutdown::Shutdown;
 use crate::engine::versions::Versions;
@@ -42,6 +43,10 @@ pub struct Engine {
     pub slots: usize,
     /// How many bytes a task may hold that can spill to disk instead.
     pub memory_limit: u64,
+    /// How the programs that tasks start are kept.
+    pub processes: Processes,
+    /// Who is told of runs, beside people.
+    pub receivers: Arc<Receivers>,
     /// Where connections and variables are found, and what is masked.
     pub lookup: Lookup,
 }
@@ -66,6 +71,14 @@ pub async fn register(store: &Store) -> Result<SignOfLife, EngineError> {
 }
 
 impl Engine {
+    /// What tells its receivers of runs.
+    #[must_use]
+    pub fn exporter(&self, versions: &Arc<Versions>) -> Exporter {
+        let (store, endpoints, receivers) =
+            (self.store.clone(), Arc::clone(&self.endpoints), Arc::clone(&self.receivers));
+        Exporter::new(store, Arc::clone(versions), endpoints, self.lookup.masks().clone(), receivers)
+    }
+
     /// Registers as a worker and works on `run` until it concludes or `shutdown` says to stop.
     ///
     /// What another process left of it is taken over: attempts whose worker shows no sign of life for a second, or whose

@@ -7,6 +7,7 @@ mod attempt_log;
 pub mod bells;
 mod drive;
 mod error;
+pub mod exports;
 mod hand;
 mod holding;
 #[cfg(test)]

@@ -121,7 +121,7 @@ impl Notifier {
         let callbacks = task.map_or(&running.dag.settings.callbacks, |task| &task.callbacks);
         let callback = callbacks.of(due.event).get(due.place).ok_or_else(|| never("the DAG has no such callback"))?;
         let error = match (&due.reason, due.task, due.event) {
-            (None, None, Event::Failure) => self.first_failure(due.run).await?,
+            (None, None, Event::Failure) => first_failure(&self.store, due.run).await?,
             (reason, ..) => reason.clone(),
         };
         let notice = Notice { due, run: &run, task, error };
@@ -131,17 +131,6 @@ impl Notifier {
             Channel::Slack => post(self.slack(&config, &notice).await?).await,
             Channel::Email => self.mail(&config, &notice).await,
         }
-    }
-
-    /// Which task failed first, with its error.
-    async fn first_failure(&self, run: RunKey) -> Result<Option<String>, StoreError> {
-        let tasks = self.store.task_runs(run).await?;
-        let failed = tasks.iter().filter(|task| task.state == TaskState::Failed);
-        let first = failed.min_by_key(|task| (task.finished_at, task.task));
-        Ok(first.map(|task| match &task.error {
-            Some(error) => format!("task `{}`: {error}", task.task_id),
-            None => format!("task `{}` failed", task.task_id),
-        }))
     }
 
     async fn rendered(
@@ -258,6 +247,17 @@ impl Notice<'_> {
     }
 }
 
+/// Which task of a run failed first, with its error.
+pub(super) async fn first_failure(store: &Store, run: RunKey) -> Result<Option<String>, StoreError> {
+    let tasks = store.task_runs(run).await?;
+    let failed = tasks.iter().filter(|task| task.state == TaskState::Failed);
+    let first = failed.min_by_key(|task| (task.finished_at, task.task));
+    Ok(first.map(|task| match &task.error {
+        Some(error) => format!("task `{}`: {error}", task.task_id),
+        None => format!("task `{}` failed", task.task_id),
+    }))
+}
+
 /// When it is tried again; not any more after a day.
 fn next_try(due: &Due, now: Timestamp) -> Option<Timestamp> {
     let doublings = u32::try_from(due.attempts - 1).unwrap_or(0).min(16);
@@ -318,5 +318,6 @@ fn mail_server(connection: &Connection) -> Result<(MailServer, String), NotifyEr
         extra.get("from_email").and_then(Value::as_str).map(ToOwned::to_owned).or_else(|| connection.login.clone());
     let from = from.ok_or_else(|| never("has no `from_email` in its extra"))?;
     let login = connection.login.clone().zip(connection.password.clone());
-    Ok((MailServer { host, port: connection.port, security, login }, from))
+    let ca_file = extra.get("ca_file").and_then(Value::as_str).map(Into::into);
+    Ok((MailServer { host, port: connection.port, security, login, ca_file }, from))
 }

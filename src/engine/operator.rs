@@ -5,6 +5,7 @@
 //! under its fence.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -118,6 +119,8 @@ pub struct TaskContext {
     pub endpoints: Arc<Endpoints>,
     /// How many bytes a task may hold that can spill to disk instead (`engine.memory_limit`), where it says nothing else.
     pub memory_limit: u64,
+    /// How the programs that it starts are kept.
+    pub processes: Processes,
     /// The outputs of the task's direct and indirect upstreams that have one, with their operator's short name.
     pub upstream: BTreeMap<TaskId, UpstreamOutput>,
     /// Renders the fields that the operator's kind names as late ones.
@@ -134,6 +137,15 @@ pub struct TaskContext {
     pub progress: Arc<Progress>,
     /// How it says that it waits for something outside.
     pub deferring: Deferring,
+}
+
+/// How the programs that tasks start are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Processes {
+    /// How many processes and threads a task may have at once (`engine.max_processes_per_task`); none: any number.
+    pub limit: Option<NonZeroU32>,
+    /// Whether they are told by `TRACEPARENT` which span they are part of.
+    pub are_traced: bool,
 }
 
 /// How an attempt says that it waits for something outside: its task is `deferred` then and takes no slot, of a worker or

@@ -2,7 +2,8 @@
 //!
 //! Stdout and stderr go to the attempt's log, line by line in the order in which they came; the last line is the
 //! output's `return_value`. The working directory is the DAG file's folder unless `cwd` names another. What runs
-//! belongs to a group that ends with the task: a process that should outlive it is started by `setsid`.
+//! belongs to a group that ends with the task, and has at most `engine.max_processes_per_task` processes at once: what
+//! should outlive the task is started by somebody else, as by `systemd-run`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use tokio::process::Command;
 use crate::domain::operator_kind::{ConfigProblem, OperatorKind};
 use crate::engine::operator::{Failure, Operator, Output, Registration, TaskContext};
 use crate::operators::config::{self, Scalar};
-use crate::operators::process::{self, ExitCodes, Finished, ProcessError};
+use crate::operators::process::{self, ExitCodes, ProcessError};
 
 pub(crate) const REGISTRATION: Registration = Registration { kind: &KIND, build };
 
@@ -83,7 +84,8 @@ impl Operator for Bash {
         let mut command = Command::new("bash");
         command.arg("-c").arg(&self.bash_command).current_dir(directory);
         self.set_environment(&mut command, context);
-        let Finished { status, lines } = process::run(command, "bash", context).await?;
+        let finished = process::run(command, "bash", context).await?;
+        let status = finished.status;
         if let Some(code) = status.code()
             && code != 0
             && self.skip_on_exit_code.as_ref().is_some_and(|codes| codes.contain(code))
@@ -91,13 +93,12 @@ impl Operator for Bash {
             return Err(Failure::Skip(format!("the command exited with code {code}")));
         }
         if !status.success() {
-            return Err(
-                ProcessError::Unsuccessful { status, last_lines: lines.last_lines(context.lookup.masks()) }.into()
-            );
+            return Err(finished.failure(context));
         }
         let mut output = Output::new();
         output.insert("exit_code".to_owned(), Value::from(0));
-        output.insert("return_value".to_owned(), Value::from(&*context.lookup.masks().mask(&lines.last_line())));
+        output
+            .insert("return_value".to_owned(), Value::from(&*context.lookup.masks().mask(&finished.lines.last_line())));
         Ok(output)
     }
 }

@@ -47,6 +47,8 @@ static REGISTRY: &[Registration] = &[
     sensor::EXTERNAL_TASK,
     trigger_dag_run::REGISTRATION,
     http_job::REGISTRATION,
+    python::BRANCH,
+    python::SHORT_CIRCUIT,
 ];
 
 /// Every operator that a DAG file may name.

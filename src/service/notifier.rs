@@ -1,12 +1,14 @@
-//! Sends what the outbox has, for as long as a process works, and what is left of a run before a process ends.
+//! Sends what the outboxes have (callbacks, and what is told of runs to who gathers traces and lineage), for as long as a process works, and what is left of a run before a process ends.
 
 use std::time::Duration;
 
 use crate::clock;
 use crate::domain::ids::RunKey;
+use crate::engine::exports::Exporter;
 use crate::engine::notices::Notifier;
 use crate::engine::operator::chain;
 use crate::engine::shutdown::Shutdown;
+use crate::store::StoreError;
 
 /// How often it is looked for what is due: a look at an index that holds little.
 const LOOK: Duration = Duration::from_secs(1);
@@ -17,29 +19,65 @@ const LAST_LOOK: Duration = Duration::from_millis(200);
 /// So many batches are on their way at once: a receiver that does not answer holds one of them up.
 const SENDERS: usize = 4;
 
+/// What is sent from.
+pub trait Outbox: Sync {
+    /// What is in it, for people.
+    const WHAT: &'static str;
+
+    /// Sends what is due, of one run or of all; says how many were due.
+    fn send_due(&self, of: Option<RunKey>) -> impl Future<Output = Result<usize, StoreError>> + Send;
+
+    /// Whether something of a run that happened is still to be told.
+    fn has_more(&self, run: RunKey) -> impl Future<Output = Result<bool, StoreError>> + Send;
+}
+
+impl Outbox for Notifier {
+    const WHAT: &'static str = "callbacks";
+
+    async fn send_due(&self, of: Option<RunKey>) -> Result<usize, StoreError> {
+        self.send_due(of).await
+    }
+
+    async fn has_more(&self, run: RunKey) -> Result<bool, StoreError> {
+        self.has_more(run).await
+    }
+}
+
+impl Outbox for Exporter {
+    const WHAT: &'static str = "traces and lineage";
+
+    async fn send_due(&self, of: Option<RunKey>) -> Result<usize, StoreError> {
+        self.send_due(of).await
+    }
+
+    async fn has_more(&self, run: RunKey) -> Result<bool, StoreError> {
+        self.has_more(run).await
+    }
+}
+
 /// Sends what is due, of one run or of all, until its future is dropped.
-pub async fn follow(notifier: &Notifier, of: Option<RunKey>) -> std::convert::Infallible {
+pub async fn follow<O: Outbox>(outbox: &O, of: Option<RunKey>) -> std::convert::Infallible {
     loop {
-        match notifier.send_due(of).await {
+        match outbox.send_due(of).await {
             Ok(0) => {}
             Ok(_) => continue,
-            Err(error) => tracing::warn!(error = %chain(&error), "callbacks could not be sent; trying again"),
+            Err(error) => tracing::warn!(error = %chain(&error), "{} could not be sent; trying again", O::WHAT),
         }
         tokio::time::sleep(LOOK).await;
     }
 }
 
 /// Sends what is due of all runs until the process stops; what is being sent then is sent.
-pub(super) async fn work(notifier: Notifier, shutdown: Shutdown) {
-    futures::future::join_all((0..SENDERS).map(|_| send_until(&notifier, &shutdown))).await;
+pub(super) async fn work(outbox: impl Outbox, shutdown: Shutdown) {
+    futures::future::join_all((0..SENDERS).map(|_| send_until(&outbox, &shutdown))).await;
 }
 
-async fn send_until(notifier: &Notifier, shutdown: &Shutdown) {
+async fn send_until<O: Outbox>(outbox: &O, shutdown: &Shutdown) {
     loop {
-        let sent = match notifier.send_due(None).await {
+        let sent = match outbox.send_due(None).await {
             Ok(sent) => sent,
             Err(error) => {
-                tracing::warn!(error = %chain(&error), "callbacks could not be sent; trying again");
+                tracing::warn!(error = %chain(&error), "{} could not be sent; trying again", O::WHAT);
                 0
             }
         };
@@ -53,12 +91,12 @@ async fn send_until(notifier: &Notifier, shutdown: &Shutdown) {
 }
 
 /// Sends what happened in a run, for at most `limit`; whether all of it was sent or given up.
-pub async fn finish(notifier: &Notifier, run: RunKey, limit: Duration) -> bool {
+pub async fn finish<O: Outbox>(outbox: &O, run: RunKey, limit: Duration) -> bool {
     let began = clock::monotonic();
     while began.elapsed() < limit {
-        let sent = tokio::time::timeout(limit.saturating_sub(began.elapsed()), notifier.send_due(Some(run))).await;
+        let sent = tokio::time::timeout(limit.saturating_sub(began.elapsed()), outbox.send_due(Some(run))).await;
         if matches!(sent, Ok(Ok(0)) | Ok(Err(_)) | Err(_)) {
-            match notifier.has_more(run).await {
+            match outbox.has_more(run).await {
                 Ok(false) => return true,
                 Ok(true) | Err(_) => tokio::time::sleep(LAST_LOOK).await,
             }

@@ -117,6 +117,14 @@ impl Service {
             notifier::work(notifier, stopping).await;
             Ok(())
         });
+        let exporter = self.engine.exporter(&versions);
+        if !exporter.is_idle() {
+            let stopping = shutdown.clone();
+            parts.spawn(async move {
+                notifier::work(exporter, stopping).await;
+                Ok(())
+            });
+        }
         let stopping = shutdown.clone();
         let heard = (store.clone(), bells.clone(), self.roles.clone());
         parts.spawn(async move {

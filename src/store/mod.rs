@@ -9,6 +9,7 @@ mod control;
 mod creation;
 mod dags;
 mod error;
+mod exports;
 mod external_jobs;
 mod fence;
 mod history;
@@ -42,6 +43,7 @@ pub use control::{Changed, Mode, Request};
 pub use creation::{Begin, DagVersionId, NewRun};
 pub use dags::{DagKey, DagRegistration, DagState, Fired, ImportError, Pause, Tick};
 pub use error::StoreError;
+pub use exports::{DueExport, Exports, Kind as ExportKind};
 pub use external_jobs::ExternalJob;
 pub use history::Transition;
 pub use listening::{Listener, Word};
@@ -72,6 +74,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unreachable`] names host and database, never the password.
     pub async fn connect(url: &SecretString, connections: u32) -> Result<Self, StoreError> {
+        Self::connect_telling(url, connections, Exports::default()).await
+    }
+
+    /// The same; what this process changes of runs is told to who gathers that.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_telling(url: &SecretString, connections: u32, exports: Exports) -> Result<Self, StoreError> {
         // A pool tries again and again until its patience ends, and then has forgotten why: one plain try tells.
         let unreachable = |source| StoreError::unreachable(url, source);
         match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect(url.expose_secret())).await {
@@ -81,7 +91,12 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(CONNECT_TIMEOUT)
-            .after_connect(|connection, _| Box::pin(settle(connection)))
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    settle(connection).await?;
+                    tell(connection, exports).await
+                })
+            })
             .connect(url.expose_secret())
             .await
             .map_err(unreachable)?;
@@ -117,6 +132,16 @@ impl Store {
         sqlx::migrate!().run(&mut connection).await.map_err(StoreError::migrate)?;
         connection.close().await.map_err(failed)
     }
+}
+
+/// Lets what a session changes of runs be told: the tables' triggers look at this.
+async fn tell(connection: &mut PgConnection, exports: Exports) -> Result<(), sqlx::Error> {
+    let kinds = exports.kinds().join(",");
+    if !kinds.is_empty() {
+        let set = sqlx::AssertSqlSafe(format!("SET pinsched.exports = '{kinds}'")); // of words of our own
+        sqlx::raw_sql(set).execute(connection).await?;
+    }
+    Ok(())
 }
 
 /// Sets what a session of pinsched's needs. A process that hangs in the middle of a transaction must not hold its locks

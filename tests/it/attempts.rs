@@ -9,7 +9,9 @@ use pinsched::domain::ids::{AttemptKey, RunKey, TaskId, TaskIndex, TaskRunKey};
 use pinsched::domain::masking::Masks;
 use pinsched::domain::template::TemplateScope;
 use pinsched::engine::lookup::Lookup;
-use pinsched::engine::operator::{Deferring, Failure, Output, Progress, TaskContext, TaskLog, UpstreamOutput};
+use pinsched::engine::operator::{
+    Deferring, Failure, Output, Processes, Progress, TaskContext, TaskLog, UpstreamOutput,
+};
 use pinsched::store::{SecretKeys, Store};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -28,6 +30,7 @@ pub struct TestRun {
     pub endpoints: Endpoints,
     pub upstream: BTreeMap<TaskId, UpstreamOutput>,
     pub variables: Value,
+    pub processes: Processes,
     key: RunKey,
     connection: PgConnection,
     tasks: Vec<String>,
@@ -57,6 +60,7 @@ impl TestRun {
             endpoints: nowhere(),
             upstream: BTreeMap::new(),
             variables: json!({"ds": "2026-03-01", "run_id": "manual__2026-03-01T02:00:00+00:00", "params": {}}),
+            processes: Processes::default(),
             key,
             connection,
             tasks: Vec::new(),
@@ -147,6 +151,7 @@ impl TestRun {
             store: self.store.clone(),
             endpoints: Arc::new(self.endpoints.clone()),
             memory_limit: 512 * 1024 * 1024,
+            processes: self.processes,
             upstream: self.upstream.clone(),
             templates: TemplateScope::new(self.variables.clone()),
             lookup: Lookup::new(

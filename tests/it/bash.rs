@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Interest};
 use crate::attempts::{self, Attempt, TestRun};
 
 /// Waits for a process to be dead, reaped or not.
-async fn dies(pid: &str) {
+pub async fn dies(pid: &str) {
     let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
     // Without a process there is nothing to wait for.
     let Ok(process) = pidfd_open(pid, PidfdFlags::NONBLOCK) else { return };

@@ -111,6 +111,8 @@ impl House {
             observer: Arc::new(Nobody),
             slots: 8,
             memory_limit: 64 * 1024 * 1024,
+            processes: Default::default(),
+            receivers: Default::default(),
         }
     }
 

@@ -5,14 +5,17 @@
 
 mod attempts;
 mod bash;
+mod bounds;
 mod broker;
 mod complaints;
 mod dag_files;
 mod dags;
 mod engine;
+mod foreign;
 mod house;
 mod http;
 mod named;
+mod observed;
 mod pipeline;
 mod postgres;
 mod processes;

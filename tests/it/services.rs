@@ -37,6 +37,11 @@ pub fn secrets_manager() -> String {
     variable("PINSCHED_TEST_SECRETS_MANAGER")
 }
 
+/// The folder of Python's libraries by which traces and lineage are read.
+pub fn observers() -> String {
+    variable("PINSCHED_TEST_OBSERVERS")
+}
+
 /// A new, empty Postgres database of the test's own.
 pub async fn database() -> SecretString {
     static COUNT: AtomicU32 = AtomicU32::new(0);

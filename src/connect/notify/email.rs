@@ -1,9 +1,12 @@
 //! A mail by SMTP.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lettre::message::{Mailbox, header::ContentType};
 use lettre::transport::smtp::authentication::Credentials;
+use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
+use lettre::transport::smtp::{SUBMISSION_PORT, SUBMISSIONS_PORT};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use secrecy::{ExposeSecret, SecretString};
 
@@ -31,6 +34,8 @@ pub struct MailServer {
     pub security: Security,
     /// User and password.
     pub login: Option<(String, SecretString)>,
+    /// A file of certificates in PEM whose issuers are trusted besides those that everybody trusts.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// A mail of plain text.
@@ -71,10 +76,11 @@ pub async fn send_mail(server: &MailServer, mail: Mail) -> Result<(), NotifyErro
         let words = format!("could not send mail through {host}: {}", chain(&error));
         if error.is_permanent() { NotifyError::Never(words) } else { NotifyError::Again(words) }
     };
+    let builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host);
     let builder = match server.security {
-        Security::Tls => AsyncSmtpTransport::<Tokio1Executor>::relay(host).map_err(failed)?,
-        Security::StartTls => AsyncSmtpTransport::<Tokio1Executor>::starttls_relay(host).map_err(failed)?,
-        Security::None => AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host),
+        Security::Tls => builder.port(SUBMISSIONS_PORT).tls(Tls::Wrapper(tls(server).await?)),
+        Security::StartTls => builder.port(SUBMISSION_PORT).tls(Tls::Required(tls(server).await?)),
+        Security::None => builder,
     };
     let mut builder = builder.timeout(Some(LIMIT / 2));
     if let Some(port) = server.port {
@@ -88,4 +94,17 @@ pub async fn send_mail(server: &MailServer, mail: Mail) -> Result<(), NotifyErro
     };
     let sent = tokio::time::timeout(LIMIT, builder.build().send(message)).await.map_err(|_| silent(LIMIT))?;
     sent.map(drop).map_err(failed)
+}
+
+async fn tls(server: &MailServer) -> Result<TlsParameters, NotifyError> {
+    let mut parameters = TlsParameters::builder(server.host.clone());
+    if let Some(file) = &server.ca_file {
+        let unusable = |error: &dyn std::error::Error| {
+            NotifyError::Never(format!("could not use the certificates of {}: {}", file.display(), chain(error)))
+        };
+        let pem = tokio::fs::read(file).await.map_err(|error| unusable(&error))?;
+        parameters = parameters.add_root_certificate(Certificate::from_pem(&pem).map_err(|error| unusable(&error))?);
+    }
+    let words = |error| NotifyError::Never(format!("could not set TLS up for {}: {}", server.host, chain(&error)));
+    parameters.build().map_err(words)
 }

@@ -7,7 +7,7 @@ mod webhook;
 
 pub use email::{Mail, MailServer, Security, send_mail};
 pub use signature::signature;
-pub use webhook::{Post, is_refused, post};
+pub use webhook::{Answer, Post, exchange, is_refused, post};
 
 use std::time::Duration;
 

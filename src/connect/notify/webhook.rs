@@ -4,8 +4,9 @@
 //! leads there: the name is looked up once, all of its addresses are looked at, and the connection goes to those.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
@@ -23,16 +24,50 @@ pub struct Post {
     pub body: Vec<u8>,
 }
 
+/// What a receiver answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// When it wants to be asked again, if it says so.
+    pub retry_after: Option<Duration>,
+}
+
 /// Posts, and is content with any 2xx.
 ///
 /// # Errors
 /// [`NotifyError`] names the host.
 pub async fn post(post: Post) -> Result<(), NotifyError> {
+    let host = host(&post)?.1;
+    let Answer { status, .. } = exchange(post, LIMIT).await?;
+    let passes = status.is_server_error()
+        || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY);
+    let words = || format!("{host} answered with {status}");
+    match status {
+        status if status.is_success() => Ok(()),
+        _ if passes => Err(NotifyError::Again(words())),
+        status if status.is_redirection() => {
+            Err(NotifyError::Never(format!("{}: redirects are not followed", words())))
+        }
+        _ => Err(NotifyError::Never(words())),
+    }
+}
+
+fn host(post: &Post) -> Result<(Url, String), NotifyError> {
     let url = Url::parse(post.url.expose_secret())
         .map_err(|error| NotifyError::Never(format!("its address cannot be used: {error}")))?;
-    let (Some(host), "http" | "https") = (url.host_str().map(ToOwned::to_owned), url.scheme()) else {
-        return Err(NotifyError::Never("its address is none of http or https".to_owned()));
-    };
+    match (url.host_str().map(ToOwned::to_owned), url.scheme()) {
+        (Some(host), "http" | "https") => Ok((url, host)),
+        _ => Err(NotifyError::Never("its address is none of http or https".to_owned())),
+    }
+}
+
+/// Posts, and gives the answer, whatever it is.
+///
+/// # Errors
+/// [`NotifyError`] names the host; there was no answer then.
+pub async fn exchange(post: Post, limit: Duration) -> Result<Answer, NotifyError> {
+    let (url, host) = host(&post)?;
     let failed = |words: String| NotifyError::Again(format!("could not post to {host}: {words}"));
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -53,22 +88,12 @@ pub async fn post(post: Post) -> Result<(), NotifyError> {
         let client = client.build().map_err(|error| failed(chain(&error)))?;
         let request = client.post(url.clone()).headers(headers).body(post.body);
         let response = request.send().await.map_err(|error| failed(chain(&error.without_url())))?;
-        Ok(response.status())
+        let retry_after =
+            response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        Ok(Answer { status: response.status(), retry_after: retry_after.map(Duration::from_secs) })
     };
-    let status = tokio::time::timeout(LIMIT, exchange)
-        .await
-        .unwrap_or_else(|_| Err(failed(format!("no answer within {} s", LIMIT.as_secs()))))?;
-    let passes = status.is_server_error()
-        || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY);
-    let words = || format!("{host} answered with {status}");
-    match status {
-        status if status.is_success() => Ok(()),
-        _ if passes => Err(NotifyError::Again(words())),
-        status if status.is_redirection() => {
-            Err(NotifyError::Never(format!("{}: redirects are not followed", words())))
-        }
-        _ => Err(NotifyError::Never(words())),
-    }
+    let silent = || failed(format!("no answer within {} s", limit.as_secs()));
+    tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| Err(silent()))
 }
 
 async fn addresses(url: &Url) -> Result<Vec<SocketAddr>, std::io::Error> {

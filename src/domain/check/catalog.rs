@@ -85,14 +85,9 @@ impl Catalog {
 /// What to use instead of a class of Airflow's whose decision is Python in the DAG's file.
 fn instead_of(class: &str) -> Option<&'static str> {
     Some(match class {
-        "ShortCircuitOperator" => {
-            "use `short_circuit`, whose `condition` is a template; a `python` task before it can compute it"
+        "BranchPythonVirtualenvOperator" | "BaseBranchOperator" | "BranchSQLOperator" => {
+            "use `branch`, whose `follow` is a template; a `python` task before it can compute it"
         }
-        "BranchPythonOperator"
-        | "BranchPythonVirtualenvOperator"
-        | "BranchExternalPythonOperator"
-        | "BaseBranchOperator"
-        | "BranchSQLOperator" => "use `branch`, whose `follow` is a template; a `python` task before it can compute it",
         "BranchDayOfWeekOperator" | "BranchDateTimeOperator" => {
             "use `branch`, whose `follow` is a template that sees `logical_date`"
         }

@@ -109,7 +109,7 @@ pub fn check(file: &SourceFile, operators: &[&'static OperatorKind]) -> Checked 
         Some(root) if !root.is_null() => {
             let mut catalog = Catalog::new(operators);
             let errors_before = problems.errors();
-            let specs = spec::read_file(root, &mut problems);
+            let specs = spec::read_file(&spec::translated(root), &mut problems);
             for spec in &specs {
                 dags.extend(check_dag(spec, &mut catalog, &mut files, &mut problems).filter(|_| readable));
             }

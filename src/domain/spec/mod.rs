@@ -1,12 +1,14 @@
 //! What was typed: the keys of DAGs and tasks, each with its place. Reading reports values of a wrong form and keeps
 //! the rest; whether things fit together is `check`'s business. `pinsched schema` is made from the same types.
 
+mod factory;
 mod file;
 mod groups;
 mod keys;
 mod known;
 mod value;
 
+pub(in crate::domain) use factory::translated;
 pub(in crate::domain) use file::{DagSpec, TaskSpec, is_dag_key_in_default_args, read_file, report_standing};
 pub(in crate::domain) use groups::Groups;
 pub(in crate::domain) use keys::{DagKeys, GroupKeys, TaskKeys};

@@ -57,10 +57,10 @@ impl TemplateScope {
         Self { values: minijinja::Value::from(Serde(values)), named: Named::default() }
     }
 
-    /// What a task of a run sees; `outputs` are those of the tasks upstream of it that have ended.
+    /// What a task of a run sees in that try; `outputs` are those of the tasks upstream of it that have ended.
     #[must_use]
-    pub fn for_task(facts: &RunFacts, task: &Task, outputs: Outputs) -> Self {
-        let values = values::of_task(facts, &task.id, task.operator, outputs);
+    pub fn for_task(facts: &RunFacts, task: &Task, try_number: i32, outputs: Outputs) -> Self {
+        let values = values::of_task(facts, &task.id, task.operator, try_number, outputs);
         Self { values, named: Named::default() }.with_named(Named::default())
     }
 
@@ -68,7 +68,11 @@ impl TemplateScope {
     #[must_use]
     pub fn for_callback(facts: &RunFacts, task: Option<&Task>, extra: Value) -> Self {
         let of_run = match task {
-            Some(task) => values::of_task(facts, &task.id, task.operator, Outputs::new()),
+            Some(task) => {
+                let try_number =
+                    extra.get("try_number").and_then(Value::as_i64).and_then(|number| number.try_into().ok());
+                values::of_task(facts, &task.id, task.operator, try_number.unwrap_or(1), Outputs::new())
+            }
             None => values::of_run(facts),
         };
         let values = minijinja::value::merge_maps([of_run, minijinja::Value::from(Serde(extra))]);
@@ -85,7 +89,7 @@ impl TemplateScope {
 
     /// The same for a task that is known by its id and operator only.
     pub(in crate::domain) fn for_sample(facts: &RunFacts, task: &TaskId, operator: &str) -> Self {
-        Self { values: values::of_task(facts, task, operator, Outputs::new()), named: Named::default() }
+        Self { values: values::of_task(facts, task, operator, 1, Outputs::new()), named: Named::default() }
     }
 
     /// Renders a template; `extra` are variables beside the scope's own.
@@ -256,7 +260,7 @@ mod tests {
         let outputs = json!({"rows": 7, "return_value": "r", "topics": {"t.pin": {"produced": 3}}});
         let outputs = BTreeMap::from([("emulate".parse().unwrap(), outputs.as_object().unwrap().clone().into())]);
         TemplateScope {
-            values: values::of_task(&facts, &"sink".parse().unwrap(), "sink", outputs),
+            values: values::of_task(&facts, &"sink".parse().unwrap(), "sink", 2, outputs),
             named: Named::default(),
         }
     }

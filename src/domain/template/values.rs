@@ -42,13 +42,14 @@ pub(super) fn of_run(facts: &RunFacts) -> Value {
 }
 
 /// All names that a task's templates see, but for variables and connections, which are looked up.
-pub(super) fn of_task(facts: &RunFacts, task: &TaskId, operator: &str, outputs: Outputs) -> Value {
+pub(super) fn of_task(facts: &RunFacts, task: &TaskId, operator: &str, try_number: i32, outputs: Outputs) -> Value {
     let outputs = Value::from_object(UpstreamOutputs(outputs));
     let instance = Value::from_object(TaskInstance {
         fields: context! {
             task_id => task.as_str(),
             dag_id => facts.dag_id.as_str(),
             run_id => facts.run_id.as_str(),
+            try_number => try_number,
         },
         outputs: outputs.clone(),
     });

@@ -22,9 +22,9 @@ use super::super::home::Home;
 use super::error::PostgresError;
 
 /// Where the data lies when its home cannot be reached.
-const ELSEWHERE: &str = "/var/lib/pinsched";
+pub(super) const ELSEWHERE: &str = "/var/lib/pinsched";
 /// The file in data outside of its home that holds the path of that home.
-const OWNER: &str = "pinsched.home";
+pub(super) const OWNER: &str = "pinsched.home";
 
 /// The user that Postgres's programs run as, when that is not the user of this process.
 #[derive(Debug, Clone, PartialEq, Eq)]

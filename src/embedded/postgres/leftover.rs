@@ -59,7 +59,7 @@ fn postmaster(data: &Path) -> Option<Pid> {
 }
 
 /// All of Postgres's processes that run in this directory; they make it their working directory.
-fn processes(data: &Path) -> Vec<Pid> {
+pub(super) fn processes(data: &Path) -> Vec<Pid> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     numbers

@@ -4,6 +4,7 @@
 //! [`Cluster::start`] is called on the process's main thread. Durable: fsync is on, and a new cluster is synced in
 //! the background soon after it answers: a power cut within its first seconds may undo it, a kill cannot.
 
+mod abandoned;
 mod account;
 mod binaries;
 mod error;
@@ -23,6 +24,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::process::Child;
 use tokio::task::JoinSet;
 
+pub use abandoned::{AbandonedData, abandoned_data};
 pub(super) use binaries::client;
 pub use error::PostgresError;
 
@@ -98,8 +100,9 @@ impl Cluster {
         home: &Home,
         credentials: &PostgresCredentials,
     ) -> Result<Postgres, PostgresError> {
-        let start_of_log = fs::metadata(&self.log).map_or(0, |log| log.len());
-        let child = spawn(&self.place, &self.binaries, credentials.port, home.open_log(&self.log)?)?;
+        let log = home.open_log(&self.log)?;
+        let start_of_log = log.metadata().map_or(0, |log| log.len());
+        let child = spawn(&self.place, &self.binaries, credentials.port, log)?;
         let mut postgres = Postgres { child, syncing: JoinSet::new() };
         let mut connection = postgres.answer(credentials, &self.log, start_of_log).await?;
         for name in [STATE_DATABASE, SOURCE_DATABASE] {

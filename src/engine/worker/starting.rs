@@ -99,6 +99,7 @@ impl Worker<'_> {
             store: self.engine.store.clone(),
             endpoints: Arc::clone(&self.engine.endpoints),
             memory_limit: self.engine.memory_limit,
+            processes: self.engine.processes,
             lookup: self.engine.lookup.clone(),
             progress,
             holding: self.holding.watch(),

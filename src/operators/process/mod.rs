@@ -1,10 +1,14 @@
-//! What runs other programs share: a process group that ends with the task, its output as lines, and how it is stopped.
+//! What runs other programs share: a process group that ends with the task and is bound in its number of processes, its
+//! output as lines, and how it is stopped.
 
+mod bound;
+mod cgroup;
 mod group;
 mod lines;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -17,6 +21,7 @@ use tokio::net::unix::pipe;
 use tokio::process::Command;
 
 use crate::domain::operator_kind::ConfigProblem;
+use crate::domain::trace;
 use crate::engine::operator::{Failure, TaskContext};
 use crate::operators::config::Scalar;
 
@@ -47,6 +52,8 @@ pub(super) enum ProcessError {
     Stopped { last_lines: String },
     #[error("the command {}{last_lines}", ending(*.status))]
     Unsuccessful { status: ExitStatus, last_lines: String },
+    #[error("the command ended and left processes behind{last_lines}")]
+    Crowded { last_lines: String },
 }
 
 fn ending(status: ExitStatus) -> String {
@@ -66,6 +73,7 @@ impl From<ProcessError> for Failure {
             | ProcessError::Pipe(_)
             | ProcessError::Wait(_)
             | ProcessError::Stopped { .. }
+            | ProcessError::Crowded { .. }
             | ProcessError::Unsuccessful { .. } => Self::retry(&error),
         }
     }
@@ -109,6 +117,24 @@ pub(super) struct Finished {
     pub(super) status: ExitStatus,
     /// What it printed.
     pub(super) lines: Lines,
+    /// How many processes it may have at once, where it wanted more.
+    reached: Option<NonZeroU32>,
+}
+
+impl Finished {
+    /// The failure of a command that did not end well.
+    pub(super) fn failure(&self, context: &TaskContext) -> Failure {
+        let last_lines = last_words(&self.lines, self.reached, context);
+        ProcessError::Unsuccessful { status: self.status, last_lines }.into()
+    }
+}
+
+/// The end of an error: the bound that was reached, and the last lines.
+fn last_words(lines: &Lines, reached: Option<NonZeroU32>, context: &TaskContext) -> String {
+    let reached = reached.map(|limit| {
+        format!(" once it had as many processes as a task may have, {limit} (`engine.max_processes_per_task`)")
+    });
+    reached.unwrap_or_default() + &lines.last_lines(context.lookup.masks())
 }
 
 /// Runs a command in a group of its own, whose output goes to the attempt's log. When it returns nothing of the group is
@@ -118,13 +144,17 @@ pub(super) async fn run(
     program: &'static str,
     context: &TaskContext,
 ) -> Result<Finished, ProcessError> {
-    let group = ProcessGroup::new().map_err(|source| ProcessError::Spawn { program: "sh", source })?;
+    let limit = context.processes.limit;
+    let mut group = ProcessGroup::new(limit).map_err(|source| ProcessError::Spawn { program: "sh", source })?;
     let (mut output, writer) = output_pipe().map_err(ProcessError::Pipe)?;
     command.stdin(Stdio::null()).stdout(writer.try_clone().map_err(ProcessError::Pipe)?).stderr(writer);
-    command.process_group(group.id()).kill_on_drop(true);
-    let mut child = command.spawn().map_err(|source| ProcessError::Spawn { program, source })?;
-    // The command holds the pipe's writing ends: without this the output would never end.
-    drop(command);
+    command.kill_on_drop(true);
+    group.admit(&mut command);
+    // Aside, for it waits until the process is in its cgroup, which takes the kernel some milliseconds. With the command
+    // go the pipe's writing ends that it holds: with them the output would never end.
+    let spawned = tokio::task::spawn_blocking(move || command.spawn()).await;
+    let spawned = spawned.unwrap_or_else(|error| Err(io::Error::other(error)));
+    let mut child = spawned.map_err(|source| ProcessError::Spawn { program, source })?;
 
     let mut lines = Lines::new(context.log.clone());
     let running = lines.copy_while(&mut output, child.wait());
@@ -134,17 +164,22 @@ pub(super) async fn run(
         // ends in time makes no difference: what is left of the group is killed either way.
         let ending = lines.copy_while(&mut output, child.wait());
         let _ = tokio::time::timeout(TERMINATION_GRACE, ending).await;
-        group.kill().await;
+        let seen = group.kill().await;
         let _ = lines.copy_rest(&mut output, KILLED_GRACE).await;
-        return Err(ProcessError::Stopped { last_lines: lines.last_lines(context.lookup.masks()) });
+        let reached = limit.filter(|_| seen.refused > 0);
+        return Err(ProcessError::Stopped { last_lines: last_words(&lines, reached, context) });
     };
     if lines.copy_rest(&mut output, LEFTOVER_GRACE).await.is_err() {
         // Ours, not the command's: it must be neither among its last lines nor its value.
         context.log.line("the command ended and left processes behind that hold its output: they are killed");
     }
-    group.kill().await;
+    let seen = group.kill().await;
     let status = status.map_err(ProcessError::Wait)?;
-    Ok(Finished { status, lines })
+    let reached = limit.filter(|_| seen.refused > 0);
+    if status.success() && reached.is_some() && seen.is_alive {
+        return Err(ProcessError::Crowded { last_lines: last_words(&lines, reached, context) });
+    }
+    Ok(Finished { status, lines, reached })
 }
 
 /// Keeps pinsched's own configuration from a command that inherits the environment.
@@ -167,6 +202,9 @@ pub(super) fn set_run(command: &mut Command, context: &TaskContext) {
         .env("AIRFLOW_CTX_LOGICAL_DATE", &logical_date)
         .env("AIRFLOW_CTX_EXECUTION_DATE", &logical_date)
         .env("AIRFLOW_CTX_TRY_NUMBER", context.attempt.try_number.to_string());
+    if context.processes.are_traced {
+        command.env("TRACEPARENT", trace::traceparent(&context.attempt));
+    }
 }
 
 /// What is wrong with a variable of `env`.

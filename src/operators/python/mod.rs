@@ -4,6 +4,7 @@
 //! `PINSCHED_OUTPUT`; what a function returns becomes the output's `return_value`. What it prints is logged.
 
 mod config;
+mod decide;
 
 use std::path::{Path, PathBuf};
 
@@ -14,9 +15,11 @@ use tokio::process::Command;
 
 use crate::domain::operator_kind::OperatorKind;
 use crate::engine::operator::{Failure, Operator, Output, Registration, TaskContext};
-use crate::operators::process::{self, Finished, ProcessError};
+use crate::operators::process::{self, ProcessError};
 
 use config::{Python, Target};
+
+pub(crate) use decide::{BRANCH, SHORT_CIRCUIT};
 
 pub(crate) const REGISTRATION: Registration = Registration { kind: &KIND, build };
 
@@ -73,6 +76,13 @@ fn build(config: Value) -> Result<Box<dyn Operator>, serde_json::Error> {
 #[async_trait]
 impl Operator for Python {
     async fn run(&self, context: &TaskContext) -> Result<Output, Failure> {
+        self.execute(context).await
+    }
+}
+
+impl Python {
+    /// Runs it, and gives what it left.
+    async fn execute(&self, context: &TaskContext) -> Result<Output, Failure> {
         let Some(target) = self.target() else {
             return Err(Failure::Fatal("it names nothing to run, or several things".to_owned()));
         };
@@ -104,7 +114,8 @@ impl Operator for Python {
         for (name, value) in self.env.iter().flatten() {
             command.env(name, value.clone().into_text());
         }
-        let Finished { status, lines } = process::run(command, "python", context).await?;
+        let finished = process::run(command, "python", context).await?;
+        let status = finished.status;
         if let Some(code) = status.code()
             && code != 0
             && self.skip_on_exit_code.as_ref().is_some_and(|codes| codes.contain(code))
@@ -112,9 +123,7 @@ impl Operator for Python {
             return Err(Failure::Skip(format!("the process exited with code {code}")));
         }
         if !status.success() {
-            return Err(
-                ProcessError::Unsuccessful { status, last_lines: lines.last_lines(context.lookup.masks()) }.into()
-            );
+            return Err(finished.failure(context));
         }
         Ok(output(&left).await?)
     }

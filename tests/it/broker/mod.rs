@@ -1,5 +1,6 @@
 //! The embedded broker, driven from outside: by librdkafka, by kcat, and by raw bytes.
 
+mod expiry;
 mod garbage;
 mod groups;
 mod harness;

@@ -7,6 +7,7 @@ mod files;
 mod large;
 mod limits;
 mod schedules;
+mod upgrade;
 mod upkeep;
 mod watched;
 
@@ -22,12 +23,13 @@ use pinsched::connect::NamedSettings;
 use pinsched::domain::ids::DagId;
 use pinsched::domain::masking::Masks;
 use pinsched::domain::run_state::RunState;
+use pinsched::engine::exports::Receivers;
 use pinsched::engine::lookup::Lookup;
 use pinsched::engine::observer::Observer;
 use pinsched::engine::shutdown::Shutdown;
 use pinsched::engine::{Engine, register};
 use pinsched::service::{Door, Metrics, Retention, Role, Service, ServiceError};
-use pinsched::store::{Begin, DagState, NewRun, Run, SecretKeys};
+use pinsched::store::{Begin, DagState, NewRun, Run, SecretKeys, Store};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
@@ -40,6 +42,8 @@ pub struct Served {
     pub services: JoinSet<Result<(), ServiceError>>,
     pub shutdown: Shutdown,
     retention: Retention,
+    /// Who the services tell of runs.
+    pub receivers: Receivers,
     /// Where the services tell of their health, in the order of their start.
     addresses: Vec<SocketAddr>,
 }
@@ -59,6 +63,7 @@ impl Served {
             services: JoinSet::new(),
             shutdown: Shutdown::default(),
             retention: Retention::default(),
+            receivers: Receivers::default(),
             addresses: Vec::new(),
         }
     }
@@ -81,6 +86,9 @@ impl Served {
     /// The same with connections and variables.
     async fn start_with(&mut self, named: NamedSettings) -> tokio::task::AbortHandle {
         let mut engine = self.house.engine().await;
+        let url = &self.house.url;
+        engine.store = Store::connect_telling(url, 6, self.receivers.wanted()).await.unwrap();
+        engine.receivers = Arc::new(self.receivers.clone());
         engine.lookup = Lookup::new(engine.store.clone(), named, SecretKeys::default(), Masks::default());
         let sign = register(&engine.store).await.unwrap();
         let roles = BTreeSet::from([Role::Scheduler, Role::Worker]);

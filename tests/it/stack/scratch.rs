@@ -45,7 +45,13 @@ pub fn request(home: PathBuf) -> LeaseRequest {
         program: PROGRAM.into(),
         postgres_bin: None,
         linger: Duration::from_millis(200),
-        log: LogSettings { filter: None, format: LogFormat::Text, no_color: true },
+        log: LogSettings {
+            filter: None,
+            format: LogFormat::Text,
+            no_color: true,
+            file: None,
+            files: std::num::NonZeroUsize::MIN,
+        },
     }
 }
 

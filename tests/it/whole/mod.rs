@@ -7,7 +7,7 @@ mod disk;
 mod interrupted;
 mod kept;
 mod killed;
-mod product;
+pub mod product;
 mod refused;
 mod terminal;
 mod told;

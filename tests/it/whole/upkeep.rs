@@ -21,6 +21,11 @@ pub(super) async fn on(folder: &TempDir, url: &str, arguments: &[&str]) -> (Opti
     let mut command = Command::new(PROGRAM);
     command.args(arguments).current_dir(folder.path()).stdin(Stdio::null()).kill_on_drop(true);
     command.env_clear().env("PATH", env!("PATH")).env("DATABASE_URL", url);
+    // Nothing embedded is started for what no command here uses.
+    command
+        .env("PINSCHED_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9")
+        .env("PINSCHED_SOURCE_URL", "postgres://127.0.0.1:9/x");
+    command.env("PINSCHED_S3_ENDPOINT_URL", "http://127.0.0.1:9");
     let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends").unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
@@ -61,7 +66,15 @@ async fn a_database_of_a_later_version_is_left_alone() {
     let (code, stdout, _) = on(&folder, &url, &["db", "check"]).await;
     assert_eq!(code, Some(1));
     assert!(stdout.contains("wrong: it is of a later version of pinsched"), "{stdout}");
-    for arguments in [vec!["db", "migrate"], vec!["runs"], vec!["db", "clean"]] {
+    std::fs::write(folder.path().join("dag.yaml"), "one: {tasks: {a: {operator: empty}}}").unwrap();
+    for arguments in [
+        vec!["db", "migrate"],
+        vec!["runs"],
+        vec!["db", "clean"],
+        vec!["run", "dag.yaml"],
+        vec!["trigger", "one"],
+        vec!["serve", "--dags", ".", "--listen", "off"],
+    ] {
         let (code, _, stderr) = on(&folder, &url, &arguments).await;
         assert_eq!(code, Some(2), "{arguments:?}");
         assert!(stderr.contains("the database is of a later version of pinsched"), "{stderr}");
@@ -218,4 +231,22 @@ async fn a_served_process_tells_of_its_health_and_its_port_is_its_alone() {
     }
     let noise = |line: &&String| line.contains("Uninited") || line.contains("already exists, skipping");
     assert!(!rest.iter().any(|line| noise(&line)), "{rest:#?}");
+}
+
+#[tokio::test]
+async fn old_homes_and_old_records_are_told_of_and_deleted_on_demand_alone() {
+    let product = Product::embedded().await;
+    let refused = product.answer(&["clean", "--old-records", "30d"]).await;
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(refused.stderr.contains("`pinsched down` stops it"), "{}", refused.stderr);
+    let both = product.answer(&["clean", "--old-records", "30d", "--old-homes"]).await;
+    assert_eq!(both.status.code(), Some(2));
+    assert_eq!(product.answer(&["down"]).await.status.code(), Some(0));
+    let told = product.json(&["clean", "--old-records", "30d"]).await;
+    assert_eq!(told, json!({"partitions": 0, "segments": 0, "bytes": 0, "deleted": false}));
+    let homes = product.json(&["clean", "--old-homes", "--dry-run"]).await;
+    assert_eq!(homes["deleted"], false);
+    // This home is there, wherever its database lies.
+    let here = product.home().to_string_lossy().into_owned();
+    assert!(homes["homes"].as_array().unwrap().iter().all(|home| home["home"] != here), "{homes}");
 }

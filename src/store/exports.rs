@@ -1,0 +1,170 @@
+//! What is told of runs to who gathers traces and lineage: an outbox. Triggers write it, in the transaction of the change
+//! that it tells of, where the session says that somebody is to be told; what was sent is deleted after it was.
+
+use crate::domain::Timestamp;
+use crate::domain::ids::{RunKey, TaskId, TaskIndex};
+use crate::store::{AttemptRecord, Store, StoreError, rows};
+
+/// How long a row is its sender's: longer than the exchanges of a large run's trace.
+const SENDING: f64 = 300.0;
+
+/// What is told of runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Exports {
+    /// A trace of each run that ended.
+    pub traces: bool,
+    /// The start and the end of each run and each attempt.
+    pub lineage: bool,
+}
+
+impl Exports {
+    /// As a session is told, and rows have it.
+    pub(in crate::store) fn kinds(self) -> Vec<&'static str> {
+        let kinds = [(self.traces, Kind::Trace), (self.lineage, Kind::Lineage)];
+        kinds.into_iter().filter(|(is_wanted, _)| *is_wanted).map(|(_, kind)| kind.as_str()).collect()
+    }
+}
+
+/// What a row is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A run's trace.
+    Trace,
+    /// An event of lineage.
+    Lineage,
+}
+
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Trace => "trace",
+            Self::Lineage => "lineage",
+        }
+    }
+}
+
+/// Something to tell, claimed by this process for a while.
+#[derive(Debug, Clone, Copy)]
+pub struct DueExport {
+    /// Its key.
+    pub id: i64,
+    /// The run.
+    pub run: RunKey,
+    /// What it is for.
+    pub kind: Kind,
+    /// The attempt, by its task and fence; none where it is about the run as a whole.
+    pub attempt: Option<(TaskIndex, i64)>,
+    /// Whether it is about the end, and not about the start.
+    pub is_end: bool,
+    /// When that was.
+    pub happened_at: Timestamp,
+    /// How often it was tried to tell, this time included.
+    pub attempts: i32,
+}
+
+impl Store {
+    /// Claims what is due of these kinds, of one run or of all, at most `most`, for five minutes: whoever dies with it
+    /// leaves it to others.
+    pub async fn claim_exports(
+        &self,
+        wanted: Exports,
+        of: Option<RunKey>,
+        most: i64,
+        now: Timestamp,
+    ) -> Result<Vec<DueExport>, StoreError> {
+        let kinds: Vec<String> = wanted.kinds().into_iter().map(str::to_owned).collect();
+        let claimed = sqlx::query!(
+            r#"UPDATE export AS e
+               SET attempts = e.attempts + 1, due_at = $3::timestamptz + make_interval(secs => $5)
+               FROM (SELECT id
+                     FROM export
+                     WHERE kind = ANY ($1) AND due_at <= $3 AND ($2::bigint IS NULL OR run_key = $2)
+                     ORDER BY due_at, id
+                     LIMIT $4
+                     FOR UPDATE SKIP LOCKED) AS due
+               WHERE e.id = due.id
+               RETURNING e.id, e.run_key, e.kind AS "kind!", e.task_index, e.fence, e.is_end, e.happened_at, e.attempts"#,
+            &kinds,
+            of.map(|run| run.0),
+            now,
+            most,
+            SENDING,
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("look for what is to be told of runs"))?;
+        let due = claimed.into_iter().map(|row| {
+            let kind = [Kind::Trace, Kind::Lineage].into_iter().find(|kind| kind.as_str() == row.kind);
+            Ok(DueExport {
+                id: row.id,
+                run: RunKey(row.run_key),
+                kind: kind.ok_or(StoreError::Corrupt { what: "what is told of a run", value: row.kind })?,
+                attempt: row.task_index.zip(row.fence).map(|(task, fence)| (TaskIndex(task.cast_unsigned()), fence)),
+                is_end: row.is_end,
+                happened_at: row.happened_at,
+                attempts: row.attempts,
+            })
+        });
+        due.collect()
+    }
+
+    /// Forgets what was sent, or was given up.
+    pub async fn forget_export(&self, id: i64) -> Result<(), StoreError> {
+        sqlx::query!("DELETE FROM export WHERE id = $1", id)
+            .execute(&self.pool)
+            .await
+            .map_err(StoreError::query("note what was told of a run"))?;
+        Ok(())
+    }
+
+    /// Puts off until `again` what could not be sent.
+    pub async fn put_off_export(&self, id: i64, again: Timestamp) -> Result<(), StoreError> {
+        sqlx::query!("UPDATE export SET due_at = $2 WHERE id = $1", id, again)
+            .execute(&self.pool)
+            .await
+            .map_err(StoreError::query("note what could not be told of a run"))?;
+        Ok(())
+    }
+
+    /// How much of a run is still to be told.
+    pub async fn unsent_exports(&self, wanted: Exports, run: RunKey) -> Result<i64, StoreError> {
+        let kinds: Vec<String> = wanted.kinds().into_iter().map(str::to_owned).collect();
+        sqlx::query_scalar!(
+            r#"SELECT count(*) AS "count!" FROM export WHERE run_key = $1 AND kind = ANY ($2)"#,
+            run.0,
+            &kinds
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(StoreError::query("count what is to be told of a run"))
+    }
+
+    /// All attempts of a run, by task and in the order of their fences; at most 100,000.
+    pub async fn attempts_of_run(&self, run: RunKey) -> Result<Vec<(TaskIndex, TaskId, AttemptRecord)>, StoreError> {
+        let rows = sqlx::query!(
+            "SELECT t.task_index, t.task_id, a.fence, a.try_number, a.started_at, a.finished_at, a.outcome, a.error
+             FROM task_run AS t
+             JOIN attempt AS a ON a.run_key = t.run_key AND a.task_index = t.task_index
+             WHERE t.run_key = $1
+             ORDER BY t.task_index, a.fence
+             LIMIT 100000",
+            run.0
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("read a run's attempts"))?;
+        rows.into_iter()
+            .map(|row| {
+                let attempt = AttemptRecord {
+                    fence: row.fence,
+                    try_number: row.try_number,
+                    started_at: row.started_at,
+                    finished_at: row.finished_at,
+                    outcome: row.outcome.as_deref().map(rows::attempt_outcome).transpose()?,
+                    error: row.error,
+                };
+                Ok((TaskIndex(row.task_index.cast_unsigned()), rows::id("a task id", &row.task_id)?, attempt))
+            })
+            .collect()
+    }
+}
