@@ -53,7 +53,8 @@ pub fn chosen(dag: &Dag, me: TaskIndex, names: &[String]) -> Result<Vec<TaskInde
 /// The tasks that decide what runs after them.
 #[must_use]
 pub fn choosers(dag: &Dag) -> Vec<TaskIndex> {
-    let chooses = |operator: &str| matches!(operator, "branch" | "short_circuit");
+    let chooses =
+        |operator: &str| matches!(operator, "branch" | "branch_python" | "short_circuit" | "short_circuit_python");
     dag.tasks().iter().filter(|task| chooses(task.operator)).map(|task| task.index).collect()
 }
 
@@ -63,9 +64,11 @@ pub fn choosers(dag: &Dag) -> Vec<TaskIndex> {
 pub fn skipped_after(dag: &Dag, chooser: TaskIndex, output: &Map<String, Value>) -> Vec<TaskIndex> {
     let decided = output.get("return_value").unwrap_or(&Value::Null);
     let skips = match dag.task(chooser).map(|task| task.operator) {
-        Some("branch") => {
+        Some("branch" | "branch_python") => {
             let names: Vec<String> = match decided {
                 Value::Array(names) => names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+                Value::String(name) => vec![name.clone()],
+                Value::Null => Vec::new(),
                 _ => return Vec::new(),
             };
             match chosen(dag, chooser, &names) {
@@ -73,10 +76,23 @@ pub fn skipped_after(dag: &Dag, chooser: TaskIndex, output: &Map<String, Value>)
                 Err(_) => return Vec::new(),
             }
         }
-        Some("short_circuit") if *decided == Value::Bool(false) => Skips::Next,
+        Some("short_circuit" | "short_circuit_python") if !is_true(decided) => Skips::Next,
         _ => return Vec::new(),
     };
     skipped_by(dag, chooser, &skips)
+}
+
+/// Python's own truth, which is Airflow's of what a task returned.
+#[must_use]
+pub fn is_true(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(value) => *value,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+    }
 }
 
 /// The tasks of the group of that id or name; or the task in a group that is called so there.
@@ -100,4 +116,17 @@ fn members(dag: &Dag, name: &str) -> Vec<TaskIndex> {
 /// The names that a branch before `next` may follow.
 fn known(dag: &Dag, next: &[TaskIndex]) -> Vec<String> {
     next.iter().filter_map(|index| dag.task(*index)).map(|task| task.id.to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn truth_is_pythons() {
+        assert!(is_true(&json!("False")) && is_true(&json!([0])) && is_true(&json!(-1)));
+        assert!(!is_true(&json!("")) && !is_true(&json!({})) && !is_true(&json!(0.0)) && !is_true(&Value::Null));
+    }
 }

@@ -155,7 +155,7 @@ impl StoreError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Silent { .. } | Self::Stale { .. } => true,
+            Self::Unreachable { .. } | Self::Silent { .. } | Self::Stale { .. } | Self::Moved { .. } => true,
             Self::Query { source, .. } => may_pass(source),
             Self::Migrate(_)
             | Self::OtherBuild { .. }
@@ -164,7 +164,6 @@ impl StoreError {
             | Self::RunExists { .. }
             | Self::Pooler
             | Self::Inconsistent { .. }
-            | Self::Moved { .. }
             | Self::Corrupt { .. } => false,
         }
     }

@@ -58,7 +58,12 @@ fn each_complaint_has_tests_that_exist() {
             let mut parts: Vec<&str> = test.split("::").collect();
             let name = format!("fn {}(", parts.pop().unwrap());
             let path = format!("tests/it/{}", parts.join("/"));
-            let places = [format!("{path}.rs"), format!("{path}/mod.rs"), "src/engine/lease_protocol.rs".to_owned(), "src/domain/task_state.rs".to_owned()];
+            let places = [
+                format!("{path}.rs"),
+                format!("{path}/mod.rs"),
+                "src/engine/lease_protocol.rs".to_owned(),
+                "src/domain/task_state.rs".to_owned(),
+            ];
             let texts = places.iter().filter_map(|place| std::fs::read_to_string(root.join(place)).ok());
             assert!(texts.into_iter().any(|text| text.contains(&name)), "there is no `{test}`");
         }
@@ -226,7 +231,9 @@ async fn a_run_is_restarted_from_any_state_by_one_word() {
 
 #[tokio::test]
 async fn tasks_that_failed_together_do_not_come_back_together() {
-    let mut text = "orders:\n  default_args: {retries: 3, retry_delay: 10m, retry_exponential_backoff: true}\n  tasks:\n".to_owned();
+    let mut text =
+        "orders:\n  default_args: {retries: 3, retry_delay: 10m, retry_exponential_backoff: true}\n  tasks:\n"
+            .to_owned();
     for n in 0..20 {
         writeln!(text, "    t{n}: {{operator: script, acts: [fail]}}").unwrap();
     }
@@ -238,10 +245,8 @@ async fn tasks_that_failed_together_do_not_come_back_together() {
         tasks.iter().all(|task| task.state == TaskState::UpForRetry).then_some(tasks)
     };
     let tasks = served.until("all of them to have failed", all_wait).await;
-    let waits: BTreeSet<i64> = tasks
-        .iter()
-        .map(|task| (task.ready_at.unwrap() - task.started_at.unwrap()).num_seconds())
-        .collect();
+    let waits: BTreeSet<i64> =
+        tasks.iter().map(|task| (task.ready_at.unwrap() - task.started_at.unwrap()).num_seconds()).collect();
     assert!(waits.len() > 12, "they come back after {waits:?} s");
     assert!(waits.iter().all(|wait| (600..1_260).contains(wait)), "{waits:?}");
     served.stop().await;

@@ -75,7 +75,7 @@ impl Operator for Branch {
 impl Operator for ShortCircuit {
     async fn run(&self, context: &TaskContext) -> Result<Output, Failure> {
         let output = self.0.execute(context).await?;
-        if is_true(output.get("return_value").unwrap_or(&Value::Null)) {
+        if choice::is_true(output.get("return_value").unwrap_or(&Value::Null)) {
             context.log.line("what it returned is true");
         } else {
             context.log.line("what it returned is not true: everything after this task is skipped");
@@ -98,18 +98,6 @@ fn names(returned: Option<&Value>) -> Result<Vec<String>, String> {
     }
 }
 
-/// Python's own truth.
-fn is_true(value: &Value) -> bool {
-    match value {
-        Value::Null => false,
-        Value::Bool(value) => *value,
-        Value::Number(number) => number.as_f64() != Some(0.0),
-        Value::String(text) => !text.is_empty(),
-        Value::Array(items) => !items.is_empty(),
-        Value::Object(fields) => !fields.is_empty(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -122,11 +110,5 @@ mod tests {
         assert_eq!(names(Some(&json!(["a", "b"]))), Ok(vec!["a".to_owned(), "b".to_owned()]));
         assert_eq!((names(None), names(Some(&Value::Null))), (Ok(Vec::new()), Ok(Vec::new())));
         assert!(names(Some(&json!(["a", 1]))).is_err() && names(Some(&json!(true))).is_err());
-    }
-
-    #[test]
-    fn truth_is_pythons() {
-        assert!(is_true(&json!("False")) && is_true(&json!([0])) && is_true(&json!(-1)));
-        assert!(!is_true(&json!("")) && !is_true(&json!({})) && !is_true(&json!(0.0)) && !is_true(&Value::Null));
     }
 }

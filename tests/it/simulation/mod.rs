@@ -54,7 +54,10 @@ fn a_thousand_dags_end_as_their_rules_say_whatever_crashes() {
         said(&format!("{}\nseed {seed} is as it should be", events(seed)));
         return;
     }
-    said(&format!("{} events; {} tasks nobody touched, {} with one end; {:?}", total.events, total.tasks, total.exact, total.faults));
+    said(&format!(
+        "{} events; {} tasks nobody touched, {} with one end; {:?}",
+        total.events, total.tasks, total.exact, total.faults
+    ));
     said(&format!("{happened:?}"));
     for event in TaskEvent::ALL {
         assert!(happened.contains_key(&event), "nothing was ever {event}");
