@@ -532,7 +532,12 @@ fn time_to_the_end(from: State, times: Times, known: &mut HashMap<State, usize>)
 fn no_two_ends_count_attempts_stop_in_time_and_every_task_is_over_in_the_end() {
     let times = Times::of_the_code();
     let explored = explore(times);
-    said(&format!("{} states, {} steps; the longest way to the end is {:?}", explored.states, explored.steps, STEP * u32::try_from(explored.longest).unwrap()));
+    said(&format!(
+        "{} states, {} steps; the longest way to the end is {:?}",
+        explored.states,
+        explored.steps,
+        STEP * u32::try_from(explored.longest).unwrap()
+    ));
     assert_eq!(explored.wrong, None);
     assert!(explored.states > 10_000, "{} states are not all of it", explored.states);
     let longest = STEP * u32::try_from(explored.longest).unwrap();

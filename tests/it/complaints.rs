@@ -58,7 +58,12 @@ fn each_complaint_has_tests_that_exist() {
             let mut parts: Vec<&str> = test.split("::").collect();
             let name = format!("fn {}(", parts.pop().unwrap());
             let path = format!("tests/it/{}", parts.join("/"));
-            let places = [format!("{path}.rs"), format!("{path}/mod.rs"), "src/engine/lease_protocol.rs".to_owned(), "src/domain/task_state.rs".to_owned()];
+            let places = [
+                format!("{path}.rs"),
+                format!("{path}/mod.rs"),
+                "src/engine/lease_protocol.rs".to_owned(),
+                "src/domain/task_state.rs".to_owned(),
+            ];
             let texts = places.iter().filter_map(|place| std::fs::read_to_string(root.join(place)).ok());
             assert!(texts.into_iter().any(|text| text.contains(&name)), "there is no `{test}`");
         }
@@ -127,12 +132,12 @@ async fn a_backfill_is_shown_first_and_makes_only_what_is_missing() {
         let runs = made["runs"].as_array().unwrap_or_else(|| panic!("{made}")).len();
         (runs, made["left_out"].as_u64())
     };
-    assert_eq!(of("2026-01-02", "2026-01-03", &["--dry-run"]), (2, Some(0)));
+    assert_eq!(of("2026-01-02", "2026-01-04", &["--dry-run"]), (2, Some(0)));
     assert_eq!(registered.house.store.list_runs(None, 9).await.unwrap().len(), 0, "it was only shown");
-    assert_eq!(of("2026-01-02", "2026-01-03", &[]), (2, Some(0)));
-    assert_eq!(of("2026-01-01", "2026-01-05", &["--dry-run"]), (3, Some(2)));
-    assert_eq!(of("2026-01-01", "2026-01-05", &[]), (3, Some(2)));
-    assert_eq!(of("2026-01-01", "2026-01-05", &[]), (0, Some(5)), "nothing is missing any more");
+    assert_eq!(of("2026-01-02", "2026-01-04", &[]), (2, Some(0)));
+    assert_eq!(of("2026-01-01", "2026-01-06", &["--dry-run"]), (3, Some(2)));
+    assert_eq!(of("2026-01-01", "2026-01-06", &[]), (3, Some(2)));
+    assert_eq!(of("2026-01-01", "2026-01-06", &[]), (0, Some(5)), "nothing is missing any more");
     let runs = registered.house.store.list_runs(None, 99).await.unwrap();
     let dates: BTreeSet<_> = runs.iter().map(|run| run.logical_date).collect();
     assert_eq!((runs.len(), dates.len()), (5, 5));
@@ -226,7 +231,9 @@ async fn a_run_is_restarted_from_any_state_by_one_word() {
 
 #[tokio::test]
 async fn tasks_that_failed_together_do_not_come_back_together() {
-    let mut text = "orders:\n  default_args: {retries: 3, retry_delay: 10m, retry_exponential_backoff: true}\n  tasks:\n".to_owned();
+    let mut text =
+        "orders:\n  default_args: {retries: 3, retry_delay: 10m, retry_exponential_backoff: true}\n  tasks:\n"
+            .to_owned();
     for n in 0..20 {
         writeln!(text, "    t{n}: {{operator: script, acts: [fail]}}").unwrap();
     }
@@ -238,10 +245,8 @@ async fn tasks_that_failed_together_do_not_come_back_together() {
         tasks.iter().all(|task| task.state == TaskState::UpForRetry).then_some(tasks)
     };
     let tasks = served.until("all of them to have failed", all_wait).await;
-    let waits: BTreeSet<i64> = tasks
-        .iter()
-        .map(|task| (task.ready_at.unwrap() - task.started_at.unwrap()).num_seconds())
-        .collect();
+    let waits: BTreeSet<i64> =
+        tasks.iter().map(|task| (task.ready_at.unwrap() - task.started_at.unwrap()).num_seconds()).collect();
     assert!(waits.len() > 12, "they come back after {waits:?} s");
     assert!(waits.iter().all(|wait| (600..1_260).contains(wait)), "{waits:?}");
     served.stop().await;

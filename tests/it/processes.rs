@@ -9,7 +9,9 @@ use rustix::process::{Pid, Signal, kill_process};
 pub fn pinsched(database: &str, home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pinsched"));
     command.env("DATABASE_URL", database).env("PINSCHED_HOME", home);
-    command.env("PINSCHED_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1").env("PINSCHED_SOURCE_URL", "mysql://a@127.0.0.1:1/a");
+    command
+        .env("PINSCHED_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+        .env("PINSCHED_SOURCE_URL", "mysql://a@127.0.0.1:1/a");
     command.env("PINSCHED_S3_ENDPOINT_URL", "http://127.0.0.1:1");
     command.env("PINSCHED_S3_ACCESS_KEY_ID", "a").env("PINSCHED_S3_SECRET_ACCESS_KEY", "a");
     command.stdin(Stdio::null());

@@ -172,7 +172,8 @@ impl<'a> Both<'a> {
                 batch.push(ended); // it was said before
             }
         }
-        let sweeps: Vec<RunKey> = self.db.runs.iter().filter(|(_, run)| run.cancel_requested).map(|(run, _)| *run).collect();
+        let sweeps: Vec<RunKey> =
+            self.db.runs.iter().filter(|(_, run)| run.cancel_requested).map(|(run, _)| *run).collect();
         for run in sweeps {
             batches.entry(run).or_default();
         }
@@ -184,9 +185,12 @@ impl<'a> Both<'a> {
     async fn step_both(&mut self, place: usize, batches: Vec<Batch>, slots: u32) {
         self.done.push(format!("worker {place} claims {slots} and says {batches:?}"));
         let dags: Vec<_> = batches.iter().map(|batch| Arc::clone(&self.drawn[self.dag_of[&batch.run]].dag)).collect();
-        let of_run = |(batch, dag): (&Batch, &'_ Arc<pinsched::domain::dag::Dag>)| (batch.run, Arc::clone(dag), batch.ended.clone());
+        let of_run = |(batch, dag): (&Batch, &'_ Arc<pinsched::domain::dag::Dag>)| {
+            (batch.run, Arc::clone(dag), batch.ended.clone())
+        };
         let parts: Vec<_> = batches.iter().zip(&dags).map(of_run).collect();
-        let real_batches = parts.iter().map(|(run, dag, ended)| RunBatch { run: *run, dag, ended: ended.clone() }).collect();
+        let real_batches =
+            parts.iter().map(|(run, dag, ended)| RunBatch { run: *run, dag, ended: ended.clone() }).collect();
         let pair = &mut self.workers[place];
         let worker = pair.sign.worker;
         let claim = (slots > 0).then_some(Claim { worker, slots, of: ClaimOf::AnyUnowned });
@@ -237,7 +241,8 @@ impl<'a> Both<'a> {
         self.done.push(format!("the leases of worker {place} end"));
         let past = "UPDATE task_run SET lease_until = clock_timestamp() - interval '1 ms' WHERE state = 'running' AND worker_id";
         self.house.execute(&format!("{past} = {}", worker.0)).await;
-        let keys: Vec<TaskRunKey> = self.db.task_keys().filter(|key| self.db.task(*key).worker == Some(worker)).collect();
+        let keys: Vec<TaskRunKey> =
+            self.db.task_keys().filter(|key| self.db.task(*key).worker == Some(worker)).collect();
         for key in keys {
             let task = &mut self.db.runs.get_mut(&key.run).unwrap().tasks[key.task.as_usize()];
             task.lease_until = task.lease_until.map(|_| self.db.clock - TimeDelta::milliseconds(1));
@@ -263,7 +268,8 @@ impl<'a> Both<'a> {
         let action = pick(random, &[Action::Clear, Action::Clear, Action::MarkSuccess, Action::MarkFailed]);
         let dag = Arc::clone(&self.drawn[self.dag_of[&run]].dag);
         let tasks = [TaskIndex(random.random_range(0..u32::try_from(dag.tasks().len()).unwrap()))];
-        let reach = Reach { upstream: chance(random, 20), downstream: chance(random, 60), only_failed: chance(random, 20) };
+        let reach =
+            Reach { upstream: chance(random, 20), downstream: chance(random, 60), only_failed: chance(random, 20) };
         self.done.push(format!("run {}: {action:?} of {tasks:?} with {reach:?}", run.0));
         let request = Request { action, tasks: &tasks, reach, words: "by a test" };
         self.house.store.change_tasks(run, &dag, request, Mode::Do, self.now).await.unwrap();
@@ -273,7 +279,13 @@ impl<'a> Both<'a> {
     async fn compare(&mut self, seed: u64) {
         for run in self.db.runs.keys().copied().collect::<Vec<_>>() {
             let (real, model) = (self.real_picture(run).await, model_picture(&self.db, run));
-            assert_eq!(real, model, "seed {seed}, after:\n{}\n{}", self.done.join("\n"), self.drawn[self.dag_of[&run]].text);
+            assert_eq!(
+                real,
+                model,
+                "seed {seed}, after:\n{}\n{}",
+                self.done.join("\n"),
+                self.drawn[self.dag_of[&run]].text
+            );
         }
     }
 
@@ -310,14 +322,22 @@ fn model_picture(db: &Database, key: RunKey) -> Vec<String> {
     );
     let tasks = run.tasks.iter().enumerate().map(|(place, task)| {
         let counts = task.upstream;
-        let history = task.history.iter().map(|told| format!("{} {} {} {}", told.fence, told.event, told.from, told.to));
+        let history =
+            task.history.iter().map(|told| format!("{} {} {} {}", told.fence, told.event, told.from, told.to));
         let attempts = task.attempts.iter().map(|attempt| {
-            format!("{} {} {}", attempt.fence, attempt.try_number, attempt.outcome.map_or("open", |outcome| outcome.as_str()))
+            format!(
+                "{} {} {}",
+                attempt.fence,
+                attempt.try_number,
+                attempt.outcome.map_or("open", |outcome| outcome.as_str())
+            )
         });
-        let (history, attempts) =
-            (history.collect::<Vec<_>>().join(","), attempts.collect::<Vec<_>>().join(","));
+        let (history, attempts) = (history.collect::<Vec<_>>().join(","), attempts.collect::<Vec<_>>().join(","));
         let parts: Vec<String> = [
-            format!("{place} {} fence {} try {} {} lost {}", task.state, task.fence, task.try_number, task.first_try, task.lost),
+            format!(
+                "{place} {} fence {} try {} {} lost {}",
+                task.state, task.fence, task.try_number, task.first_try, task.lost
+            ),
             format!("worker {}", task.worker.unwrap_or(WorkerId(0)).0),
             format!("ready {}", task.ready_at.map_or(0, |at| at.timestamp_micros())),
             format!(

@@ -254,7 +254,9 @@ impl Database {
     }
 
     pub fn task_keys(&self) -> impl Iterator<Item = TaskRunKey> + '_ {
-        self.runs.iter().flat_map(|(run, row)| row.dag.tasks().iter().map(|task| TaskRunKey { run: *run, task: task.index }))
+        self.runs
+            .iter()
+            .flat_map(|(run, row)| row.dag.tasks().iter().map(|task| TaskRunKey { run: *run, task: task.index }))
     }
 
     /// `step.sql`: the plans of runs that are still at their versions, and a claim; `None` where a task is not in the state
@@ -278,7 +280,8 @@ impl Database {
         }
         // The claim sees the queue as it was before, less what the plans touch.
         let chosen = self.choose(wish, taken.len(), now);
-        let limited = wish.is_some() && self.task_keys().any(|key| self.is_limited(key) && self.task(key).is_waiting(now));
+        let limited =
+            wish.is_some() && self.task_keys().any(|key| self.is_limited(key) && self.task(key).is_waiting(now));
         let mut claims = Vec::new();
         let mut touched: BTreeSet<TaskRunKey> = BTreeSet::new();
         for planned in &current {
@@ -451,7 +454,10 @@ impl Database {
         all.into_iter().map(|(.., key)| key).filter(fits).take(slots).collect()
     }
 
-    fn running<'a>(&'a self, is_so: impl Fn(&pinsched::domain::dag::Task, &Run) -> bool + 'a) -> impl Iterator<Item = i64> + 'a {
+    fn running<'a>(
+        &'a self,
+        is_so: impl Fn(&pinsched::domain::dag::Task, &Run) -> bool + 'a,
+    ) -> impl Iterator<Item = i64> + 'a {
         self.task_keys().filter(|key| self.task(*key).state == TaskState::Running).filter_map(move |key| {
             let run = &self.runs[&key.run];
             let task = run.dag.task(key.task).expect("a task");
@@ -541,7 +547,8 @@ impl Database {
         }
         for step in &outcome.steps {
             let task = self.task_mut(TaskRunKey { run: key, task: step.task });
-            let open = task.attempts.iter_mut().filter(|attempt| attempt.fence == task.fence && attempt.outcome.is_none());
+            let open =
+                task.attempts.iter_mut().filter(|attempt| attempt.fence == task.fence && attempt.outcome.is_none());
             open.for_each(|attempt| attempt.outcome = Some(AttemptOutcome::Cancelled));
             let mut from = step.from;
             for event in step.events.iter().flatten() {

@@ -99,9 +99,12 @@ fn draw_text(random: &mut StdRng, id: &str, most: usize) -> String {
         writeln!(text, "  max_active_tasks: {}", random.random_range(1..5)).unwrap();
     }
     if let Some(group) = &group {
-        let waits: Vec<String> =
-            (0..group.start).filter(|&at| !sketches[at].is_setup && chance(random, 20)).map(|at| format!("t{at}")).collect();
-        writeln!(text, "  task_groups:\n    g: {{prefix_group_id: false, dependencies: [{}]}}", waits.join(", ")).unwrap();
+        let waits: Vec<String> = (0..group.start)
+            .filter(|&at| !sketches[at].is_setup && chance(random, 20))
+            .map(|at| format!("t{at}"))
+            .collect();
+        writeln!(text, "  task_groups:\n    g: {{prefix_group_id: false, dependencies: [{}]}}", waits.join(", "))
+            .unwrap();
     }
     text.push_str("  tasks:\n");
     for (at, sketch) in sketches.iter().enumerate() {
@@ -111,7 +114,8 @@ fn draw_text(random: &mut StdRng, id: &str, most: usize) -> String {
         }
         let group = if in_group(at) { ", task_group_name: g" } else { "" };
         let keys = &sketch.keys;
-        writeln!(text, "    t{at}: {{operator: script, dependencies: [{}]{group}{keys}}}", upstream.join(", ")).unwrap();
+        writeln!(text, "    t{at}: {{operator: script, dependencies: [{}]{group}{keys}}}", upstream.join(", "))
+            .unwrap();
     }
     text
 }

@@ -54,7 +54,10 @@ fn a_thousand_dags_end_as_their_rules_say_whatever_crashes() {
         said(&format!("{}\nseed {seed} is as it should be", events(seed)));
         return;
     }
-    said(&format!("{} events; {} tasks nobody touched, {} with one end; {:?}", total.events, total.tasks, total.exact, total.faults));
+    said(&format!(
+        "{} events; {} tasks nobody touched, {} with one end; {:?}",
+        total.events, total.tasks, total.exact, total.faults
+    ));
     said(&format!("{happened:?}"));
     for event in TaskEvent::ALL {
         assert!(happened.contains_key(&event), "nothing was ever {event}");
@@ -68,7 +71,7 @@ fn a_thousand_dags_end_as_their_rules_say_whatever_crashes() {
 fn each_rule_that_is_left_out_is_found() {
     let found: Vec<(Flaw, Option<(u64, String)>)> = Flaw::ALL
         .iter()
-        .map(|flaw| (*flaw, (0..5_000).find_map(|seed| Some((seed, wrong_with(seed, Some(*flaw)).err()?)))))
+        .map(|flaw| (*flaw, (1_400..5_000).find_map(|seed| Some((seed, wrong_with(seed, Some(*flaw)).err()?)))))
         .collect();
     for (flaw, first) in found {
         let Some((seed, wrong)) = first else { panic!("{flaw:?} is not found") };

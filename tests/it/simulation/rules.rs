@@ -29,9 +29,20 @@ pub fn check_run(db: &Database, key: RunKey) -> Result<(), String> {
         check_task(run, task, row).map_err(|wrong| format!("`{}` of run {}: {wrong}", task.id, key.0))?;
     }
     let unfinished = run.tasks.iter().filter(|task| !task.state.is_final()).count();
-    must!(run.tasks_unfinished as usize == unfinished, "run {}: {} are unfinished, and it says {}", key.0, unfinished, run.tasks_unfinished);
+    must!(
+        run.tasks_unfinished as usize == unfinished,
+        "run {}: {} are unfinished, and it says {}",
+        key.0,
+        unfinished,
+        run.tasks_unfinished
+    );
     let failed = deciding(&run.dag).iter().filter(|index| is_failure(run.tasks[index.as_usize()].state)).count();
-    must!(run.leaves_failed as usize == failed, "run {}: {failed} leaves failed, and it says {}", key.0, run.leaves_failed);
+    must!(
+        run.leaves_failed as usize == failed,
+        "run {}: {failed} leaves failed, and it says {}",
+        key.0,
+        run.leaves_failed
+    );
     let expected = match (unfinished, failed, run.cancel_requested) {
         (0, 0, false) => RunState::Success,
         (0, ..) => RunState::Failed,
@@ -55,7 +66,12 @@ fn check_task(run: &Run, task: &DagTask, row: &Task) -> Result<(), String> {
     }
     must!(row.state == state, "its history ends at {state}, and it is {}", row.state);
     must!(row.fence == fence, "its fence is {}, and {fence} was claimed last", row.fence);
-    must!((row.state == TaskState::Running) == row.lease_until.is_some(), "{} with lease {:?}", row.state, row.lease_until);
+    must!(
+        (row.state == TaskState::Running) == row.lease_until.is_some(),
+        "{} with lease {:?}",
+        row.state,
+        row.lease_until
+    );
     must!(row.state.is_held() == row.worker.is_some(), "{} in the hands of {:?}", row.state, row.worker);
     let waits = matches!(row.state, TaskState::Queued | TaskState::UpForRetry);
     must!(waits == row.ready_at.is_some(), "{} and ready at {:?}", row.state, row.ready_at);
@@ -70,7 +86,8 @@ fn check_task(run: &Run, task: &DagTask, row: &Task) -> Result<(), String> {
 
 fn check_counts(run: &Run, task: &DagTask, row: &Task) -> Result<(), String> {
     let states = upstream_states(run, task.index);
-    let count = |is: &dyn Fn(TaskState, bool) -> bool| states.iter().filter(|(state, setup)| is(*state, *setup)).count();
+    let count =
+        |is: &dyn Fn(TaskState, bool) -> bool| states.iter().filter(|(state, setup)| is(*state, *setup)).count();
     let counts = row.upstream;
     let told = [
         counts.unfinished,
@@ -90,7 +107,10 @@ fn check_counts(run: &Run, task: &DagTask, row: &Task) -> Result<(), String> {
         count(&|state, setup| setup && state == TaskState::Success),
         count(&|state, setup| setup && state == TaskState::Skipped),
     ];
-    must!(told.map(|count| count as usize) == recounted, "its counts are {told:?}, and its upstreams are {recounted:?}");
+    must!(
+        told.map(|count| count as usize) == recounted,
+        "its counts are {told:?}, and its upstreams are {recounted:?}"
+    );
     Ok(())
 }
 
@@ -101,7 +121,8 @@ fn check_attempts(task: &DagTask, row: &Task) -> Result<(), String> {
     let held: Vec<i64> = row.state.is_held().then_some(row.fence).into_iter().collect();
     must!(open == held, "it is {}, and the attempts {open:?} have no end", row.state);
     let is_current = |try_number: i32| try_number >= row.first_try;
-    let succeeded = row.attempts.iter().filter(|at| at.outcome == Some(AttemptOutcome::Success) && is_current(at.try_number));
+    let succeeded =
+        row.attempts.iter().filter(|at| at.outcome == Some(AttemptOutcome::Success) && is_current(at.try_number));
     let succeeded = succeeded.count();
     let last = row.history.last().map(|told| told.event);
     must!(succeeded <= 1, "{succeeded} of its attempts succeeded");
@@ -156,9 +177,11 @@ fn upstream_states(run: &Run, index: TaskIndex) -> Vec<(TaskState, bool)> {
 /// The tasks whose failure fails the run: the last ones, where teardowns are seen only if they say that they count; if none
 /// is seen, the last ones.
 fn deciding(dag: &Dag) -> Vec<TaskIndex> {
-    let is_seen = |index: &TaskIndex| dag.task(*index).is_some_and(|task| !task.is_teardown || task.on_failure_fail_dagrun);
+    let is_seen =
+        |index: &TaskIndex| dag.task(*index).is_some_and(|task| !task.is_teardown || task.on_failure_fail_dagrun);
     let all = || dag.tasks().iter().map(|task| task.index);
-    let last: Vec<TaskIndex> = all().filter(is_seen).filter(|index| !dag.downstream(*index).iter().any(is_seen)).collect();
+    let last: Vec<TaskIndex> =
+        all().filter(is_seen).filter(|index| !dag.downstream(*index).iter().any(is_seen)).collect();
     if last.is_empty() { all().filter(|index| dag.downstream(*index).is_empty()).collect() } else { last }
 }
 
@@ -205,9 +228,7 @@ fn given_up(rule: TriggerRule, upstream: &[(TaskState, bool)]) -> Vec<TaskState>
         TriggerRule::AllSuccess | TriggerRule::OneSuccess | TriggerRule::NoneFailed => either(some_failure),
         TriggerRule::NoneFailedMinOneSuccess => either(some_failure),
         TriggerRule::AllDoneMinOneSuccess => either(!some_skip),
-        TriggerRule::AllDoneSetupSuccess => {
-            either(upstream.iter().any(|(state, setup)| *setup && *state != Skipped))
-        }
+        TriggerRule::AllDoneSetupSuccess => either(upstream.iter().any(|(state, setup)| *setup && *state != Skipped)),
         TriggerRule::AllFailed
         | TriggerRule::AllSkipped
         | TriggerRule::OneFailed
@@ -277,7 +298,9 @@ fn own_end(drawn: &Drawn, task: &DagTask, killed: &BTreeSet<TaskIndex>) -> TaskS
         _ if killed.contains(&task.index) => TaskState::Failed,
         Ending::Succeeded | Ending::Chose(_) => TaskState::Success,
         Ending::Skipped => TaskState::Skipped,
-        Ending::Failed { .. } | Ending::Cancelled | Ending::Interrupted | Ending::Lost | Ending::Deferred => TaskState::Failed,
+        Ending::Failed { .. } | Ending::Cancelled | Ending::Interrupted | Ending::Lost | Ending::Deferred => {
+            TaskState::Failed
+        }
     }
 }
 
@@ -302,7 +325,11 @@ pub fn check_cleared(db: &Database, run: RunKey, cleared: &BTreeSet<TaskIndex>) 
         let (task, state) = (row.dag.task(index).expect("a task"), db.task(TaskRunKey { run, task: index }).state);
         let states = upstream_states(row, index);
         let is_ready = matches!(state, TaskState::Queued | TaskState::Running);
-        must!(!is_ready || is_met(task.trigger_rule, &states), "`{}` was cleared and is {state}, with {states:?}", task.id);
+        must!(
+            !is_ready || is_met(task.trigger_rule, &states),
+            "`{}` was cleared and is {state}, with {states:?}",
+            task.id
+        );
     }
     Ok(())
 }

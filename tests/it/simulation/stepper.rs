@@ -162,9 +162,13 @@ impl Stepping {
             return;
         }
         if row.cancel_requested {
-            wanted.extend(row.dag.tasks().iter().map(|task| task.index).filter(|index| {
-                !row.tasks[index.as_usize()].state.is_final()
-            }));
+            wanted.extend(
+                row.dag
+                    .tasks()
+                    .iter()
+                    .map(|task| task.index)
+                    .filter(|index| !row.tasks[index.as_usize()].state.is_final()),
+            );
         }
         let snapshot = Snapshot {
             cancel_requested: row.cancel_requested,

@@ -70,7 +70,8 @@ fn each_tick_is_one_run_whatever_becomes_of_the_schedulers() {
         let mut random = StdRng::seed_from_u64(seed);
         let schedule = pick(&mut random, &["'* * * * *'", "'*/7 * * * *'", "15m", "'*/20 * * * * *'"]);
         let catchup = pick(&mut random, &["all", "none", "latest", "{window: 10m}"]);
-        let text = format!("orders: {{schedule: {schedule}, catchup: {catchup}, tasks: {{one: {{operator: script}}}}}}");
+        let text =
+            format!("orders: {{schedule: {schedule}, catchup: {catchup}, tasks: {{one: {{operator: script}}}}}}");
         let settings = dags::dag(&text).settings;
         let begun = instant() - TimeDelta::minutes(random.random_range(0..180));
         let mut row = Row { scheduled_until: catchup::begin(&settings, begun).unwrap(), ticks: Vec::new() };
@@ -80,11 +81,8 @@ fn each_tick_is_one_run_whatever_becomes_of_the_schedulers() {
             let most = if is_calm { 3_000 } else { 1_200_000 };
             TimeDelta::milliseconds(random.random_range(-most..most))
         };
-        let scheduler = |random: &mut StdRng| Scheduler {
-            clock_offset: offset(random),
-            hangs_until: begun,
-            decided: None,
-        };
+        let scheduler =
+            |random: &mut StdRng| Scheduler { clock_offset: offset(random), hangs_until: begun, decided: None };
         let mut schedulers: Vec<Scheduler> = (0..3).map(|_| scheduler(&mut random)).collect();
         let mut now = begun;
         for _ in 0..6_000 {

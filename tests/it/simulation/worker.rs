@@ -131,7 +131,8 @@ impl Process {
             }
         }
         let mut freed = false;
-        for (run, ended) in stepping.batches.iter().flat_map(|batch| batch.ended.iter().map(|ended| (batch.run, ended))) {
+        for (run, ended) in stepping.batches.iter().flat_map(|batch| batch.ended.iter().map(|ended| (batch.run, ended)))
+        {
             let live = self.live.get_mut(&TaskRunKey { run, task: ended.task });
             if let Some(live) = live.filter(|live| ended.ending == Ending::Deferred && live.fence == ended.fence) {
                 live.is_deferred = true;

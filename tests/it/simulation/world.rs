@@ -19,7 +19,7 @@ use super::stepper::Progress;
 use super::worker::{Live, Process};
 
 /// A run that has not ended after so many events hangs.
-const MOST_EVENTS: usize = 40_000;
+const MOST_EVENTS: usize = 15_000;
 
 /// What a seed came to.
 #[derive(Debug, Default, Clone)]
@@ -113,9 +113,12 @@ impl<'t> World<'t> {
     }
 
     fn say(&mut self, words: impl FnOnce(&Self) -> String) {
-        if self.trace.is_some() {
-            let line = format!("{:>9.3} s  {}", (self.db.clock - instant()).as_seconds_f64(), words(self));
-            self.trace.as_mut().expect("it is traced").push(line);
+        if self.trace.is_none() {
+            return;
+        }
+        let line = format!("{:>9.3} s  {}", (self.db.clock - instant()).as_seconds_f64(), words(self));
+        if let Some(trace) = &mut self.trace {
+            trace.push(line);
         }
     }
 
@@ -167,7 +170,10 @@ impl<'t> World<'t> {
         let passed = self.milliseconds(1..250);
         self.db.clock += passed;
         let is_idle = |process: &Process| {
-            process.live.is_empty() && process.ended.is_empty() && process.stepping.is_none() && process.sweep.is_empty()
+            process.live.is_empty()
+                && process.ended.is_empty()
+                && process.stepping.is_none()
+                && process.sweep.is_empty()
         };
         let is_held = self.db.task_keys().any(|key| self.db.task(key).state.is_held());
         if !is_held && self.processes.iter().all(is_idle) {
@@ -219,8 +225,7 @@ impl<'t> World<'t> {
         things.extend(process.is_look_due(now).then_some("look"));
         things.extend(process.has_something_to_do().then_some("step"));
         let is_due = |live: &Live| live.ends_at <= now || live.defers_at.is_some_and(|at| at <= now);
-        let due: Vec<TaskRunKey> =
-            process.live.iter().filter(|(_, live)| is_due(live)).map(|(key, _)| *key).collect();
+        let due: Vec<TaskRunKey> = process.live.iter().filter(|(_, live)| is_due(live)).map(|(key, _)| *key).collect();
         things.extend((!due.is_empty()).then_some("end"));
         if things.is_empty() {
             return Ok(());
@@ -285,7 +290,12 @@ impl<'t> World<'t> {
             Progress::Done(stepped) => {
                 self.processes[at].finish_step(&stepping, &stepped);
                 for (run, step) in &stepped.moves {
-                    self.say(|_| format!("process {at}: run {} task {} {}: {} -> {}", run.0, step.task.0, step.event, step.from, step.to));
+                    self.say(|_| {
+                        format!(
+                            "process {at}: run {} task {} {}: {} -> {}",
+                            run.0, step.task.0, step.event, step.from, step.to
+                        )
+                    });
                 }
                 for (key, fence) in &stepped.stale {
                     self.say(|_| format!("process {at}: {} is stale", name(*key, *fence)));
@@ -368,7 +378,9 @@ impl<'t> World<'t> {
             "connection lost" | "connection lost before the answer" => self.lose_connection(at),
             "clock moved" => {
                 self.processes[at].clock_offset = self.milliseconds(-3_600_000..3_600_000);
-                self.say(|world| format!("the clock of process {at} is {} s off", world.processes[at].clock_offset.num_seconds()));
+                self.say(|world| {
+                    format!("the clock of process {at} is {} s off", world.processes[at].clock_offset.num_seconds())
+                });
             }
             "drained" => {
                 let process = &mut self.processes[at];
@@ -429,7 +441,7 @@ impl<'t> World<'t> {
 
     /// A task that waits for one of the run before that did not succeed and is over waits for a person.
     fn help_stuck(&mut self) -> Result<(), String> {
-        if self.summary.events % 200 != 0 {
+        if !self.summary.events.is_multiple_of(200) {
             return Ok(());
         }
         let waiting: Vec<TaskRunKey> =
@@ -437,7 +449,9 @@ impl<'t> World<'t> {
         for key in waiting {
             for blocker in self.db.kept_back_by(key) {
                 if self.db.runs[&blocker.run].state.is_final() {
-                    self.say(|_| format!("somebody marks {} done, which run {} waits for", name(blocker, 0), key.run.0));
+                    self.say(|_| {
+                        format!("somebody marks {} done, which run {} waits for", name(blocker, 0), key.run.0)
+                    });
                     self.touched.insert(blocker.run);
                     let reach = Reach::default();
                     self.db.change_tasks(blocker.run, Action::MarkSuccess, &[blocker.task], reach, self.db.clock);
