@@ -19,7 +19,7 @@ use super::stepper::Progress;
 use super::worker::{Live, Process};
 
 /// A run that has not ended after so many events hangs.
-const MOST_EVENTS: usize = 15_000;
+const MOST_EVENTS: usize = 40_000;
 
 /// What a seed came to.
 #[derive(Debug, Default, Clone)]
