@@ -53,7 +53,7 @@ impl Times {
 }
 
 /// Who holds the task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Task {
     /// It is ready.
     Queued,
@@ -65,7 +65,7 @@ enum Task {
     Done,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Mode {
     Working,
     /// It does nothing, and its connection stands.
@@ -75,20 +75,18 @@ enum Mode {
 
 /// An attempt that executes. Its fence is told by whether claims came after its own. Of one that has lost its task, or was
 /// told to stop, no times matter any more: they stand still, so that the space stays small.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Attempt {
     behind: u8,
-    /// How long ago the renewal was that is trusted, by the worker's clock.
+    /// How long ago the renewal was that is trusted, by Postgres's clock; the worker's own may be slower.
     trusted_for: u8,
-    /// By how much that clock fell behind meanwhile.
-    lag: u8,
     /// For how long it has been told to stop.
     stopping: Option<u8>,
     /// Whether its worker hung meanwhile.
     has_hung: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Worker {
     mode: Mode,
     /// Whether Postgres holds its advisory lock.
@@ -104,7 +102,7 @@ struct Worker {
     sees_orphan_for: u8,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct State {
     task: Task,
     /// How old the lease is by Postgres's clock.
@@ -115,7 +113,7 @@ struct State {
 /// Something that happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    Tick([bool; 2]),
+    Tick,
     Claim { who: u8, is_answered: bool },
     Renew { who: u8, is_answered: bool },
     HandBack(u8),
@@ -166,7 +164,7 @@ impl State {
         self.workers.iter().filter(|worker| worker.mode == Mode::Working).any(|worker| {
             let current = worker.attempt.filter(|attempt| attempt.behind == 0);
             let stops = current.is_some_and(|attempt| match attempt.stopping {
-                None => attempt.trusted_for >= times.trust,
+                None => attempt.trusted_for >= times.trust + times.drift,
                 Some(time) => time >= times.stop,
             });
             let notices = !worker.is_locked && !worker.is_abandoning && worker.unlocked_for >= times.confirmation;
@@ -184,17 +182,7 @@ impl State {
             self.steps_of(who, times, &mut steps);
         }
         if !self.is_due(times) {
-            let may_lag = |at: usize| {
-                let trusts = |attempt: &Attempt| attempt.behind == 0 && attempt.stopping.is_none() && !attempt.has_hung;
-                self.workers[at].attempt.filter(trusts).is_some_and(|attempt| attempt.lag < times.drift)
-            };
-            for first in [false, true] {
-                for second in [false, true] {
-                    if (!first || may_lag(0)) && (!second || may_lag(1)) {
-                        steps.push(Step::Tick([first, second]));
-                    }
-                }
-            }
+            steps.push(Step::Tick);
         }
         steps
     }
@@ -260,7 +248,7 @@ impl State {
 
     fn after(mut self, step: Step, times: Times) -> Self {
         match step {
-            Step::Tick(lags) => self.tick(lags, times),
+            Step::Tick => self.tick(times),
             Step::Claim { who, is_answered } => self.claim(who, is_answered),
             Step::Renew { who, is_answered } => self.renew(who, is_answered),
             Step::HandBack(_) | Step::TakeOver(_) => self.task = Task::Queued,
@@ -280,7 +268,7 @@ impl State {
                 worker.mode = Mode::Hung;
                 worker.sees_orphan_for = 0;
                 if let Some(attempt) = &mut worker.attempt {
-                    (attempt.has_hung, attempt.lag) = (true, 0);
+                    attempt.has_hung = true;
                 }
             }
             Step::Resume(who) => self.of(who).mode = Mode::Working,
@@ -315,7 +303,19 @@ impl State {
         if !self.is_held() {
             self.lease_age = 0;
         }
-        self
+        self.min(self.swapped())
+    }
+
+    /// The same with the workers' names changed: of two such states one is looked at.
+    fn swapped(self) -> Self {
+        let other = |who: u8| 1 - who;
+        let task = match self.task {
+            Task::Held(holder) => Task::Held(other(holder)),
+            Task::HeldByFormer(holder) => Task::HeldByFormer(holder.map(other)),
+            task @ (Task::Queued | Task::Done) => task,
+        };
+        let [first, second] = self.workers;
+        Self { task, lease_age: self.lease_age, workers: [second, first] }
     }
 
     fn of(&mut self, who: u8) -> &mut Worker {
@@ -325,7 +325,7 @@ impl State {
     fn tell_to_stop(&mut self, who: u8) {
         if let Some(attempt) = &mut self.of(who).attempt {
             attempt.stopping = attempt.stopping.or(Some(0));
-            (attempt.trusted_for, attempt.lag) = (0, 0);
+            attempt.trusted_for = 0;
         }
     }
 
@@ -342,14 +342,14 @@ impl State {
         // The fence rises: whatever had the last one is one further behind.
         for worker in &mut self.workers {
             if let Some(attempt) = &mut worker.attempt {
-                *attempt = Attempt { behind: 1, trusted_for: 0, lag: 0, stopping: Some(0), has_hung: false };
+                *attempt = Attempt { behind: 1, trusted_for: 0, stopping: Some(0), has_hung: false };
             }
             worker.write = worker.write.map(|_| 1);
         }
         self.task = Task::Held(who);
         self.lease_age = 0;
         // At the worst the last renewal is of this very moment: it is trusted the longest.
-        let attempt = Attempt { behind: 0, trusted_for: 0, lag: 0, stopping: None, has_hung: false };
+        let attempt = Attempt { behind: 0, trusted_for: 0, stopping: None, has_hung: false };
         self.of(who).attempt = is_answered.then_some(attempt);
     }
 
@@ -365,22 +365,21 @@ impl State {
         if !is_mine {
             self.tell_to_stop(who);
         } else if let Some(attempt) = &mut self.of(who).attempt {
-            (attempt.trusted_for, attempt.lag) = (0, 0);
+            attempt.trusted_for = 0;
         }
     }
 
-    fn tick(&mut self, lags: [bool; 2], times: Times) {
+    fn tick(&mut self, times: Times) {
         if self.is_held() {
             self.lease_age = (self.lease_age + 1).min(times.lease + 1);
         }
         let is_orphan = self.is_orphan();
-        for (worker, lags) in self.workers.iter_mut().zip(lags) {
+        for worker in &mut self.workers {
             if let Some(attempt) = &mut worker.attempt
                 && attempt.behind == 0
             {
-                attempt.lag += u8::from(lags);
-                if !lags && attempt.stopping.is_none() {
-                    attempt.trusted_for = (attempt.trusted_for + 1).min(times.trust);
+                if attempt.stopping.is_none() {
+                    attempt.trusted_for = (attempt.trusted_for + 1).min(times.trust + times.drift);
                 }
                 if let Some(time) = &mut attempt.stopping
                     && worker.mode == Mode::Working
@@ -442,7 +441,7 @@ impl State {
             }))
             .or(first(&|step| matches!(step, Step::Claim { is_answered: true, .. })))
             .or(first(&|step| nobody_works && matches!(step, Step::Restart(_) | Step::Resume(_))))
-            .or(first(&|step| matches!(step, Step::Tick([false, false]))))
+            .or(first(&|step| matches!(step, Step::Tick)))
             .expect("time goes on, or something is due")
     }
 }
@@ -522,7 +521,7 @@ fn time_to_the_end(from: State, times: Times, known: &mut HashMap<State, usize>)
         at = at.after(step, times);
     };
     for (state, step) in passed.into_iter().rev() {
-        time += usize::from(matches!(step, Step::Tick(_)));
+        time += usize::from(matches!(step, Step::Tick));
         known.insert(state, time);
     }
     Some(time)

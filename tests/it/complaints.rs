@@ -132,12 +132,12 @@ async fn a_backfill_is_shown_first_and_makes_only_what_is_missing() {
         let runs = made["runs"].as_array().unwrap_or_else(|| panic!("{made}")).len();
         (runs, made["left_out"].as_u64())
     };
-    assert_eq!(of("2026-01-02", "2026-01-03", &["--dry-run"]), (2, Some(0)));
+    assert_eq!(of("2026-01-02", "2026-01-04", &["--dry-run"]), (2, Some(0)));
     assert_eq!(registered.house.store.list_runs(None, 9).await.unwrap().len(), 0, "it was only shown");
-    assert_eq!(of("2026-01-02", "2026-01-03", &[]), (2, Some(0)));
-    assert_eq!(of("2026-01-01", "2026-01-05", &["--dry-run"]), (3, Some(2)));
-    assert_eq!(of("2026-01-01", "2026-01-05", &[]), (3, Some(2)));
-    assert_eq!(of("2026-01-01", "2026-01-05", &[]), (0, Some(5)), "nothing is missing any more");
+    assert_eq!(of("2026-01-02", "2026-01-04", &[]), (2, Some(0)));
+    assert_eq!(of("2026-01-01", "2026-01-06", &["--dry-run"]), (3, Some(2)));
+    assert_eq!(of("2026-01-01", "2026-01-06", &[]), (3, Some(2)));
+    assert_eq!(of("2026-01-01", "2026-01-06", &[]), (0, Some(5)), "nothing is missing any more");
     let runs = registered.house.store.list_runs(None, 99).await.unwrap();
     let dates: BTreeSet<_> = runs.iter().map(|run| run.logical_date).collect();
     assert_eq!((runs.len(), dates.len()), (5, 5));

@@ -71,7 +71,7 @@ fn a_thousand_dags_end_as_their_rules_say_whatever_crashes() {
 fn each_rule_that_is_left_out_is_found() {
     let found: Vec<(Flaw, Option<(u64, String)>)> = Flaw::ALL
         .iter()
-        .map(|flaw| (*flaw, (0..5_000).find_map(|seed| Some((seed, wrong_with(seed, Some(*flaw)).err()?)))))
+        .map(|flaw| (*flaw, (1_400..5_000).find_map(|seed| Some((seed, wrong_with(seed, Some(*flaw)).err()?)))))
         .collect();
     for (flaw, first) in found {
         let Some((seed, wrong)) = first else { panic!("{flaw:?} is not found") };

@@ -113,9 +113,12 @@ impl<'t> World<'t> {
     }
 
     fn say(&mut self, words: impl FnOnce(&Self) -> String) {
-        if self.trace.is_some() {
-            let line = format!("{:>9.3} s  {}", (self.db.clock - instant()).as_seconds_f64(), words(self));
-            self.trace.as_mut().expect("it is traced").push(line);
+        if self.trace.is_none() {
+            return;
+        }
+        let line = format!("{:>9.3} s  {}", (self.db.clock - instant()).as_seconds_f64(), words(self));
+        if let Some(trace) = &mut self.trace {
+            trace.push(line);
         }
     }
 
@@ -438,7 +441,7 @@ impl<'t> World<'t> {
 
     /// A task that waits for one of the run before that did not succeed and is over waits for a person.
     fn help_stuck(&mut self) -> Result<(), String> {
-        if self.summary.events % 200 != 0 {
+        if !self.summary.events.is_multiple_of(200) {
             return Ok(());
         }
         let waiting: Vec<TaskRunKey> =
