@@ -15,8 +15,7 @@ use crate::store::{Run, Store};
 const LOOK: Duration = Duration::from_millis(200);
 
 pub(crate) async fn cancel(session: &Session, run: &str) -> anyhow::Result<Exit> {
-    session.must_have_run()?;
-    let (resolved, store) = session.connect(4).await?;
+    let (_held, store) = session.connect_store().await?;
     let run = find_run(&store, run).await?;
     if store.request_cancel(run.key, clock::now()).await?.is_none() {
         session.printer.error(&format!("run `{}` of DAG `{}` is finished ({})", run.run_id, run.dag_id, run.state));
@@ -26,6 +25,8 @@ pub(crate) async fn cancel(session: &Session, run: &str) -> anyhow::Result<Exit>
     match end_by_its_driver(&store, &run).await? {
         Some(ended) => report::answer_stored(session, &store, &ended, Detail::Brief).await?,
         None => {
+            // Only who drives a run needs more than the database.
+            let (resolved, store) = session.connect(4).await?;
             let sign = engine::register(&store).await?;
             drive::drive_stored(session, resolved, &store, run, sign).await?; // its report says how it ended
         }

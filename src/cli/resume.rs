@@ -7,8 +7,7 @@ use crate::cli::words;
 use crate::engine;
 
 pub(crate) async fn resume(session: &Session, run: &str) -> anyhow::Result<Exit> {
-    session.must_have_run()?;
-    let (resolved, store) = session.connect(16).await?;
+    let (_held, store) = session.connect_store().await?;
     let run = find_run(&store, run).await?;
     if run.state.is_final() {
         session.printer.error(&format!(
@@ -27,6 +26,7 @@ pub(crate) async fn resume(session: &Session, run: &str) -> anyhow::Result<Exit>
         Some(_) => "once the process that drives it is gone".to_owned(),
     };
     session.printer.say(&format!("{}  {}  resuming: {why}", run.dag_id, run.run_id));
+    let (resolved, store) = session.connect(16).await?; // what is over needs no more than the database
     let sign = engine::register(&store).await?;
     drive::drive_stored(session, resolved, &store, run, sign).await
 }
