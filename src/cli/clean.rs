@@ -6,6 +6,7 @@ use crate::cli::exit::Exit;
 use crate::cli::session::Session;
 use crate::cli::upkeep_arguments::CleanArguments;
 use crate::cli::words::count;
+use crate::engine::outputs;
 use crate::operators::{delete_leftovers, find_leftovers};
 
 #[derive(Debug, Serialize)]
@@ -25,6 +26,8 @@ pub(crate) async fn clean(session: &Session, arguments: &CleanArguments) -> anyh
     let deleted = (is_ours || arguments.yes) && !arguments.dry_run;
     if deleted {
         delete_leftovers(&resolved.endpoints, &left).await?;
+        // Whose outputs these were the database knows: nobody else's are among them.
+        outputs::delete_unused(&store, &session.output_store(&resolved)).await?;
     }
     let report = Report {
         runs: left.runs,

@@ -27,6 +27,10 @@
 //! | `secrets.aws.endpoint_url` | `PINSCHED_SECRETS_AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_SECRETS_MANAGER` | AWS           |
 //! | `engine.parallelism`      | `PINSCHED_PARALLELISM`                                             | `16`                |
 //! | `engine.memory_limit`     | `PINSCHED_MEMORY_LIMIT`                                            | `512MiB`            |
+//! | `engine.max_map_length`   | `PINSCHED_MAX_MAP_LENGTH`                                          | `10000`             |
+//! | `outputs.inline_limit`    | `PINSCHED_OUTPUTS_INLINE_LIMIT`                                    | `256KiB`            |
+//! | `outputs.spill_to`        | `PINSCHED_OUTPUTS_SPILL_TO`                                        | the embedded store  |
+//! | `outputs.limit`           | `PINSCHED_OUTPUTS_LIMIT`                                           | `64MiB`             |
 //! | `scheduler.dags`          | `PINSCHED_DAGS`                                                    | `dags`              |
 //! | `scheduler.misfire_grace` | `PINSCHED_MISFIRE_GRACE`                                           | `1h`                |
 //! | `service.listen`          | `PINSCHED_LISTEN`                                                  | `127.0.0.1:8793`    |
@@ -55,8 +59,8 @@ pub use environment::{Environment, not_for_the_stack};
 pub use error::{ConfigError, Problem};
 pub use keys::{KEYS, Key, Masking, key};
 pub use settings::{
-    Flags, KafkaSettings, LogFormat, LogSettings, RetentionSettings, S3Settings, SecretsSettings, Settings, duration,
-    listen,
+    Flags, KafkaSettings, LogFormat, LogSettings, OutputSettings, RetentionSettings, S3Settings, SecretsSettings,
+    Settings, duration, listen,
 };
 pub use values::{Entry, Origin};
 

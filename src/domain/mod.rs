@@ -13,6 +13,8 @@ pub mod duration;
 pub mod ids;
 pub mod json_schema;
 pub mod layout;
+pub mod left;
+pub mod mapping;
 pub mod masking;
 pub mod operator_kind;
 pub mod outputs;

@@ -15,6 +15,7 @@ use crate::engine::hand::Unwritten;
 use crate::engine::lookup::Lookup;
 use crate::engine::observer::Observer;
 use crate::engine::operator::{Registration, chain};
+use crate::engine::outputs::OutputStore;
 use crate::engine::running::RunningRun;
 use crate::engine::shutdown::Shutdown;
 use crate::engine::versions::Versions;
@@ -42,6 +43,10 @@ pub struct Engine {
     pub slots: usize,
     /// How many bytes a task may hold that can spill to disk instead.
     pub memory_limit: u64,
+    /// How many instances a mapped task may have.
+    pub max_map_length: u32,
+    /// Where large outputs go.
+    pub outputs: Arc<OutputStore>,
     /// Where connections and variables are found, and what is masked.
     pub lookup: Lookup,
 }

@@ -95,9 +95,10 @@ impl Operator for Bash {
                 ProcessError::Unsuccessful { status, last_lines: lines.last_lines(context.lookup.masks()) }.into()
             );
         }
+        let last_line = lines.last_line().map_err(|error| Failure::fatal(&error))?;
         let mut output = Output::new();
         output.insert("exit_code".to_owned(), Value::from(0));
-        output.insert("return_value".to_owned(), Value::from(&*context.lookup.masks().mask(&lines.last_line())));
+        output.insert("return_value".to_owned(), Value::from(&*context.lookup.masks().mask(&last_line)));
         Ok(output)
     }
 }

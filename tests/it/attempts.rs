@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pinsched::connect::{Endpoints, KafkaEndpoint, NamedSettings, S3Endpoint};
+use pinsched::domain::left::Left;
 use pinsched::domain::ids::{AttemptKey, RunKey, TaskId, TaskIndex, TaskRunKey};
 use pinsched::domain::masking::Masks;
 use pinsched::domain::template::TemplateScope;
@@ -147,7 +148,10 @@ impl TestRun {
             store: self.store.clone(),
             endpoints: Arc::new(self.endpoints.clone()),
             memory_limit: 512 * 1024 * 1024,
+            outputs: self.upstream.iter().map(|(id, left)| (id.clone(), Left::from((*left.output).clone()))).collect(),
             upstream: self.upstream.clone(),
+            map_index: None,
+            output_limit: 64 << 20,
             templates: TemplateScope::new(self.variables.clone()),
             lookup: Lookup::new(
                 self.store.clone(),

@@ -12,7 +12,6 @@ pub(in crate::domain) use named::CONNECTION_FIELDS;
 pub use named::{Named, Wanted};
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::BufMut;
 use minijinja::value::Serde;
@@ -20,11 +19,13 @@ use serde_json::{Map, Value};
 
 use crate::domain::dag::Task;
 use crate::domain::ids::TaskId;
+use crate::domain::left::Left;
+use crate::domain::mapping::Instance;
 use crate::domain::operator_kind::LateField;
 use environment::{ENVIRONMENT, LONGEST};
 
 /// What the tasks upstream of a task left, by task.
-pub type Outputs = BTreeMap<TaskId, Arc<Map<String, Value>>>;
+pub type Outputs = BTreeMap<TaskId, Left>;
 
 /// The values that a task's templates see.
 #[derive(Debug, Clone)]
@@ -58,6 +59,14 @@ impl TemplateScope {
     #[must_use]
     pub fn for_task(facts: &RunFacts, task: &Task, outputs: Outputs) -> Self {
         let values = values::of_task(facts, &task.id, task.operator, outputs);
+        Self { values, named: Named::default() }.with_named(Named::default())
+    }
+
+    /// The same for an instance of a mapped task: with `map_item`, what it has instead of the expanded keys, and
+    /// `ti.map_index`.
+    #[must_use]
+    pub fn for_instance(facts: &RunFacts, task: &Task, outputs: Outputs, instance: &Instance) -> Self {
+        let values = values::of_instance(facts, &task.id, task.operator, outputs, instance);
         Self { values, named: Named::default() }.with_named(Named::default())
     }
 
@@ -103,6 +112,14 @@ impl TemplateScope {
             Err(_) if text.remaining_mut() == 0 => Err(failed(format!("it comes to more than {LONGEST} bytes"))),
             Err(error) => Err(failed(self.explain(&error, template))),
         }
+    }
+
+    /// Renders every string of a value, wherever it is from: a lone expression keeps its type.
+    ///
+    /// # Errors
+    /// [`TemplateError`] has the path of the string; `key` is its beginning.
+    pub fn render_at(&self, key: &str, value: &Value) -> Result<Value, TemplateError> {
+        self.render_value(value, &mut key.split('.').map(ToOwned::to_owned).collect())
     }
 
     /// Renders every string of a task's configuration.
@@ -196,6 +213,12 @@ impl TemplateScope {
             extra.iter().map(|(name, value)| ((*name).to_owned(), minijinja::Value::from(Serde(value)))).collect();
         minijinja::value::merge_maps([minijinja::Value::from(Serde(extra)), self.values.clone()])
     }
+}
+
+/// Whether templates in that text may name the output of that task: by its id, wherever outputs are named at all.
+#[must_use]
+pub fn names_output(text: &str, task: &TaskId) -> bool {
+    (text.contains("outputs") || text.contains("xcom_pull")) && text.contains(task.as_str())
 }
 
 /// Whether a string has anything to render.

@@ -9,6 +9,7 @@ use minijinja::{Error, ErrorKind, State, Value, context};
 
 use crate::domain::Timestamp;
 use crate::domain::ids::TaskId;
+use crate::domain::mapping::Instance;
 use crate::domain::template::Outputs;
 use crate::domain::template::facts::RunFacts;
 
@@ -43,12 +44,32 @@ pub(super) fn of_run(facts: &RunFacts) -> Value {
 
 /// All names that a task's templates see, but for variables and connections, which are looked up.
 pub(super) fn of_task(facts: &RunFacts, task: &TaskId, operator: &str, outputs: Outputs) -> Value {
+    of_attempt(facts, task, operator, outputs, -1)
+}
+
+/// The same for an instance of a mapped task.
+pub(super) fn of_instance(
+    facts: &RunFacts,
+    task: &TaskId,
+    operator: &str,
+    outputs: Outputs,
+    instance: &Instance,
+) -> Value {
+    context! {
+        map_item => Value::from(Serde(&instance.item)),
+        ..of_attempt(facts, task, operator, outputs, i64::from(instance.map_index))
+    }
+}
+
+/// The names of one attempt; Airflow's `map_index` is -1 where the task is not mapped.
+fn of_attempt(facts: &RunFacts, task: &TaskId, operator: &str, outputs: Outputs, map_index: i64) -> Value {
     let outputs = Value::from_object(UpstreamOutputs(outputs));
     let instance = Value::from_object(TaskInstance {
         fields: context! {
             task_id => task.as_str(),
             dag_id => facts.dag_id.as_str(),
             run_id => facts.run_id.as_str(),
+            map_index => map_index,
         },
         outputs: outputs.clone(),
     });
@@ -68,7 +89,7 @@ struct UpstreamOutputs(Outputs);
 impl Object for UpstreamOutputs {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         let (_, output) = self.0.iter().find(|(task, _)| Some(task.as_str()) == key.as_str())?;
-        Some(Value::from(Serde(&**output)))
+        Some(output.in_templates()).filter(|output| !output.is_undefined())
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {

@@ -126,7 +126,7 @@ pub(super) async fn run(
     // The command holds the pipe's writing ends: without this the output would never end.
     drop(command);
 
-    let mut lines = Lines::new(context.log.clone());
+    let mut lines = Lines::new(context.log.clone(), context.output_limit);
     let running = lines.copy_while(&mut output, child.wait());
     let Some(status) = context.cancel.run_until_cancelled(running).await else {
         group.signal(Signal::TERM);
