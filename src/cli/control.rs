@@ -165,7 +165,9 @@ async fn change(session: &Session, run: &str, wish: &Wish<'_>) -> anyhow::Result
     for one in &runs {
         let dag = dag_file::of_run(&store, one).await?;
         // Another run's DAG may be of another version, without some of the tasks.
-        if one.key != run.key && wish.tasks.iter().all(|name| dag.task_named(&name.task).is_none()) && !wish.tasks.is_empty()
+        if one.key != run.key
+            && wish.tasks.iter().all(|name| dag.task_named(&name.task).is_none())
+            && !wish.tasks.is_empty()
         {
             continue;
         }

@@ -106,7 +106,8 @@ async fn find_attempt(
         let Some(place) = tasks.iter().position(|task| task.name() == arguments.task) else {
             let known = || tasks.iter().filter(|task| task.map_of.is_none()).map(|task| task.task_id.as_str());
             let of_it = tasks.iter().filter(|task| task.map_of.is_some() && task.task_id == arguments.task.task);
-            if let Some(map_index) = arguments.task.map_index.filter(|_| known().any(|id| id == arguments.task.task.as_str()))
+            if let Some(map_index) =
+                arguments.task.map_index.filter(|_| known().any(|id| id == arguments.task.task.as_str()))
             {
                 anyhow::bail!(
                     "task `{}` of run `{}` has no instance [{map_index}]: it has {} of them",

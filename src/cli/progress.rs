@@ -60,7 +60,11 @@ impl ProgressDisplay {
     pub(crate) fn new(printer: Printer, dag: Arc<Dag>) -> Self {
         let target =
             if printer.talks_to_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { printer, dag, bars: MultiProgress::with_draw_target(target), running: Mutex::new(Some(BTreeMap::new())),
+        Self {
+            printer,
+            dag,
+            bars: MultiProgress::with_draw_target(target),
+            running: Mutex::new(Some(BTreeMap::new())),
             instances: Mutex::default(),
             over: Mutex::default(),
         }
@@ -124,7 +128,13 @@ impl ProgressDisplay {
         *failed += u64::from(step.to.is_failure());
         match *ended {
             _ if step.to.is_failure() && *failed <= INSTANCES_TOLD => Told::Line,
-            _ if !step.to.is_final() => if *ended < INSTANCES_TOLD { Told::Line } else { Told::Nothing },
+            _ if !step.to.is_final() => {
+                if *ended < INSTANCES_TOLD {
+                    Told::Line
+                } else {
+                    Told::Nothing
+                }
+            }
             0..=INSTANCES_TOLD => Told::Line,
             ended if ended.is_multiple_of(INSTANCES_A_LINE) => Told::Count { ended, failed: *failed },
             _ => Told::Nothing,

@@ -159,7 +159,8 @@ impl Session {
         let embedded =
             s3.create_buckets.then(|| SpillPlace { bucket: s3.staging_bucket.clone(), prefix: "outputs".to_owned() });
         let OutputSettings { inline_limit, limit, spill_to } = &self.settings.outputs;
-        let of_settings = spill_to.as_ref().map(|(bucket, prefix)| SpillPlace { bucket: bucket.clone(), prefix: prefix.clone() });
+        let of_settings =
+            spill_to.as_ref().map(|(bucket, prefix)| SpillPlace { bucket: bucket.clone(), prefix: prefix.clone() });
         let limits = OutputLimits { inline: *inline_limit, most: *limit, spill_to: of_settings.or(embedded) };
         Arc::new(OutputStore::new(s3, limits))
     }

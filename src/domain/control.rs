@@ -211,9 +211,7 @@ impl Change<'_> {
             Some(TaskEvent::FailedForGood) if stands != TaskState::Failed => {
                 self.happen(map_of, TaskEvent::MarkedFailed)
             }
-            Some(TaskEvent::Succeeded) if stands != TaskState::Success => {
-                self.happen(map_of, TaskEvent::MarkedSuccess)
-            }
+            Some(TaskEvent::Succeeded) if stands != TaskState::Success => self.happen(map_of, TaskEvent::MarkedSuccess),
             _ => Ok(()),
         }
     }

@@ -330,11 +330,10 @@ impl Dag {
     /// Whether more than a worker's free slot is needed for that task: a pool's, the DAG's, its own, or a run before.
     #[must_use]
     pub fn is_limited(&self, index: TaskIndex) -> bool {
-        let is_limited =
-            |task: &Task| {
-                let is_bounded = task.max_active_tis_per_dag.is_some() || task.max_active_tis_per_dagrun.is_some();
-                task.pool.is_some() || is_bounded || task.depends_on_past
-            };
+        let is_limited = |task: &Task| {
+            let is_bounded = task.max_active_tis_per_dag.is_some() || task.max_active_tis_per_dagrun.is_some();
+            task.pool.is_some() || is_bounded || task.depends_on_past
+        };
         self.settings.max_active_tasks.is_some() || self.task(index).is_some_and(is_limited)
     }
 

@@ -75,9 +75,7 @@ impl Left {
     #[must_use]
     pub fn in_templates(&self) -> minijinja::Value {
         match self {
-            Self::Here(kept) => {
-                kept.in_templates.get_or_init(|| minijinja::Value::from(Serde(&kept.value))).clone()
-            }
+            Self::Here(kept) => kept.in_templates.get_or_init(|| minijinja::Value::from(Serde(&kept.value))).clone(),
             Self::Spilled(_) | Self::Each(_) => minijinja::Value::UNDEFINED,
         }
     }
@@ -98,7 +96,10 @@ mod tests {
     #[test]
     fn instances_outputs_are_one_list_when_all_are_at_hand() {
         let spilled = Left::Spilled(Arc::new(Spilled { url: "s3://b/k".to_owned(), bytes: 1, sha256: String::new() }));
-        assert_eq!(Left::each(vec![Left::here(json!({"a": 1})), Left::here(json!({"a": 2}))]).value(), Some(&json!([{"a": 1}, {"a": 2}])));
+        assert_eq!(
+            Left::each(vec![Left::here(json!({"a": 1})), Left::here(json!({"a": 2}))]).value(),
+            Some(&json!([{"a": 1}, {"a": 2}]))
+        );
         assert!(matches!(Left::each(vec![Left::here(json!({})), spilled]), Left::Each(two) if two.len() == 2));
         assert_eq!(Left::each(Vec::new()).value(), Some(&json!([])));
     }

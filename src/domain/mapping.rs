@@ -53,7 +53,9 @@ pub struct Instance {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MappingError {
     /// A value that is no list and no object.
-    #[error("`expand.{key}` came to {found}; it has to be a list, or an object whose entries are taken as {{key, value}}")]
+    #[error(
+        "`expand.{key}` came to {found}; it has to be a list, or an object whose entries are taken as {{key, value}}"
+    )]
     NoList {
         /// The key.
         key: String,
@@ -234,7 +236,12 @@ mod tests {
         let over = Over::Product(object(json!({"y": ["a", "b"], "x": [1, 2]})));
         assert_eq!(
             items(over).unwrap(),
-            [json!({"y": "a", "x": 1}), json!({"y": "a", "x": 2}), json!({"y": "b", "x": 1}), json!({"y": "b", "x": 2})]
+            [
+                json!({"y": "a", "x": 1}),
+                json!({"y": "a", "x": 2}),
+                json!({"y": "b", "x": 1}),
+                json!({"y": "b", "x": 2})
+            ]
         );
         let of_object = Over::Product(object(json!({"x": {"k": 1}})));
         assert_eq!(items(of_object).unwrap(), [json!({"x": {"key": "k", "value": 1}})]);
@@ -257,7 +264,10 @@ mod tests {
     #[test]
     fn an_instance_is_named_by_its_task_and_map_index() {
         let name: TaskName = "group.each[3]".parse().unwrap();
-        assert_eq!((name.task.as_str(), name.map_index, name.to_string().as_str()), ("group.each", Some(3), "group.each[3]"));
+        assert_eq!(
+            (name.task.as_str(), name.map_index, name.to_string().as_str()),
+            ("group.each", Some(3), "group.each[3]")
+        );
         assert_eq!("each".parse::<TaskName>().unwrap().map_index, None);
         assert!("each[x]".parse::<TaskName>().is_err());
     }

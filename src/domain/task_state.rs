@@ -316,8 +316,9 @@ mod tests {
     fn final_states_accept_no_event_but_a_persons_word() {
         use TaskEvent::{Cleared, MarkedFailed, MarkedSuccess, Reopened};
         for state in TaskState::ALL.into_iter().filter(|state| state.is_final()) {
-            for event in
-                TaskEvent::ALL.into_iter().filter(|event| ![Cleared, MarkedFailed, MarkedSuccess, Reopened].contains(event))
+            for event in TaskEvent::ALL
+                .into_iter()
+                .filter(|event| ![Cleared, MarkedFailed, MarkedSuccess, Reopened].contains(event))
             {
                 assert!(state.next(event).is_err(), "{state} moved on by {event}");
             }

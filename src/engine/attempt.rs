@@ -107,9 +107,7 @@ impl Attempt {
         let work = async {
             let result = match self.supervised(log.clone()).await {
                 // It is put where it stays before the step that records it.
-                Ok(output) => {
-                    self.output_store.keep(&self.store, self.key, output).await.map_err(Failure::from)
-                }
+                Ok(output) => self.output_store.keep(&self.store, self.key, output).await.map_err(Failure::from),
                 Err(failure) => Err(failure),
             };
             match &result {

@@ -35,10 +35,8 @@ pub(super) fn expand(
         }
         Over::Zipped(items) => templates.render_at("expand_kwargs", items).map(Over::Zipped),
     };
-    let items = rendered
-        .map_err(|error| Failure::fatal(&error))?
-        .items(limit)
-        .map_err(|error| Failure::fatal(&error))?;
+    let items =
+        rendered.map_err(|error| Failure::fatal(&error))?.items(limit).map_err(|error| Failure::fatal(&error))?;
     if items.is_empty() {
         return Err(Failure::Skip("it is expanded over nothing".to_owned()));
     }
@@ -58,8 +56,8 @@ pub(super) fn label(
     let own: Vec<(String, Value)> = instance.item.clone().into_iter().collect();
     let own: Vec<(&str, Value)> = own.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
     let scope = TemplateScope::for_instance(facts, task, outputs.clone(), &instance);
-    scope.render(template, &own).map(Some).map_err(|error| TemplateError {
-        path: vec!["map_index_template".to_owned()],
-        ..error
-    })
+    scope
+        .render(template, &own)
+        .map(Some)
+        .map_err(|error| TemplateError { path: vec!["map_index_template".to_owned()], ..error })
 }

@@ -101,7 +101,12 @@ impl Store {
     }
 
     /// The index of an instance of a mapped task; `None` where there is none (yet).
-    pub async fn instance(&self, run: RunKey, map_of: TaskIndex, map_index: u32) -> Result<Option<TaskIndex>, StoreError> {
+    pub async fn instance(
+        &self,
+        run: RunKey,
+        map_of: TaskIndex,
+        map_index: u32,
+    ) -> Result<Option<TaskIndex>, StoreError> {
         let index = sqlx::query_scalar!(
             "SELECT task_index FROM task_run WHERE run_key = $1 AND map_of = $2 AND map_index = $3",
             run.0,

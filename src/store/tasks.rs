@@ -183,7 +183,7 @@ impl Store {
             r#"SELECT t.task_index, t.map_of AS "map_of!", t.map_index AS "map_index!", m.item
                FROM task_run AS t
                JOIN map_item AS m ON m.run_key = t.run_key AND m.task_index = t.task_index
-               WHERE t.run_key = $1 AND t.task_index = ANY ($2) AND t.map_of IS NOT NULL"#,
+               WHERE t.run_key = $1 AND t.task_index = ANY ($2)"#, // that of an instance alone has an item
             run.0,
             &tasks
         )
@@ -220,11 +220,14 @@ impl Store {
         tasks: &[TaskId],
     ) -> Result<BTreeMap<TaskId, TaskState>, StoreError> {
         let ids: Vec<String> = tasks.iter().map(ToString::to_string).collect();
-        let rows =
-            sqlx::query!("SELECT task_id, state FROM task_run WHERE run_key = $1 AND task_id = ANY ($2) AND map_of IS NULL", run.0, &ids)
-                .fetch_all(&self.pool)
-                .await
-                .map_err(StoreError::query("read how tasks stand"))?;
+        let rows = sqlx::query!(
+            "SELECT task_id, state FROM task_run WHERE run_key = $1 AND task_id = ANY ($2) AND map_of IS NULL",
+            run.0,
+            &ids
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("read how tasks stand"))?;
         rows.into_iter().map(|row| Ok((rows::id("a task id", &row.task_id)?, rows::task_state(&row.state)?))).collect()
     }
 

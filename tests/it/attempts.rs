@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pinsched::connect::{Endpoints, KafkaEndpoint, NamedSettings, S3Endpoint};
-use pinsched::domain::left::Left;
 use pinsched::domain::ids::{AttemptKey, RunKey, TaskId, TaskIndex, TaskRunKey};
+use pinsched::domain::left::Left;
 use pinsched::domain::masking::Masks;
 use pinsched::domain::template::TemplateScope;
 use pinsched::engine::lookup::Lookup;

@@ -103,7 +103,8 @@ pub(super) fn check(spec: &TaskSpec, operator: &Described, problems: &mut Proble
     let over = match (&keys.expand, &keys.expand_kwargs) {
         (Some(typed), _) => {
             if typed.value.0.is_empty() {
-                problems.add(bad(typed.key, "`expand` names no key").help("as `expand: {bash_command: [echo a, echo b]}`"));
+                problems
+                    .add(bad(typed.key, "`expand` names no key").help("as `expand: {bash_command: [echo a, echo b]}`"));
             }
             for entry in &typed.value.0 {
                 check_key(spec, operator, &entry.key, problems);
@@ -142,8 +143,11 @@ fn check_key(spec: &TaskSpec, operator: &Described, key: &Key, problems: &mut Pr
                 .help(format!("put `{name}` beside `expand`; {}", mappable(operator)))
         } else {
             let message = format!("the operator `{}` has no key `{name}`", operator.kind.name);
-            Diagnostic::error(Code::UnknownTaskKey, key.span, message)
-                .did_you_mean(name, operator.keys.iter().map(String::as_str), || Some(mappable(operator)))
+            Diagnostic::error(Code::UnknownTaskKey, key.span, message).did_you_mean(
+                name,
+                operator.keys.iter().map(String::as_str),
+                || Some(mappable(operator)),
+            )
         });
         return;
     }

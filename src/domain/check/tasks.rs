@@ -310,9 +310,7 @@ fn check_task<'s>(
     );
     callbacks::not_at_once(spec.keys.deadline.as_ref().map(|limit| (limit.value.0, limit.span)), problems);
     let task = match (&operator, id) {
-        (Some(operator), Ok(id)) if fits => {
-            Some(Task { mapping, ..assemble(spec, index, id, operator, &config) })
-        }
+        (Some(operator), Ok(id)) if fits => Some(Task { mapping, ..assemble(spec, index, id, operator, &config) }),
         _ => None,
     };
     CheckedTask { spec, operator, config, fits, upstream, task }

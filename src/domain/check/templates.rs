@@ -135,13 +135,13 @@ impl Checker<'_, '_> {
                 refuse("a connection cannot be expanded over: the values are kept in the database".to_owned())?
                     .help("name the connection in another key; `map_item` says there which instance it is"),
             ),
-            (["map_item", key, ..], Place::Instance(Some(keys))) if !keys.iter().any(|known| known == key) => Some(
-                refuse(format!("the instances have no `{key}` of their own"))?.did_you_mean(
+            (["map_item", key, ..], Place::Instance(Some(keys))) if !keys.iter().any(|known| known == key) => {
+                Some(refuse(format!("the instances have no `{key}` of their own"))?.did_you_mean(
                     key,
                     keys.iter().map(String::as_str),
                     || Some(format!("`map_item` has {}", listed(keys.iter().map(String::as_str)))),
-                ),
-            ),
+                ))
+            }
             _ => None,
         }
     }
@@ -366,8 +366,7 @@ fn try_out(task: &CheckedTask<'_>, facts: &RunFacts, at_run_time: &[&str], probl
         }
     };
     let as_rendered = as_rendered(&task.config, &rendered);
-    let found =
-        mapping::mismatches_of_rest(task.spec, operator, &as_rendered, operator.kind.name, task.spec.id.span);
+    let found = mapping::mismatches_of_rest(task.spec, operator, &as_rendered, operator.kind.name, task.spec.id.span);
     if !found.is_empty() {
         for problem in found {
             let became = "that is what the template comes to with the DAG's own params";

@@ -36,7 +36,7 @@ pub(in crate::domain) fn airflow_dag_key(key: &str) -> Option<Standing> {
         "access_control" => Unsupported("there are no roles per DAG"),
         "fail_fast" | "fail_stop" => IgnoredWhenOff("tasks that do not depend on a failed one go on"),
         "max_consecutive_failed_dag_runs" => IgnoredWhenOff("a DAG is paused by hand"),
-"max_active_tis_per_dagrun" => Unsupported("it is a key of tasks; for all tasks put it under `default_args`"),
+        "max_active_tis_per_dagrun" => Unsupported("it is a key of tasks; for all tasks put it under `default_args`"),
         "dag_id_prefix" | "vars" => Unsupported("write the value where it is used, or use `params`"),
         _ => return callback(key),
     })
@@ -72,7 +72,7 @@ pub(in crate::domain) fn airflow_task_key(key: &str) -> Option<Standing> {
         "task_display_name" => Ignored("the task's id is shown"),
         "ignore_first_depends_on_past" => Ignored("a first run never waits for one before it"),
         "wait_for_past_depends_before_skipping" => IgnoredWhenOff("a skip does not wait"),
- "start_date" | "end_date" => Unsupported("set it on the DAG: tasks have none of their own"),
+        "start_date" | "end_date" => Unsupported("set it on the DAG: tasks have none of their own"),
         "upstream" | "upstream_tasks" | "depends_on" | "needs" | "upstream_task_ids" => {
             Unsupported("the tasks that a task waits for are its `dependencies`")
         }

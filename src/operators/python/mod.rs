@@ -157,11 +157,8 @@ fn known(context: &TaskContext) -> Result<Value, Failure> {
     let rendered =
         context.templates.render_config(&Value::Object(templates), &[]).map_err(|error| Failure::fatal(&error))?;
     let Value::Object(mut known) = rendered else { return Ok(rendered) };
-    let outputs: Map<String, Value> = context
-        .outputs
-        .iter()
-        .filter_map(|(task, output)| Some((task.to_string(), output.value()?.clone())))
-        .collect();
+    let outputs: Map<String, Value> =
+        context.outputs.iter().filter_map(|(task, output)| Some((task.to_string(), output.value()?.clone()))).collect();
     known.insert("dag_id".to_owned(), json!(context.dag_id.as_str()));
     known.insert("run_id".to_owned(), json!(context.run_id.as_str()));
     known.insert("task_id".to_owned(), json!(context.task_id.as_str()));

@@ -56,8 +56,7 @@ async fn insert(
 ) -> Result<TaskIndex, StoreError> {
     let items: Vec<serde_json::Value> =
         expansion.items.iter().map(|item| rows::json(&serde_json::Value::Object(item.clone()))).collect();
-    let labels: Vec<Option<String>> =
-        expansion.labels.iter().map(|label| label.as_deref().map(rows::text)).collect();
+    let labels: Vec<Option<String>> = expansion.labels.iter().map(|label| label.as_deref().map(rows::text)).collect();
     let first = sqlx::query_file_scalar!(
         "src/store/sql/insert_instances.sql",
         run.0,

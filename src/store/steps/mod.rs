@@ -467,7 +467,9 @@ impl Planned<'_> {
         let is_queued = |task| matches!(task, TaskState::Queued | TaskState::UpForRetry);
         let mut counted = self.plan.counts.keys().filter_map(|index| self.known.snapshot.tasks.get(index));
         let expands = !self.plan.expansions.is_empty();
-        expands || counted.any(|task| is_queued(task.state)) || self.ready(now).any(|task_run| !taken.contains(&task_run))
+        expands
+            || counted.any(|task| is_queued(task.state))
+            || self.ready(now).any(|task_run| !taken.contains(&task_run))
     }
 }
 

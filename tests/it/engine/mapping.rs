@@ -61,15 +61,15 @@ async fn outputs_of_a_task_before_it_are_expanded_over_by_any_form() {
   tasks:
     list: {operator: script, say: abc}
     letters: {operator: script, dependencies: [list], expand: {say: \"{{ outputs.list.said | list }}\"}}
-    entries: {operator: script, dependencies: [list], say: \"{{ map_item.acts }}\", expand_kwargs: \"{{ [{'acts': ['succeed']}] }}\"}
-    whole: {operator: script, dependencies: [letters], say: \"{{ ti.map_index }}\", expand_kwargs: \"{{ [{}, {}] }}\"}
-    again: {operator: script, dependencies: [letters], say: \"x\", expand: {acts: \"{{ outputs.letters | map(attribute='acts_') | list if false else [['succeed']] }}\"}}",
+    entries: {operator: script, dependencies: [list], say: \"{{ map_item.acts }}!\", expand_kwargs: \"{{ [{'acts': ['succeed']}] }}\"}
+    whole: {operator: script, dependencies: [letters], say: \"no {{ ti.map_index }}\", expand_kwargs: \"{{ [{}, {}] }}\"}
+    again: {operator: script, dependencies: [letters], expand: {say: \"{{ outputs.letters | map(attribute='said') | list }}\"}}",
         )
         .await;
     assert_eq!(drive(&house, &play).await, RunState::Success);
     assert_eq!(said(&house, &play, "letters").await, ["a", "b", "c"]);
-    assert_eq!(said(&house, &play, "whole").await, ["0", "1"]);
-    assert_eq!(said(&house, &play, "again").await, ["x"]);
+    assert_eq!(said(&house, &play, "whole").await, ["no 0", "no 1"]);
+    assert_eq!(said(&house, &play, "again").await, ["a", "b", "c"], "over the outputs of instances, too");
 }
 
 #[tokio::test]
@@ -80,7 +80,6 @@ async fn a_tasks_own_output_is_expanded_over_in_dag_factorys_form_and_is_never_r
             "orders:
   tasks:
     list: {operator: script, say: \"{{ '{{ nothing }}' }}\"}
-    each: {operator: script, dependencies: [list], say: \"{{ map_item.acts }}\", expand: {acts: [[succeed]]}}
     kinds: {operator: script, dependencies: [list], expand: {say: \"{{ [outputs.list.said] }}\"}}
     wrong: {operator: script, dependencies: [list], expand: {say: list.output}}",
         )
@@ -103,7 +102,7 @@ async fn nothing_to_expand_over_skips_the_task_and_too_much_fails_it_for_good() 
   tasks:
     list: {operator: script, say: \"\"}
     none: {operator: script, dependencies: [list], expand: {say: \"{{ outputs.list.said | list }}\"}}
-    after: {operator: script, dependencies: [none], trigger_rule: all_done, say: \"{{ outputs.none | length }}\"}
+    after: {operator: script, dependencies: [none], trigger_rule: all_done, say: \"{{ outputs.none | length }} left\"}
     skipped: {operator: script, dependencies: [none]}
     many: {operator: script, expand: {say: \"{{ range(4) | list }}\"}}
     text: {operator: script, expand: {say: \"{{ ds }}\"}}",
@@ -133,13 +132,13 @@ async fn instances_fail_and_are_tried_again_one_by_one_and_the_task_says_which_f
         - {acts: [refuse]}
     after: {operator: script, dependencies: [each]}
     made_good: {operator: script, dependencies: [each], trigger_rule: one_failed}
-    in_any_case: {operator: script, dependencies: [each], trigger_rule: all_done, say: \"{{ outputs.each | length }}\"}",
+    in_any_case: {operator: script, dependencies: [each], trigger_rule: all_done, say: \"{{ outputs.each | length }} left\"}",
         )
         .await;
     assert_eq!(drive(&house, &play).await, RunState::Failed);
     insta::assert_snapshot!(house.picture(&play).await);
     let last = &house.store.task_runs(play.run.key).await.unwrap()[3];
-    assert_eq!(last.output.as_ref().unwrap()["said"], "2", "those that failed or were skipped left nothing");
+    assert_eq!(last.output.as_ref().unwrap()["said"], "2 left", "those that failed or were skipped left nothing");
 }
 
 #[tokio::test]
@@ -162,12 +161,13 @@ async fn a_mapped_task_goes_on_where_a_killed_worker_left_it() {
             "orders:
   tasks:
     each: {operator: script, expand_kwargs: [{say: a}, {acts: [hang, succeed]}, {acts: [hang, succeed]}, {say: d}]}
-    after: {operator: script, dependencies: [each], say: \"{{ outputs.each | length }}\"}",
+    after: {operator: script, dependencies: [each], say: \"{{ outputs.each | length }} left\"}",
         )
         .await;
     let engine = house.engine().await;
     let (run, shutdown) = (house.running(&play).await, Shutdown::default());
-    let two_hang = |scene: &crate::script::Scene| scene.attempts.len() == 4 && scene.runs("each[1]") && scene.runs("each[2]");
+    let two_hang =
+        |scene: &crate::script::Scene| scene.attempts.len() == 4 && scene.runs("each[1]") && scene.runs("each[2]");
     tokio::select! {
         driven = engine.drive(run, &shutdown) => panic!("it ended: {driven:?}"),
         () = play.stage.wait_for("two instances", two_hang) => {}
@@ -243,7 +243,7 @@ async fn clearing_a_mapped_task_expands_it_anew_and_clearing_instances_runs_thos
             "orders:
   tasks:
     each: {operator: script, expand_kwargs: [{say: a}, {acts: [refuse, succeed]}, {say: c}]}
-    after: {operator: script, dependencies: [each], say: \"{{ outputs.each | length }}\"}",
+    after: {operator: script, dependencies: [each], say: \"{{ outputs.each | length }} left\"}",
         )
         .await;
     assert_eq!(drive(&house, &play).await, RunState::Failed);
@@ -261,7 +261,10 @@ async fn clearing_a_mapped_task_expands_it_anew_and_clearing_instances_runs_thos
     assert!(!changed.iter().any(|one| one.task == before[0].task), "{changed:?}");
     assert_eq!(drive(&house, &play).await, RunState::Success);
     let (_, again) = family(&house, &play, "each").await;
-    assert_eq!(again.iter().map(|one| one.task).collect::<Vec<_>>(), before.iter().map(|one| one.task).collect::<Vec<_>>());
+    assert_eq!(
+        again.iter().map(|one| one.task).collect::<Vec<_>>(),
+        before.iter().map(|one| one.task).collect::<Vec<_>>()
+    );
     assert_eq!(again.iter().map(|one| one.fence).collect::<Vec<_>>(), [1, 2, 1]);
     // One by its index.
     clear(&[before[2].task], false).await;
@@ -275,7 +278,8 @@ async fn clearing_a_mapped_task_expands_it_anew_and_clearing_instances_runs_thos
     let (_, anew) = family(&house, &play, "each").await;
     assert!(anew.iter().all(|one| one.task > before[2].task && one.fence == 1), "{anew:?}");
     // A person takes the failed one for done: so is the task.
-    let request = Request { action: Action::MarkSuccess, tasks: &[anew[1].task], reach: Reach::default(), words: "marked" };
+    let request =
+        Request { action: Action::MarkSuccess, tasks: &[anew[1].task], reach: Reach::default(), words: "marked" };
     house.store.change_tasks(play.run.key, &play.dag, request, Mode::Do, clock::now()).await.unwrap();
     assert_eq!(family(&house, &play, "each").await.0.state, TaskState::Success);
     assert_eq!(drive(&house, &play).await, RunState::Success);

@@ -72,7 +72,8 @@ async fn what_is_too_large_for_a_row_goes_to_object_storage_and_comes_back_and_g
         secret_access_key: SecretString::from("secret"),
     };
     let server = S3Server::start(config, CancellationToken::new()).await.unwrap();
-    let limits = || OutputLimits { spill_to: Some("s3://lake/some/outputs".parse().unwrap()), ..OutputLimits::default() };
+    let limits =
+        || OutputLimits { spill_to: Some("s3://lake/some/outputs".parse().unwrap()), ..OutputLimits::default() };
     let mut house = House::open().await;
     let play = play(&house, LARGE).await;
     let engine = engine(&house, OutputStore::new(endpoint(&server), limits())).await;
@@ -93,7 +94,11 @@ async fn what_is_too_large_for_a_row_goes_to_object_storage_and_comes_back_and_g
         s3.put("lake", &object.key, "{}".into(), Default::default()).await.unwrap();
     }
     let changed = engine.outputs.fetch_one(spilled).await.unwrap_err().to_string();
-    assert!(changed.starts_with("the object at s3://lake/some/outputs/") && changed.ends_with("is not the output that was put there"), "{changed}");
+    assert!(
+        changed.starts_with("the object at s3://lake/some/outputs/")
+            && changed.ends_with("is not the output that was put there"),
+        "{changed}"
+    );
     // They go with the run.
     assert_eq!(delete_unused(&house.store, &engine.outputs).await.unwrap(), 0);
     house.execute(&format!("DELETE FROM run WHERE id = {}", play.run.key.0)).await;
