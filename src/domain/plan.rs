@@ -379,18 +379,21 @@ impl<'a> Planner<'a> {
     }
 
     fn tell(&mut self, downstream: TaskIndex, state: TaskState, role: Role) -> Result<(), PlanError> {
+        let described = self.dag.task(downstream).ok_or(PlanError::UnknownTask(downstream))?;
         let Some(task) = self.task_mut(downstream) else {
             self.needs.insert(downstream);
             return Ok(());
         };
+        if described.mapping.is_some() && (task.state == TaskState::Mapped || task.state.is_final()) {
+            return Ok(()); // it did not wait for this one, and what it counts now are its instances
+        }
         task.upstream.count(state, role);
         let (stands, counts) = (task.state, task.upstream);
         self.plan.counts.insert(downstream, counts);
         if stands != TaskState::None {
             return Ok(()); // it did not wait for this one, or was cancelled
         }
-        let rule = self.dag.task(downstream).ok_or(PlanError::UnknownTask(downstream))?.trigger_rule;
-        match rule.verdict(counts) {
+        match described.trigger_rule.verdict(counts) {
             Verdict::Wait => Ok(()),
             Verdict::Run if self.snapshot.cancel_requested => self.step(downstream, TaskEvent::Cancelled, None),
             Verdict::Run => self.step(downstream, TaskEvent::Released, Some(self.now)),

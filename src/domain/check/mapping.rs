@@ -32,6 +32,11 @@ pub(super) fn expanded_keys(spec: &TaskSpec) -> Vec<&str> {
     keys
 }
 
+/// Whether all instances have that key for themselves, so that no default of it is of use.
+pub(super) fn expands(spec: &TaskSpec, key: &str) -> bool {
+    spec.keys.expand.iter().flat_map(|typed| &typed.value.0).any(|entry| entry.key.text == key)
+}
+
 /// Whether the keys of the instances are known before the run.
 pub(super) fn keys_are_known(spec: &TaskSpec) -> bool {
     spec.keys.expand_kwargs.as_ref().is_none_or(|typed| typed.value.0.as_text().is_none())
@@ -52,16 +57,16 @@ pub(super) fn mismatches_of_rest(
     name: &str,
     head: Span,
 ) -> Vec<Diagnostic> {
-    let mut found = mismatches(&operator.schema, &with_placeholders(spec, config), name, head);
+    let mut found = mismatches(&operator.schema, &with_placeholders(spec, operator, config), name, head);
     if !keys_are_known(spec) {
         found.retain(|problem| problem.code != Code::MissingConfigKey);
     }
     found
 }
 
-fn with_placeholders(spec: &TaskSpec, config: &Node) -> Node {
+fn with_placeholders(spec: &TaskSpec, operator: &Described, config: &Node) -> Node {
     let mut entries = config.as_mapping().unwrap_or_default().to_vec();
-    for key in expanded_keys(spec) {
+    for key in expanded_keys(spec).into_iter().filter(|key| operator.has_key(key)) {
         if !entries.iter().any(|entry| entry.key.text == key) {
             let value = Node { span: config.span, kind: NodeKind::Text(PLACEHOLDER.to_owned()) };
             entries.push(Entry { key: Key { text: key.to_owned(), span: config.span }, value });

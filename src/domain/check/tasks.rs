@@ -365,8 +365,8 @@ fn configuration(
     }
     if let Some(operator) = operator {
         for entry in spec.group_config.iter().chain(defaults) {
-            let is_set = entries.iter().any(|own| own.key.text == entry.key.text)
-                || mapping::expanded_keys(spec).contains(&entry.key.text.as_str());
+            let is_set =
+                entries.iter().any(|own| own.key.text == entry.key.text) || mapping::expands(spec, &entry.key.text);
             if !is_set && operator.has_key(&entry.key.text) {
                 entries.push(entry.clone());
             }
