@@ -57,6 +57,7 @@ async fn a_function_gets_the_context_that_its_arguments_name_and_its_value_is_ke
         "ds",
         "ds_nodash",
         "logical_date",
+        "map_index",
         "outputs",
         "params",
         "run_id",
