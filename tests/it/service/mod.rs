@@ -5,6 +5,7 @@ mod chaos;
 mod control;
 mod files;
 mod limits;
+mod mapping;
 mod schedules;
 mod upkeep;
 mod watched;
