@@ -12,11 +12,12 @@ CREATE DOMAIN run_type AS text
     CONSTRAINT run_type_check CHECK (VALUE IN ('manual', 'scheduled', 'backfill', 'operator_triggered'));
 CREATE DOMAIN task_state AS text
     CONSTRAINT task_state_check CHECK (VALUE IN
-        ('none', 'queued', 'running', 'deferred', 'up_for_retry', 'success', 'failed', 'upstream_failed', 'skipped'));
+        ('none', 'queued', 'running', 'deferred', 'mapped', 'up_for_retry', 'success', 'failed', 'upstream_failed', 'skipped'));
 CREATE DOMAIN task_event AS text
     CONSTRAINT task_event_check CHECK (VALUE IN
-        ('released', 'claimed', 'deferred', 'succeeded', 'failed_for_now', 'failed_for_good', 'interrupted', 'lost',
-         'lost_for_good', 'skipped', 'skipped_itself', 'upstream_failed', 'cancelled', 'cleared', 'marked_success', 'marked_failed'));
+        ('released', 'claimed', 'deferred', 'expanded', 'succeeded', 'failed_for_now', 'failed_for_good', 'interrupted', 'lost',
+         'lost_for_good', 'skipped', 'skipped_itself', 'upstream_failed', 'cancelled', 'cleared', 'marked_success', 'marked_failed',
+         'reopened'));
 CREATE DOMAIN attempt_outcome AS text
     CONSTRAINT attempt_outcome_check CHECK (VALUE IN ('success', 'failed', 'interrupted', 'lost', 'cancelled', 'skipped'));
 
@@ -110,6 +111,7 @@ CREATE TABLE run (
     cancel_reason       text,        -- where it was not a person who asked
     timeout_at          timestamptz, -- when it is cancelled for taking too long
     clears              integer     NOT NULL DEFAULT 0, -- how often tasks of it were cleared
+    indexes_used        integer     NOT NULL DEFAULT 0, -- once instances of mapped tasks came: task indexes below it are never given again
     owner_id            bigint REFERENCES worker (id), -- the process that `pinsched run` drives it with; null: any worker
     CONSTRAINT run_dag_id_run_id_key UNIQUE (dag_id, run_id),
     CONSTRAINT run_dag_id_logical_date_key UNIQUE (dag_id, logical_date, rerun),
@@ -135,6 +137,7 @@ CREATE TABLE task_run (
     pool                       text,
     pool_slots                 integer     NOT NULL DEFAULT 1,
     max_active_tis             integer,                            -- of this task at once, over all runs of the DAG
+    max_active_tis_of_run      integer,                            -- the same within its run
     waits_for_past             text[],                             -- tasks that must have succeeded in the run before
     ready_at                   timestamptz,                    -- not before this instant; set while queued or up_for_retry
     worker_id                  bigint,                         -- no reference, as in attempt
@@ -149,7 +152,10 @@ CREATE TABLE task_run (
     started_at                 timestamptz,
     finished_at                timestamptz,
     error                      text,
+    map_of                     integer,                        -- of an instance: the index of the mapped task
+    map_index                  integer,                        -- and which instance it is, from 0
     PRIMARY KEY (run_key, task_index),
+    CONSTRAINT task_run_map_check CHECK ((map_of IS NULL) = (map_index IS NULL)),
     CONSTRAINT task_run_lease_check CHECK ((state = 'running') = (lease_until IS NOT NULL)),
     CONSTRAINT task_run_worker_check CHECK ((state IN ('running', 'deferred')) = (worker_id IS NOT NULL)),
     CONSTRAINT task_run_ready_at_check CHECK ((state IN ('queued', 'up_for_retry')) = (ready_at IS NOT NULL)),
@@ -162,6 +168,7 @@ CREATE INDEX task_run_ready_idx ON task_run (dag_key, priority DESC, ready_at, r
     WHERE state IN ('queued', 'up_for_retry');
 CREATE INDEX task_run_limited_idx ON task_run (dag_key, pool) WHERE is_limited AND state IN ('queued', 'up_for_retry');
 CREATE INDEX task_run_running_idx ON task_run (worker_id) WHERE state IN ('running', 'deferred');
+CREATE UNIQUE INDEX task_run_map_idx ON task_run (run_key, map_of, map_index) WHERE map_of IS NOT NULL;
 CREATE INDEX task_run_busy_idx ON task_run (dag_key, pool) WHERE state = 'running' AND is_limited;
 
 CREATE TABLE attempt (
@@ -178,10 +185,29 @@ CREATE TABLE attempt (
     CONSTRAINT attempt_finished_at_check CHECK ((finished_at IS NULL) = (outcome IS NULL))
 );
 
+-- What a task left, here or, where it is too large for a row, in object storage.
 CREATE TABLE task_output (
     run_key    bigint NOT NULL,
     task_index integer NOT NULL,
-    output     jsonb  NOT NULL,
+    output     jsonb,
+    spilled    jsonb, -- where it is instead: url, bytes, sha256
+    PRIMARY KEY (run_key, task_index),
+    CONSTRAINT task_output_place_check CHECK ((output IS NULL) <> (spilled IS NULL))
+);
+
+-- Where in object storage outputs of a run are; without its run, what is there is to be deleted.
+CREATE TABLE spill_place (
+    place   text   PRIMARY KEY,
+    run_key bigint
+);
+CREATE INDEX spill_place_run_idx ON spill_place (run_key);
+
+-- What each instance of a mapped task has for itself, as the task's expansion found it.
+CREATE TABLE map_item (
+    run_key    bigint  NOT NULL,
+    task_index integer NOT NULL,
+    item       jsonb   NOT NULL,
+    label      text,
     PRIMARY KEY (run_key, task_index)
 );
 
@@ -219,6 +245,8 @@ CREATE FUNCTION delete_what_runs_left() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     DELETE FROM attempt WHERE run_key IN (SELECT id FROM deleted);
     DELETE FROM task_output WHERE run_key IN (SELECT id FROM deleted);
+    DELETE FROM map_item WHERE run_key IN (SELECT id FROM deleted);
+    UPDATE spill_place SET run_key = NULL WHERE run_key IN (SELECT id FROM deleted);
     DELETE FROM transition WHERE run_key IN (SELECT id FROM deleted);
     RETURN NULL;
 END
@@ -255,5 +283,6 @@ CREATE FUNCTION past_allows(of_run bigint, tasks text[]) RETURNS boolean LANGUAG
                 ORDER BY before.logical_date DESC, before.rerun DESC
                 LIMIT 1)
           AND t.task_id = ANY (tasks)
+          AND t.map_of IS NULL
           AND t.state NOT IN ('success', 'skipped'))
 $$;

@@ -57,7 +57,8 @@ END
 $$;
 
 CREATE TRIGGER task_run_notifies AFTER UPDATE ON task_run FOR EACH ROW
-    WHEN (NEW.notifies IS NOT NULL AND OLD.state IS DISTINCT FROM NEW.state)
+    -- What becomes of a mapped task its instances tell.
+    WHEN (NEW.notifies IS NOT NULL AND OLD.state IS DISTINCT FROM NEW.state AND OLD.state <> 'mapped')
     EXECUTE FUNCTION notify_of_task();
 
 CREATE FUNCTION notify_of_run() RETURNS trigger LANGUAGE plpgsql AS $$

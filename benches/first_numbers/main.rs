@@ -25,6 +25,7 @@ use pinsched::domain::run_type::RunType;
 use pinsched::domain::source::SourceFile;
 use pinsched::engine::lookup::Lookup;
 use pinsched::engine::observer::Nobody;
+use pinsched::engine::outputs::{OutputLimits, OutputStore};
 use pinsched::engine::running::RunningRun;
 use pinsched::engine::shutdown::Shutdown;
 use pinsched::engine::{self, Driven, Engine};
@@ -291,6 +292,8 @@ async fn drive(store: &Store, source: &str) -> Duration {
         memory_limit: 512 * 1024 * 1024,
         processes: Default::default(),
         receivers: Default::default(),
+        max_map_length: 10_000,
+        outputs: Arc::new(OutputStore::new(nowhere().s3, OutputLimits::default())),
         lookup: Lookup::new(store.clone(), Default::default(), Default::default(), Default::default()),
     };
     let run = store.create_run(&new, now).await.unwrap();

@@ -22,6 +22,7 @@ use pinsched::domain::source::SourceFile;
 use pinsched::engine::lookup::Lookup;
 use pinsched::engine::observer::Nobody;
 use pinsched::engine::operator::{Failure, Operator, Output, Registration, TaskContext};
+use pinsched::engine::outputs::{OutputLimits, OutputStore};
 use pinsched::engine::shutdown::Shutdown;
 use pinsched::engine::{Engine, register};
 use pinsched::operators;
@@ -95,6 +96,8 @@ impl Served {
             memory_limit: 512 * 1024 * 1024,
             processes: Default::default(),
             receivers: Default::default(),
+            max_map_length: 10_000,
+            outputs: Arc::new(OutputStore::new(nowhere().s3, OutputLimits::default())),
             lookup: Lookup::new(store.clone(), Default::default(), Default::default(), Default::default()),
         };
         let sign = register(&store).await.unwrap();

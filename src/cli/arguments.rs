@@ -9,7 +9,8 @@ use crate::cli::service_arguments::{
     BackfillArguments, BackfillsCommand, ClearArguments, MarkArguments, PoolsCommand, ServeArguments, TriggerArguments,
 };
 use crate::cli::upkeep_arguments::{CleanArguments, DbCommand};
-use crate::domain::ids::{DagId, TaskId};
+use crate::domain::ids::DagId;
+use crate::domain::mapping::TaskName;
 
 /// Managed Airflow in one binary: YAML DAGs of emulate, produce, sink and transform tasks, every row exactly once.
 #[derive(Debug, Parser)]
@@ -178,15 +179,15 @@ pub(crate) enum Command {
     Why {
         /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
         run: String,
-        /// The task
-        task: TaskId,
+        /// The task, or TASK[N] for an instance of a mapped one
+        task: TaskName,
     },
     /// Set the priority of a task of a run that has not begun
     Priority {
         /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
         run: String,
-        /// The task
-        task: TaskId,
+        /// The task, or TASK[N] for an instance of a mapped one
+        task: TaskName,
         /// Higher goes first
         #[arg(allow_negative_numbers = true)]
         priority: i32,
@@ -243,9 +244,14 @@ and as the first line of a DAG file, for the YAML language server:
         limit: u32,
     },
     /// Show a run: its tasks, the reconciliation, the results and where the objects are
+    ///
+    /// Instances of mapped tasks are counted, and listed where they failed.
     Show {
         /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
         run: String,
+        /// Only this task; of a mapped one all instances, or one as TASK[N]
+        #[arg(long)]
+        task: Option<TaskName>,
     },
     /// Print a task's log
     #[command(after_help = "Examples:
@@ -260,8 +266,8 @@ and as the first line of a DAG file, for the YAML language server:
     Cancel {
         /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
         run: String,
-        /// Only this task of it
-        task: Option<TaskId>,
+        /// Only this task of it, or TASK[N] for an instance of a mapped one
+        task: Option<TaskName>,
     },
     /// Go on with a run that was killed or stopped, from where it stood
     ///
@@ -403,8 +409,8 @@ pub(crate) enum GraphFormat {
 pub(crate) struct LogsArguments {
     /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
     pub(crate) run: String,
-    /// The task
-    pub(crate) task: TaskId,
+    /// The task, or TASK[N] for an instance of a mapped one
+    pub(crate) task: TaskName,
     /// Which attempt, counted from 1 [default: the last one]
     #[arg(long, value_name = "N")]
     pub(crate) attempt: Option<u32>,

@@ -13,6 +13,7 @@ use crate::cli::upkeep_arguments::CleanArguments;
 use crate::cli::words::{count, counted};
 use crate::clock;
 use crate::embedded::{Expired, Expiry, abandoned_data, expire_records};
+use crate::engine::outputs;
 use crate::operators::{delete_leftovers, find_leftovers};
 
 #[derive(Debug, Serialize)]
@@ -38,6 +39,8 @@ pub(crate) async fn clean(session: &Session, arguments: &CleanArguments) -> anyh
     let deleted = (is_ours || arguments.yes) && !arguments.dry_run;
     if deleted {
         delete_leftovers(&resolved.endpoints, &left).await?;
+        // Whose outputs these were the database knows: nobody else's are among them.
+        outputs::delete_unused(&store, &session.output_store(&resolved)).await?;
     }
     let report = Report {
         runs: left.runs,

@@ -24,7 +24,7 @@ impl Colour {
             TaskState::Failed => Self::Red,
             TaskState::UpstreamFailed => Self::DarkYellow,
             TaskState::UpForRetry => Self::Yellow,
-            TaskState::Running | TaskState::Deferred => Self::Cyan,
+            TaskState::Running | TaskState::Deferred | TaskState::Mapped => Self::Cyan,
             TaskState::Skipped => Self::Magenta,
             TaskState::None | TaskState::Queued => Self::Grey,
         }

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::cli::colour::Colour;
-use crate::cli::dag_file::{self, find_task};
+use crate::cli::dag_file::{self, find_named};
 use crate::cli::exit::Exit;
 use crate::cli::service_arguments::{ClearArguments, MarkArguments, MarkAs, Span};
 use crate::cli::session::{Session, find_run};
@@ -12,9 +12,10 @@ use crate::cli::table::Field;
 use crate::clock;
 use crate::domain::control::{Action, Reach};
 use crate::domain::dag::Dag;
-use crate::domain::ids::{TaskId, TaskIndex, TaskRunKey};
+use crate::domain::ids::TaskRunKey;
+use crate::domain::mapping::TaskName;
 use crate::domain::task_state::TaskState;
-use crate::store::{Mode, Request, Run, Store, Word};
+use crate::store::{Mode, Request, Run, Store, TaskRun, Word};
 
 #[derive(Debug, Serialize)]
 struct ChangeReport {
@@ -27,14 +28,25 @@ struct ChangeLine {
     dag_id: String,
     run_id: String,
     task_id: String,
+    /// Which instance of a mapped task; -1 of others, as Airflow has it.
+    map_index: i64,
     from: TaskState,
     to: TaskState,
+}
+
+impl ChangeLine {
+    fn name(&self) -> String {
+        match self.map_index {
+            ..0 => self.task_id.clone(),
+            index => format!("{}[{index}]", self.task_id),
+        }
+    }
 }
 
 /// What is done to which tasks of which runs.
 struct Wish<'a> {
     action: Action,
-    tasks: &'a [TaskId],
+    tasks: &'a [TaskName],
     reach: Reach,
     span: Span,
     dry_run: bool,
@@ -67,10 +79,10 @@ pub(crate) async fn mark(session: &Session, arguments: &MarkArguments) -> anyhow
 }
 
 /// Stops one task of a run, which fails. One that is over stays as it is: `mark` is for those.
-pub(crate) async fn cancel_task(session: &Session, run: &str, task: &TaskId) -> anyhow::Result<Exit> {
+pub(crate) async fn cancel_task(session: &Session, run: &str, task: &TaskName) -> anyhow::Result<Exit> {
     let (held, store) = session.connect_store().await?;
     let found = find_run(&store, run).await?;
-    let index = find_task(&dag_file::of_run(&store, &found).await?, task)?;
+    let index = find_named(&store, &found, &dag_file::of_run(&store, &found).await?, task).await?;
     let tasks = store.task_runs(found.key).await?;
     if let Some(over) = tasks.iter().find(|run| run.task == index && run.state.is_final()) {
         session.printer.error(&format!(
@@ -96,13 +108,15 @@ pub(crate) async fn restart(session: &Session, run: &str, all: bool, dry_run: bo
     let (_held, store) = session.connect_store().await?;
     let run = find_run(&store, run).await?;
     let dag = dag_file::of_run(&store, &run).await?;
-    let undone: Vec<TaskId> = store
-        .task_runs(run.key)
-        .await?
-        .into_iter()
-        .filter(|task| all || !matches!(task.state, TaskState::Success | TaskState::Skipped))
-        .map(|task| task.task_id)
-        .collect();
+    let tasks = store.task_runs(run.key).await?;
+    let is_done = |state: TaskState| matches!(state, TaskState::Success | TaskState::Skipped);
+    let has_undone = |task: &TaskRun| tasks.iter().any(|one| one.map_of == Some(task.task) && !is_done(one.state));
+    // Of a mapped task those instances that are not done, where there are some; all of it means new ones.
+    let is_meant = |task: &&TaskRun| match all {
+        true => task.map_of.is_none(),
+        false => !is_done(task.state) && !has_undone(task),
+    };
+    let undone: Vec<TaskName> = tasks.iter().filter(is_meant).map(TaskRun::name).collect();
     let wish = Wish {
         action: Action::Clear,
         tasks: &undone,
@@ -115,11 +129,11 @@ pub(crate) async fn restart(session: &Session, run: &str, all: bool, dry_run: bo
     answer(session, &store, dry_run, lines).await
 }
 
-pub(crate) async fn priority(session: &Session, run: &str, task: &TaskId, priority: i32) -> anyhow::Result<Exit> {
+pub(crate) async fn priority(session: &Session, run: &str, task: &TaskName, priority: i32) -> anyhow::Result<Exit> {
     let (_held, store) = session.connect_store().await?;
     let run = find_run(&store, run).await?;
     let dag = dag_file::of_run(&store, &run).await?;
-    let index = find_task(&dag, task)?;
+    let index = find_named(&store, &run, &dag, task).await?;
     if !store.set_priority(TaskRunKey { run: run.key, task: index }, priority).await? {
         session.printer.error(&format!("task `{task}` of run `{}` runs already, or is over", run.run_id));
         return Ok(Exit::No);
@@ -151,7 +165,9 @@ async fn change(session: &Session, run: &str, wish: &Wish<'_>) -> anyhow::Result
     for one in &runs {
         let dag = dag_file::of_run(&store, one).await?;
         // Another run's DAG may be of another version, without some of the tasks.
-        if one.key != run.key && wish.tasks.iter().all(|task| dag.task_named(task).is_none()) && !wish.tasks.is_empty()
+        if one.key != run.key
+            && wish.tasks.iter().all(|name| dag.task_named(&name.task).is_none())
+            && !wish.tasks.is_empty()
         {
             continue;
         }
@@ -161,20 +177,22 @@ async fn change(session: &Session, run: &str, wish: &Wish<'_>) -> anyhow::Result
 }
 
 async fn apply(store: &Store, run: &Run, dag: &Dag, wish: &Wish<'_>) -> anyhow::Result<Vec<ChangeLine>> {
-    let tasks = wish.tasks.iter().map(|task| find_task(dag, task)).collect::<anyhow::Result<Vec<TaskIndex>>>()?;
+    let mut tasks = Vec::with_capacity(wish.tasks.len());
+    for name in wish.tasks {
+        tasks.push(find_named(store, run, dag, name).await?);
+    }
     let request = Request { action: wish.action, tasks: &tasks, reach: wish.reach, words: wish.words };
     let mode = if wish.dry_run { Mode::DryRun } else { Mode::Do };
     let changed = store.change_tasks(run.key, dag, request, mode, clock::now()).await?;
     Ok(changed
         .into_iter()
-        .filter_map(|changed| {
-            Some(ChangeLine {
-                dag_id: run.dag_id.to_string(),
-                run_id: run.run_id.to_string(),
-                task_id: dag.task(changed.task)?.id.to_string(),
-                from: changed.from,
-                to: changed.to,
-            })
+        .map(|changed| ChangeLine {
+            dag_id: run.dag_id.to_string(),
+            run_id: run.run_id.to_string(),
+            task_id: changed.name.task.to_string(),
+            map_index: changed.name.map_index.map_or(-1, i64::from),
+            from: changed.from,
+            to: changed.to,
         })
         .collect())
 }
@@ -195,7 +213,7 @@ async fn answer(session: &Session, store: &Store, dry_run: bool, changes: Vec<Ch
             table.row(vec![
                 Field::text(&line.dag_id),
                 Field::text(&line.run_id),
-                Field::text(&line.task_id),
+                Field::text(line.name()),
                 Field::coloured(line.from, Colour::of_task(line.from)),
                 Field::coloured(line.to, Colour::of_task(line.to)),
             ]);

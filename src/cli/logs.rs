@@ -23,6 +23,8 @@ const LOOK: Duration = Duration::from_millis(300);
 struct LogReport {
     run_id: String,
     task_id: String,
+    /// Which instance of a mapped task; -1 of others, as Airflow has it.
+    map_index: i64,
     attempt: Option<usize>,
     try_number: Option<i32>,
     outcome: Option<AttemptOutcome>,
@@ -48,6 +50,7 @@ async fn print_log(session: &Session, store: &Store, run: &Run, arguments: &Logs
     let mut report = LogReport {
         run_id: run.run_id.to_string(),
         task_id: task.task_id.to_string(),
+        map_index: task.map_index.map_or(-1, i64::from),
         attempt: found.as_ref().map(|(number, _)| *number),
         try_number: found.as_ref().map(|(_, attempt)| attempt.try_number),
         outcome: None,
@@ -81,7 +84,7 @@ async fn print_log(session: &Session, store: &Store, run: &Run, arguments: &Logs
                 tokio::time::sleep(LOOK).await;
             };
         }
-        None => session.printer.say(&format!("task `{}` has not run: it is {}", task.task_id, task.state)),
+        None => session.printer.say(&format!("task `{}` has not run: it is {}", task.name(), task.state)),
     }
     if session.printer.is_json() {
         report.lines = body.lines().map(str::to_owned).collect();
@@ -101,9 +104,20 @@ async fn find_attempt(
     loop {
         // The task is read before its attempts: one that has ended by now begins none.
         let mut tasks = store.task_runs(run.key).await?;
-        let Some(place) = tasks.iter().position(|task| task.task_id == arguments.task) else {
-            let known = || tasks.iter().map(|task| task.task_id.as_str());
-            let near = closest(arguments.task.as_str(), known()).map(|near| format!("did you mean `{near}`? "));
+        let Some(place) = tasks.iter().position(|task| task.name() == arguments.task) else {
+            let known = || tasks.iter().filter(|task| task.map_of.is_none()).map(|task| task.task_id.as_str());
+            let of_it = tasks.iter().filter(|task| task.map_of.is_some() && task.task_id == arguments.task.task);
+            if let Some(map_index) =
+                arguments.task.map_index.filter(|_| known().any(|id| id == arguments.task.task.as_str()))
+            {
+                anyhow::bail!(
+                    "task `{}` of run `{}` has no instance [{map_index}]: it has {} of them",
+                    arguments.task.task,
+                    run.run_id,
+                    of_it.count()
+                )
+            }
+            let near = closest(arguments.task.task.as_str(), known()).map(|near| format!("did you mean `{near}`? "));
             anyhow::bail!(
                 "run `{}` has no task `{}`; {}it has {}",
                 run.run_id,
@@ -124,11 +138,11 @@ async fn find_attempt(
                     0 => "has no attempt yet".to_owned(),
                     _ => format!("has {}", words::counted(count as u64, "attempt", "attempts")),
                 };
-                anyhow::bail!("task `{}` {attempts}; there is no attempt {wanted}", task.task_id)
+                anyhow::bail!("task `{}` {attempts}; there is no attempt {wanted}", task.name())
             }
             None if arguments.follow && !task.state.is_final() => {
                 if !waits {
-                    session.printer.say(&format!("waiting for task `{}` to begin: it is {}", task.task_id, task.state));
+                    session.printer.say(&format!("waiting for task `{}` to begin: it is {}", task.name(), task.state));
                     waits = true;
                 }
                 tokio::time::sleep(LOOK).await;

@@ -120,7 +120,7 @@ async fn execute(session: &Session, command: &Command) -> anyhow::Result<Exit> {
         Command::Pause { dag } => pause::pause(session, dag).await,
         Command::Unpause { dag, dry_run } => pause::unpause(session, dag, *dry_run).await,
         Command::Runs { dag, limit } => runs::runs(session, dag.as_ref(), *limit).await,
-        Command::Show { run } => show::show(session, run).await,
+        Command::Show { run, task } => show::show(session, run, task.as_ref()).await,
         Command::Logs(arguments) => logs::logs(session, arguments).await,
         Command::Backfill(arguments) => backfill::backfill(session, arguments).await,
         Command::Backfills { command } => backfill::backfills(session, command.as_ref()).await,

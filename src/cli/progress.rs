@@ -24,6 +24,10 @@ pub(crate) struct ProgressDisplay {
     bars: MultiProgress,
     /// What runs; none once the display has ended, after which nothing is drawn or said.
     running: Mutex<Option<BTreeMap<TaskIndex, Running>>>,
+    /// The instances of mapped tasks that run, or ran: which they are.
+    instances: Mutex<BTreeMap<TaskIndex, (TaskIndex, u32)>>,
+    /// Of mapped tasks: how many of their instances are over, and how many of these failed.
+    over: Mutex<BTreeMap<TaskIndex, (u64, u64)>>,
 }
 
 /// An error's length in a line of progress; tables and logs have the rest.
@@ -31,6 +35,19 @@ const ERROR_EXCERPT: usize = 240;
 
 /// The narrowest terminal that has room for a drawn bar.
 const ROOM_FOR_A_BAR: usize = 80;
+
+/// So many instances of a mapped task are told of one by one.
+const INSTANCES_TOLD: u64 = 20;
+
+/// After that there is a line for so many.
+const INSTANCES_A_LINE: u64 = 1_000;
+
+/// What is said of a step of an instance.
+enum Told {
+    Line,
+    Count { ended: u64, failed: u64 },
+    Nothing,
+}
 
 struct Running {
     begun: Instant,
@@ -43,7 +60,14 @@ impl ProgressDisplay {
     pub(crate) fn new(printer: Printer, dag: Arc<Dag>) -> Self {
         let target =
             if printer.talks_to_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { printer, dag, bars: MultiProgress::with_draw_target(target), running: Mutex::new(Some(BTreeMap::new())) }
+        Self {
+            printer,
+            dag,
+            bars: MultiProgress::with_draw_target(target),
+            running: Mutex::new(Some(BTreeMap::new())),
+            instances: Mutex::default(),
+            over: Mutex::default(),
+        }
     }
 
     /// Draws the bars as they are now; called some ten times a second.
@@ -84,7 +108,37 @@ impl ProgressDisplay {
     }
 
     fn name(&self, task: TaskIndex) -> String {
-        self.dag.task(task).map(|task| task.id.to_string()).unwrap_or_default()
+        let id = |index: TaskIndex| self.dag.task(index).map(|task| task.id.to_string()).unwrap_or_default();
+        match self.instance(task) {
+            Some((map_of, map_index)) => format!("{}[{map_index}]", id(map_of)),
+            None => id(task),
+        }
+    }
+
+    fn instance(&self, task: TaskIndex) -> Option<(TaskIndex, u32)> {
+        self.instances.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(&task).copied()
+    }
+
+    /// Counts the end of an instance; what is to be said of it: each of the first ones and each failure, and then how far
+    /// the task is, now and then.
+    fn count_instance(&self, map_of: TaskIndex, step: &Move) -> Told {
+        let mut over = self.over.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (ended, failed) = over.entry(map_of).or_default();
+        *ended += u64::from(step.to.is_final());
+        *failed += u64::from(step.to.is_failure());
+        match *ended {
+            _ if step.to.is_failure() && *failed <= INSTANCES_TOLD => Told::Line,
+            _ if !step.to.is_final() => {
+                if *ended < INSTANCES_TOLD {
+                    Told::Line
+                } else {
+                    Told::Nothing
+                }
+            }
+            0..=INSTANCES_TOLD => Told::Line,
+            ended if ended.is_multiple_of(INSTANCES_A_LINE) => Told::Count { ended, failed: *failed },
+            _ => Told::Nothing,
+        }
     }
 
     /// The longest task id, so that what follows the ids lines up.
@@ -139,6 +193,11 @@ impl Observer for ProgressDisplay {
         running.insert(task, Running { begun: clock::monotonic(), try_number, progress, line });
     }
 
+    fn is_instance(&self, _: RunKey, task: TaskIndex, map_of: TaskIndex, map_index: u32) {
+        let mut instances = self.instances.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        instances.insert(task, (map_of, map_index));
+    }
+
     fn task_moved(&self, _: RunKey, step: &Move, error: Option<&str>) {
         if step.event == TaskEvent::Released {
             return;
@@ -150,7 +209,17 @@ impl Observer for ProgressDisplay {
         if let Some(running) = &running {
             running.clear();
         }
-        self.say(&self.line(step, running.as_ref(), error));
+        let told = self.instance(step.task).map_or(Told::Line, |(map_of, _)| self.count_instance(map_of, step));
+        match told {
+            Told::Line => self.say(&self.line(step, running.as_ref(), error)),
+            Told::Count { ended, failed } => {
+                let width = self.width();
+                let map_of = self.instance(step.task).map_or(step.task, |(map_of, _)| map_of);
+                let failed = if failed > 0 { format!(", {} failed", words::count(failed)) } else { String::new() };
+                self.say(&format!("{:width$}  {} instances are over{failed}", self.name(map_of), words::count(ended)));
+            }
+            Told::Nothing => {}
+        }
     }
 
     fn attempt_gone(&self, _: RunKey, task: TaskIndex) {

@@ -16,9 +16,12 @@ use crate::clock;
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
 use crate::domain::ids::TaskIndex;
+use crate::domain::left::Spilled;
+use crate::domain::mapping::TaskName;
 use crate::domain::reconcile::{self, AccountTask, TopicBalance};
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;
+use crate::engine::operator::chain;
 use crate::store::{Run, Store, StoreError, TaskRun, WorkerId};
 
 /// How many rows of a result people are shown; the objects have all.
@@ -39,6 +42,8 @@ const PARAGRAPH_LINES: usize = 8;
 
 /// Params, or a conf, of which `--output json` has all.
 const GIVEN_EXCERPT: usize = 400;
+/// So many failed instances are listed unasked.
+const INSTANCES_LISTED: usize = 20;
 
 /// A value in the table of tasks.
 const VALUE_EXCERPT: usize = 60;
@@ -80,6 +85,9 @@ pub(crate) struct RunReport {
     /// What its trigger gave.
     conf: Map<String, Value>,
     tasks: Vec<TaskReport>,
+    /// Whether people are shown every instance.
+    #[serde(skip)]
+    lists_instances: bool,
     reconciliation: Vec<TopicBalance>,
 }
 
@@ -87,6 +95,13 @@ pub(crate) struct RunReport {
 #[derive(Debug, Serialize)]
 struct TaskReport {
     task_id: String,
+    /// Which instance of a mapped task; -1 of others, as Airflow has it.
+    map_index: i64,
+    /// What the instance is called.
+    label: Option<String>,
+    /// Of a mapped task: how many instances it has in each state.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    instances: BTreeMap<TaskState, u64>,
     /// Unknown when the run's DAG cannot be read any more.
     operator: Option<String>,
     state: TaskState,
@@ -99,6 +114,8 @@ struct TaskReport {
     duration_ms: Option<i64>,
     error: Option<String>,
     output: Option<Map<String, Value>>,
+    /// Where the output is, where it is too large for the database.
+    spilled: Option<Spilled>,
 }
 
 /// Answers with a run that this process has driven, and does not any more.
@@ -116,7 +133,10 @@ pub(crate) async fn answer_stored(session: &Session, store: &Store, run: &Run, d
         session.printer.say(&format!("warning: {error}; its operators are not shown"));
     }
     let driver = store.live_driver(run).await?;
-    let report = RunReport::read(store, run, dag.as_ref().ok(), driver).await?;
+    let mut report = RunReport::read(store, run, dag.as_ref().ok(), driver).await?;
+    if session.printer.is_json() {
+        report.fetch(session).await?;
+    }
     session.printer.answer(&report, || report.render(session.printer, detail))
 }
 
@@ -136,16 +156,67 @@ pub(crate) async fn answer_end(session: &Session, store: &Store, run: &Run) -> a
     session.printer.answer(&report, || report.render_end(session.printer))
 }
 
+/// Answers with one task of a run, of a mapped one with all instances or the one that is named. What is in object storage
+/// is fetched.
+pub(crate) async fn answer_task(session: &Session, store: &Store, run: &Run, name: &TaskName) -> anyhow::Result<()> {
+    let dag = dag_file::of_run(store, run).await?;
+    dag_file::find_named(store, run, &dag, name).await?;
+    let driver = store.live_driver(run).await?;
+    let mut report = RunReport::read(store, run, Some(&dag), driver).await?;
+    report.tasks.retain(|task| {
+        let is_one = name.map_index.is_none_or(|index| task.map_index == i64::from(index));
+        task.task_id == name.task.as_str() && is_one
+    });
+    report.lists_instances = true;
+    report.fetch(session).await?;
+    session.printer.answer(&report, || report.render(session.printer, Detail::Full))
+}
+
 impl RunReport {
+    /// Fetches the outputs that are in object storage.
+    async fn fetch(&mut self, session: &Session) -> anyhow::Result<()> {
+        if self.tasks.iter().all(|task| task.spilled.is_none()) {
+            return Ok(());
+        }
+        let (resolved, _) = session.connect(1).await?;
+        let outputs = session.output_store(&resolved);
+        for task in &mut self.tasks {
+            let Some(spilled) = &task.spilled else { continue };
+            match outputs.fetch_one(spilled).await {
+                Ok(Value::Object(output)) => task.output = Some(output),
+                Ok(_) => {}
+                Err(error) => session.printer.say(&format!(
+                    "warning: the output of `{}` is left out: {}",
+                    task.name(),
+                    chain(&error)
+                )),
+            }
+        }
+        Ok(())
+    }
+
     /// Reads all of it from the store; `driver` is who drives the run now.
     async fn read(store: &Store, run: &Run, dag: Option<&Dag>, driver: Option<WorkerId>) -> Result<Self, StoreError> {
         let mut tasks = Vec::new();
         let mut indices = Vec::new();
-        for task in store.task_runs(run.key).await? {
-            let operator = dag.and_then(|dag| dag.task(task.task)).map(|task| task.operator.to_owned());
+        let mut all = store.task_runs(run.key).await?;
+        // Instances come after their task.
+        all.sort_by_key(|task| (task.map_of.unwrap_or(task.task), task.map_index));
+        let mut by_task: BTreeMap<TaskIndex, BTreeMap<TaskState, u64>> = BTreeMap::new();
+        for task in &all {
+            if let Some(map_of) = task.map_of {
+                *by_task.entry(map_of).or_default().entry(task.state).or_default() += 1;
+            }
+        }
+        for task in all {
+            let described = task.map_of.unwrap_or(task.task);
+            let operator = dag.and_then(|dag| dag.task(described)).map(|task| task.operator.to_owned());
             indices.push(task.task);
             tasks.push(TaskReport {
                 task_id: task.task_id.to_string(),
+                map_index: task.map_index.map_or(-1, i64::from),
+                label: task.label.clone(),
+                instances: by_task.remove(&task.task).unwrap_or_default(),
                 operator,
                 state: task.state,
                 attempts: task.fence, // each claim raises it by one, and is an attempt
@@ -158,6 +229,7 @@ impl RunReport {
                 ),
                 error: task.error,
                 output: task.output,
+                spilled: task.spilled,
             });
         }
         let accounted: Vec<AccountTask<'_>> = std::iter::zip(&tasks, indices)
@@ -190,6 +262,7 @@ impl RunReport {
             params: run.params.clone(),
             conf: run.conf.clone(),
             tasks,
+            lists_instances: false,
             reconciliation,
         })
     }
@@ -285,9 +358,17 @@ impl RunReport {
 
     fn write_tasks(&self, printer: Printer, which: impl Fn(&TaskReport) -> bool, text: &mut String) {
         let mut table = printer.table(&["TASK", "OPERATOR", "STATE", "ATTEMPTS", "DURATION", ""]);
+        let mut listed = 0;
         for task in self.tasks.iter().filter(|task| which(task)) {
+            let is_instance = task.map_index >= 0;
+            if is_instance && !self.lists_instances {
+                listed += usize::from(task.state.is_failure());
+                if !task.state.is_failure() || listed > INSTANCES_LISTED {
+                    continue;
+                }
+            }
             table.row(vec![
-                Field::text(&task.task_id),
+                Field::text(task.name()),
                 Field::text(task.operator.as_deref().unwrap_or("?")),
                 Field::coloured(task.state, Colour::of_task(task.state)),
                 Field::number(task.attempts),
@@ -296,12 +377,25 @@ impl RunReport {
             ]);
         }
         text.push_str(&table.render());
+        if listed > INSTANCES_LISTED {
+            let _ = writeln!(
+                text,
+                "… {} more instances failed: `pinsched show {} --task TASK` lists all",
+                words::count((listed - INSTANCES_LISTED) as u64),
+                self.run_id
+            );
+        }
     }
 
     /// What of errors the table has no room for.
     fn write_errors(&self, detail: Detail, text: &mut String) {
         let mut left_out = false;
+        let mut instances = 0;
         for task in &self.tasks {
+            instances += usize::from(task.map_index >= 0 && task.error.is_some());
+            if task.map_index >= 0 && instances > INSTANCES_LISTED && !self.lists_instances {
+                continue;
+            }
             let Some(error) = task.error.as_deref().filter(|error| !words::fits(error, ERROR_EXCERPT)) else {
                 continue;
             };
@@ -309,7 +403,7 @@ impl RunReport {
                 left_out = true;
                 continue;
             }
-            let _ = writeln!(text, "\nerror of `{}`", task.task_id);
+            let _ = writeln!(text, "\nerror of `{}`", task.name());
             for line in error.trim().lines() {
                 let _ = writeln!(text, "  {line}");
             }
@@ -377,10 +471,29 @@ impl RunReport {
 }
 
 impl TaskReport {
+    /// `each`, of a mapped task with how many instances it has, and of one of these which it is.
+    fn name(&self) -> String {
+        let count: u64 = self.instances.values().sum();
+        match (self.map_index, &self.label) {
+            (0.., Some(label)) => format!("{}[{}] {label}", self.task_id, self.map_index),
+            (0.., None) => format!("{}[{}]", self.task_id, self.map_index),
+            _ if count > 0 => format!("{} [{}]", self.task_id, words::count(count)),
+            _ => self.task_id.clone(),
+        }
+    }
+
     /// What matters most about the task, in a few words.
     fn remark(&self) -> String {
+        if !self.instances.is_empty() {
+            let counts: Vec<String> =
+                self.instances.iter().map(|(state, count)| format!("{} {state}", words::count(*count))).collect();
+            return counts.join(", ");
+        }
         if let Some(error) = &self.error {
             return words::excerpt(error, ERROR_EXCERPT);
+        }
+        if let Some(spilled) = &self.spilled {
+            return format!("{} bytes in {}", words::count(spilled.bytes), spilled.url);
         }
         let Some(output) = &self.output else { return String::new() };
         let number = |key: &str| output.get(key).and_then(Value::as_u64);

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::domain::ids::{DagId, RunId, TaskId};
+use crate::domain::ids::{DagId, RunId};
+use crate::domain::mapping::TaskName;
 use crate::service::Role;
 
 #[derive(Debug, Args)]
@@ -35,8 +36,8 @@ pub(crate) struct Span {
 pub(crate) struct ClearArguments {
     /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
     pub(crate) run: String,
-    /// The tasks [default: all]
-    pub(crate) tasks: Vec<TaskId>,
+    /// The tasks, or TASK[N] for an instance of a mapped one [default: all]
+    pub(crate) tasks: Vec<TaskName>,
     /// Also all that they wait for
     #[arg(long)]
     pub(crate) upstream: bool,
@@ -66,9 +67,9 @@ pub(crate) enum MarkAs {
 pub(crate) struct MarkArguments {
     /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
     pub(crate) run: String,
-    /// The tasks
+    /// The tasks, or TASK[N] for an instance of a mapped one
     #[arg(required = true)]
-    pub(crate) tasks: Vec<TaskId>,
+    pub(crate) tasks: Vec<TaskName>,
     /// What they are taken for
     #[arg(long = "as", value_enum)]
     pub(crate) state: MarkAs,

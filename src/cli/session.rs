@@ -7,7 +7,7 @@ use secrecy::SecretString;
 
 use crate::cli::arguments::Everywhere;
 use crate::cli::output::Printer;
-use crate::config::{Environment, Flags, Settings, key};
+use crate::config::{Environment, Flags, OutputSettings, Settings, key};
 use crate::domain::diagnostic::closest;
 use crate::domain::ids::DagId;
 use crate::domain::masking::Masks;
@@ -17,6 +17,7 @@ use crate::engine::exports::{LineageReceiver, Receivers, TraceReceiver};
 use crate::engine::lookup::{Lookup, secrets_of};
 use crate::engine::observer::Observer;
 use crate::engine::operator::Processes;
+use crate::engine::outputs::{OutputLimits, OutputStore, SpillPlace};
 use crate::operators;
 use crate::store::{DagState, Run, SecretKeys, Store};
 
@@ -166,6 +167,8 @@ impl Session {
                 are_traced: self.settings.telemetry.traces_url.is_some(),
             },
             receivers: Arc::new(self.receivers()),
+            max_map_length: self.settings.max_map_length,
+            outputs: self.output_store(resolved),
         })
     }
 }
@@ -186,6 +189,18 @@ impl Session {
                 namespace: openlineage.namespace.clone(),
             }),
         }
+    }
+
+    /// Where large outputs are: where the settings say, else in the embedded stack's object store, if that is in use.
+    pub(crate) fn output_store(&self, resolved: &Resolved) -> Arc<OutputStore> {
+        let s3 = resolved.endpoints.s3.clone();
+        let embedded =
+            s3.create_buckets.then(|| SpillPlace { bucket: s3.staging_bucket.clone(), prefix: "outputs".to_owned() });
+        let OutputSettings { inline_limit, limit, spill_to } = &self.settings.outputs;
+        let of_settings =
+            spill_to.as_ref().map(|(bucket, prefix)| SpillPlace { bucket: bucket.clone(), prefix: prefix.clone() });
+        let limits = OutputLimits { inline: *inline_limit, most: *limit, spill_to: of_settings.or(embedded) };
+        Arc::new(OutputStore::new(s3, limits))
     }
 }
 

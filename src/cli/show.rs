@@ -3,10 +3,14 @@
 use crate::cli::exit::Exit;
 use crate::cli::report::{self, Detail};
 use crate::cli::session::{Session, find_run};
+use crate::domain::mapping::TaskName;
 
-pub(crate) async fn show(session: &Session, run: &str) -> anyhow::Result<Exit> {
+pub(crate) async fn show(session: &Session, run: &str, task: Option<&TaskName>) -> anyhow::Result<Exit> {
     let (_held, store) = session.connect_store().await?;
     let run = find_run(&store, run).await?;
-    report::answer_stored(session, &store, &run, Detail::Full).await?;
+    match task {
+        None => report::answer_stored(session, &store, &run, Detail::Full).await?,
+        Some(task) => report::answer_task(session, &store, &run, task).await?,
+    }
     Ok(Exit::Done)
 }

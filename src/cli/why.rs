@@ -10,7 +10,8 @@ use crate::cli::words;
 use crate::clock;
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
-use crate::domain::ids::{TaskId, TaskIndex, TaskRunKey};
+use crate::domain::ids::{TaskIndex, TaskRunKey};
+use crate::domain::mapping::TaskName;
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;
 use crate::store::{Deferral, Run, Standing, Store, TaskRun};
@@ -25,11 +26,11 @@ struct WhyReport {
     reasons: Vec<String>,
 }
 
-pub(crate) async fn why(session: &Session, run: &str, task: &TaskId) -> anyhow::Result<Exit> {
+pub(crate) async fn why(session: &Session, run: &str, task: &TaskName) -> anyhow::Result<Exit> {
     let (_held, store) = session.connect_store().await?;
     let run = find_run(&store, run).await?;
     let dag = dag_file::of_run(&store, &run).await?;
-    let index = dag_file::find_task(&dag, task)?;
+    let index = dag_file::find_named(&store, &run, &dag, task).await?;
     let standing = store.standing(TaskRunKey { run: run.key, task: index }).await?;
     let (sentence, reasons) = match &standing {
         None => of_waiting_run(&store, &run).await?,
@@ -84,6 +85,10 @@ fn explain(
     match standing.state {
         TaskState::Running => (format!("it runs (try {})", standing.try_number), Vec::new()),
         TaskState::Deferred => ("it waits for something outside, and takes no slot".to_owned(), Vec::new()),
+        TaskState::Mapped => {
+            let left = standing.upstream_unfinished;
+            (format!("it waits for its instances: {left} of them are not over"), Vec::new())
+        }
         TaskState::Success | TaskState::Failed | TaskState::UpstreamFailed | TaskState::Skipped => {
             let error = standing.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
             (format!("it is over, {}{error}", standing.state), Vec::new())

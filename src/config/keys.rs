@@ -186,6 +186,37 @@ pub mod key {
         about: "how many processes and threads a task of `bash` or `python` may have at once; `off` or 0: any number",
         ..PLAIN
     };
+    /// How many instances a mapped task may have.
+    pub const ENGINE_MAX_MAP_LENGTH: Key = Key {
+        name: "engine.max_map_length",
+        variables: &["PINSCHED_MAX_MAP_LENGTH"],
+        default: Some("10000"),
+        about: "how many instances a mapped task may have",
+        ..PLAIN
+    };
+    /// The largest output that is kept in the database.
+    pub const OUTPUTS_INLINE_LIMIT: Key = Key {
+        name: "outputs.inline_limit",
+        variables: &["PINSCHED_OUTPUTS_INLINE_LIMIT"],
+        default: Some("256KiB"),
+        about: "the largest output of a task that is kept in the database; what is larger goes to `outputs.spill_to`",
+        ..PLAIN
+    };
+    /// Where larger outputs go.
+    pub const OUTPUTS_SPILL_TO: Key = Key {
+        name: "outputs.spill_to",
+        variables: &["PINSCHED_OUTPUTS_SPILL_TO"],
+        about: "where large outputs go, as s3://bucket/prefix; without it they go to the embedded object store, if that is in use",
+        ..PLAIN
+    };
+    /// The largest output at all.
+    pub const OUTPUTS_LIMIT: Key = Key {
+        name: "outputs.limit",
+        variables: &["PINSCHED_OUTPUTS_LIMIT"],
+        default: Some("64MiB"),
+        about: "the largest output of a task; a larger one fails it",
+        ..PLAIN
+    };
     /// Where the DAG files are.
     pub const SCHEDULER_DAGS: Key = Key {
         name: "scheduler.dags",
@@ -375,6 +406,10 @@ pub const KEYS: &[Key] = &[
     key::ENGINE_PARALLELISM,
     key::ENGINE_MEMORY_LIMIT,
     key::ENGINE_MAX_PROCESSES,
+    key::ENGINE_MAX_MAP_LENGTH,
+    key::OUTPUTS_INLINE_LIMIT,
+    key::OUTPUTS_SPILL_TO,
+    key::OUTPUTS_LIMIT,
     key::SCHEDULER_DAGS,
     key::SCHEDULER_MISFIRE_GRACE,
     key::SERVICE_LISTEN,

@@ -28,6 +28,10 @@
 //! | `engine.parallelism`      | `PINSCHED_PARALLELISM`                                             | `16`                |
 //! | `engine.memory_limit`     | `PINSCHED_MEMORY_LIMIT`                                            | `512MiB`            |
 //! | `engine.max_processes_per_task` | `PINSCHED_MAX_PROCESSES_PER_TASK` | `1024` |
+//! | `engine.max_map_length`   | `PINSCHED_MAX_MAP_LENGTH`                                          | `10000`             |
+//! | `outputs.inline_limit`    | `PINSCHED_OUTPUTS_INLINE_LIMIT`                                    | `256KiB`            |
+//! | `outputs.spill_to`        | `PINSCHED_OUTPUTS_SPILL_TO`                                        | the embedded store  |
+//! | `outputs.limit`           | `PINSCHED_OUTPUTS_LIMIT`                                           | `64MiB`             |
 //! | `scheduler.dags`          | `PINSCHED_DAGS`                                                    | `dags`              |
 //! | `scheduler.misfire_grace` | `PINSCHED_MISFIRE_GRACE`                                           | `1h`                |
 //! | `service.listen`          | `PINSCHED_LISTEN`                                                  | `127.0.0.1:8793`    |
@@ -71,8 +75,8 @@ pub use error::{ConfigError, Problem};
 pub use keys::{KEYS, Key, Masking, key};
 pub use observed::{OpenLineageSettings, TelemetrySettings};
 pub use settings::{
-    Flags, KafkaSettings, LogFormat, LogSettings, RetentionSettings, S3Settings, SecretsSettings, Settings, duration,
-    listen,
+    Flags, KafkaSettings, LogFormat, LogSettings, OutputSettings, RetentionSettings, S3Settings, SecretsSettings,
+    Settings, duration, listen,
 };
 pub use values::{Entry, Origin};
 

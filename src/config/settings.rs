@@ -74,6 +74,10 @@ pub struct Settings {
     pub memory_limit: u64,
     /// How many processes and threads a task may have at once; `None`: any number.
     pub max_processes_per_task: Option<NonZeroU32>,
+    /// How many instances a mapped task may have.
+    pub max_map_length: u32,
+    /// What tasks leave.
+    pub outputs: OutputSettings,
     /// The folder of DAG files.
     pub dags: PathBuf,
     /// How late a missed tick may run that nothing catches up with.
@@ -104,6 +108,17 @@ pub struct RetentionSettings {
     pub days: Option<NonZeroU32>,
     /// So many of each DAG, the newest.
     pub runs_per_dag: Option<NonZeroU32>,
+}
+
+/// What tasks leave.
+#[derive(Debug, Clone)]
+pub struct OutputSettings {
+    /// What is larger is not kept in the database, in bytes.
+    pub inline_limit: u64,
+    /// What is larger is refused, in bytes.
+    pub limit: u64,
+    /// The bucket where it goes instead, and what its names start with there.
+    pub spill_to: Option<(String, String)>,
 }
 
 /// The Kafka cluster.
@@ -274,6 +289,12 @@ fn assemble(
     let parallelism = values.parse(&key::ENGINE_PARALLELISM, problems, count);
     let memory_limit = values.parse(&key::ENGINE_MEMORY_LIMIT, problems, bytes);
     let max_processes_per_task = values.parse(&key::ENGINE_MAX_PROCESSES, problems, bound);
+    let max_map_length = values.parse(&key::ENGINE_MAX_MAP_LENGTH, problems, |text| {
+        text.parse::<NonZeroU32>().map(NonZeroU32::get).map_err(|_| "a whole number above 0")
+    });
+    let inline_limit = values.parse(&key::OUTPUTS_INLINE_LIMIT, problems, bytes);
+    let spill_to = values.parse(&key::OUTPUTS_SPILL_TO, problems, bucket_and_prefix);
+    let limit = values.parse(&key::OUTPUTS_LIMIT, problems, bytes);
     let dags = values.parse(&key::SCHEDULER_DAGS, problems, path);
     let misfire_grace = values.parse(&key::SCHEDULER_MISFIRE_GRACE, problems, duration);
     let listen = values.parse(&key::SERVICE_LISTEN, problems, listen);
@@ -298,6 +319,8 @@ fn assemble(
         parallelism: parallelism?,
         memory_limit: memory_limit?,
         max_processes_per_task: max_processes_per_task?,
+        max_map_length: max_map_length?,
+        outputs: OutputSettings { inline_limit: inline_limit?, limit: limit?, spill_to },
         dags: directory.join(dags?),
         misfire_grace: misfire_grace?,
         listen: listen?,
@@ -458,6 +481,16 @@ fn bound(text: &str) -> Result<Option<NonZeroU32>, &'static str> {
         "off" => Ok(None),
         number => number.parse().map(NonZeroU32::new).map_err(|_| "a whole number, or `off`"),
     }
+}
+
+/// Reads `s3://bucket/prefix`.
+fn bucket_and_prefix(text: &str) -> Result<(String, String), &'static str> {
+    let rest = text.strip_prefix("s3://").ok_or("a place such as s3://bucket/prefix")?;
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    if bucket.is_empty() {
+        return Err("a place such as s3://bucket/prefix");
+    }
+    Ok((bucket.to_owned(), prefix.trim_matches('/').to_owned()))
 }
 
 fn bytes(text: &str) -> Result<u64, &'static str> {

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::dag::{Dag, Task};
 use crate::domain::ids::TaskIndex;
-use crate::domain::plan::initial_counts;
+use crate::domain::plan::{end_of_mapped, initial_counts};
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::{IllegalTransition, TaskEvent, TaskState};
-use crate::domain::trigger_rule::{UpstreamCounts, Verdict};
+use crate::domain::trigger_rule::{Role, UpstreamCounts, Verdict};
 
 /// What is done to tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,12 +45,48 @@ pub struct Step {
     pub to: TaskState,
 }
 
+/// An instance of a mapped task, as it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InstanceState {
+    /// Its own index.
+    pub task: TaskIndex,
+    /// The mapped task.
+    pub map_of: TaskIndex,
+    /// Where it stands.
+    pub state: TaskState,
+}
+
+/// How a whole run stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing<'a> {
+    /// The DAG's tasks, in its order.
+    pub states: &'a [TaskState],
+    /// The instances of mapped tasks, by index.
+    pub instances: &'a [InstanceState],
+}
+
+impl Standing<'_> {
+    fn instance(&self, index: TaskIndex) -> Option<&InstanceState> {
+        self.instances.iter().find(|instance| instance.task == index)
+    }
+
+    fn of(&self, map_of: TaskIndex) -> impl Iterator<Item = &InstanceState> {
+        self.instances.iter().filter(move |instance| instance.map_of == map_of)
+    }
+
+    fn is_failure(&self, index: TaskIndex) -> bool {
+        self.states.get(index.as_usize()).is_some_and(|state| state.is_failure())
+    }
+}
+
 /// What changes of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// The tasks whose state changes, in the DAG's order.
+    /// The tasks whose state changes, in the DAG's order, and then instances by index.
     pub steps: Vec<Step>,
-    /// How the upstreams of every task stand after.
+    /// Instances that are no more: their task is expanded anew.
+    pub removed: Vec<TaskIndex>,
+    /// How the upstreams of every task of the DAG stand after; of a mapped task that was expanded its instances.
     pub counts: Vec<UpstreamCounts>,
     /// How many tasks are not over after.
     pub tasks_unfinished: u32,
@@ -60,22 +96,25 @@ pub struct Outcome {
     pub run: RunState,
 }
 
-/// The tasks that are meant: `named`, or all where none is named, and what `reach` adds, less what it leaves out.
+/// The tasks that are meant: `named`, or all where none is named, and what `reach` adds, less what it leaves out. Where only
+/// what failed is meant, that is of a mapped task the instances that did.
 #[must_use]
-pub fn select(dag: &Dag, states: &[TaskState], named: &[TaskIndex], reach: Reach) -> BTreeSet<TaskIndex> {
-    let all = || dag.tasks().iter().map(|task| task.index);
-    let mut selected: BTreeSet<TaskIndex> =
-        if named.is_empty() { all().collect() } else { named.iter().copied().collect() };
-    if reach.upstream {
-        let ahead: Vec<TaskIndex> = selected.iter().flat_map(|&index| dag.ancestors(index)).collect();
-        selected.extend(ahead);
-    }
-    if reach.downstream {
-        let from: Vec<TaskIndex> = selected.iter().copied().collect();
-        selected.extend(dag.descendants(&from));
-    }
+pub fn select(dag: &Dag, standing: Standing<'_>, named: &[TaskIndex], reach: Reach) -> BTreeSet<TaskIndex> {
+    let mut selected = reached(dag, standing, named, reach);
     if reach.only_failed {
-        selected.retain(|index| states.get(index.as_usize()).is_some_and(|state| state.is_failure()));
+        let failed = selected.iter().flat_map(|&index| {
+            let instances: Vec<TaskIndex> = match standing.instance(index) {
+                Some(instance) => vec![instance.task],
+                None => standing.of(index).map(|instance| instance.task).collect(),
+            };
+            let failed = |index: &TaskIndex| standing.instance(*index).is_some_and(|one| one.state.is_failure());
+            let failed: Vec<TaskIndex> = instances.into_iter().filter(failed).collect();
+            match failed.is_empty() {
+                true => Vec::from_iter(standing.is_failure(index).then_some(index)),
+                false => failed,
+            }
+        });
+        selected = failed.collect();
     }
     selected
 }
@@ -103,101 +142,232 @@ pub fn with_setups(dag: &Dag, mut selected: BTreeSet<TaskIndex>) -> BTreeSet<Tas
     selected
 }
 
-/// What follows when `action` is done to these tasks of a run whose tasks stand at `states`, in the DAG's order.
+/// The same whatever became of the tasks.
+fn reached(dag: &Dag, standing: Standing<'_>, named: &[TaskIndex], reach: Reach) -> BTreeSet<TaskIndex> {
+    let all = || dag.tasks().iter().map(|task| task.index);
+    let mut selected: BTreeSet<TaskIndex> =
+        if named.is_empty() { all().collect() } else { named.iter().copied().collect() };
+    let in_dag = |&index: &TaskIndex| standing.instance(index).map_or(index, |instance| instance.map_of);
+    let from: Vec<TaskIndex> = selected.iter().map(in_dag).collect();
+    if reach.upstream {
+        selected.extend(from.iter().flat_map(|&index| dag.ancestors(index)));
+    }
+    if reach.downstream {
+        let from: Vec<TaskIndex> =
+            from.into_iter().chain(selected.iter().copied().filter(|index| dag.task(*index).is_some())).collect();
+        selected.extend(dag.descendants(&from));
+    }
+    selected
+}
+
+/// The run while it is changed.
+struct Change<'a> {
+    dag: &'a Dag,
+    standing: Standing<'a>,
+    after: Vec<TaskState>,
+    instances: BTreeMap<TaskIndex, TaskState>,
+    happened: BTreeMap<TaskIndex, [Option<TaskEvent>; 2]>,
+    removed: BTreeSet<TaskIndex>,
+}
+
+impl Change<'_> {
+    fn happen(&mut self, index: TaskIndex, event: TaskEvent) -> Result<(), IllegalTransition> {
+        let state = match self.after.get_mut(index.as_usize()) {
+            Some(state) => state,
+            None => self.instances.entry(index).or_insert(TaskState::None),
+        };
+        *state = state.next(event)?;
+        match self.happened.entry(index).or_default() {
+            [first @ None, _] => *first = Some(event),
+            [_, second] => *second = Some(event),
+        }
+        // A task that runs anew is expanded anew.
+        if event == TaskEvent::Cleared && index.as_usize() < self.after.len() {
+            self.removed.extend(self.standing.of(index).map(|instance| instance.task));
+        }
+        Ok(())
+    }
+
+    /// Does it to one task run, unless it is so already; whether something was done.
+    fn act(&mut self, index: TaskIndex, action: Action) -> Result<bool, IllegalTransition> {
+        let state = match self.after.get(index.as_usize()) {
+            Some(state) => *state,
+            None => self.instances.get(&index).copied().unwrap_or(TaskState::None),
+        };
+        let (event, is_so) = match action {
+            // It has not begun.
+            Action::Clear => (TaskEvent::Cleared, matches!(state, TaskState::None | TaskState::Queued)),
+            Action::MarkSuccess => (TaskEvent::MarkedSuccess, state == TaskState::Success),
+            Action::MarkFailed => (TaskEvent::MarkedFailed, state == TaskState::Failed),
+        };
+        if !is_so {
+            self.happen(index, event)?;
+        }
+        Ok(!is_so)
+    }
+
+    /// How the instances of a mapped task stand after.
+    fn counts_of(&self, map_of: TaskIndex) -> UpstreamCounts {
+        let states: Vec<TaskState> =
+            self.standing.of(map_of).filter_map(|instance| self.instances.get(&instance.task).copied()).collect();
+        let unfinished = u32::try_from(states.len()).unwrap_or(u32::MAX);
+        let mut counts = UpstreamCounts { unfinished, ..UpstreamCounts::default() };
+        states.into_iter().filter(|state| state.is_final()).for_each(|state| counts.count(state, Role::Work));
+        counts
+    }
+
+    /// Does it to instances, and to the mapped task what follows for it.
+    fn act_on_instances(
+        &mut self,
+        map_of: TaskIndex,
+        instances: &[TaskIndex],
+        action: Action,
+    ) -> Result<(), IllegalTransition> {
+        for &index in instances {
+            if self.act(index, action)? && action == Action::Clear {
+                self.happen(index, TaskEvent::Released)?; // nothing but its task's expansion was waited for
+            }
+        }
+        let stands = self.after[map_of.as_usize()];
+        match end_of_mapped(self.counts_of(map_of)) {
+            None if stands.is_final() => self.happen(map_of, TaskEvent::Reopened),
+            Some(TaskEvent::FailedForGood) if stands != TaskState::Failed => {
+                self.happen(map_of, TaskEvent::MarkedFailed)
+            }
+            Some(TaskEvent::Succeeded) if stands != TaskState::Success => self.happen(map_of, TaskEvent::MarkedSuccess),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What follows when `action` is done to these tasks of a run.
+///
+/// A marked task's failed and `upstream_failed` downstreams are cleared, as in Airflow: they may run now. A mapped task that
+/// is cleared is expanded anew, and one that is marked is so with all of its instances; one whose instances are cleared goes
+/// on, and ends when they do.
 ///
 /// `kept_back` are, by task, those right after it that it decided not to let run: as in Airflow a cleared one of them is
-/// skipped again, unless that task is cleared as well. A marked task's failed and `upstream_failed` downstreams are cleared, as in Airflow: they may run now.
+/// skipped again, unless that task is cleared as well.
 ///
 /// # Errors
 /// [`IllegalTransition`] when a state contradicts the table of transitions: a mistake of ours.
 pub fn apply(
     dag: &Dag,
-    states: &[TaskState],
+    standing: Standing<'_>,
     selected: &BTreeSet<TaskIndex>,
     action: Action,
     kept_back: &BTreeMap<TaskIndex, Vec<TaskIndex>>,
 ) -> Result<Outcome, IllegalTransition> {
-    let mut after: Vec<TaskState> = states.to_vec();
-    let mut happened: BTreeMap<TaskIndex, [Option<TaskEvent>; 2]> = BTreeMap::new();
-    let mut happen = |after: &mut Vec<TaskState>, index: TaskIndex, event: TaskEvent| {
-        let state = &mut after[index.as_usize()];
-        *state = state.next(event)?;
-        match happened.entry(index).or_default() {
-            [first @ None, _] => *first = Some(event),
-            [_, second] => *second = Some(event),
-        }
-        Ok(())
+    let mut change = Change {
+        dag,
+        standing,
+        after: standing.states.to_vec(),
+        instances: standing.instances.iter().map(|instance| (instance.task, instance.state)).collect(),
+        happened: BTreeMap::new(),
+        removed: BTreeSet::new(),
     };
-    let event = match action {
-        Action::Clear => TaskEvent::Cleared,
-        Action::MarkSuccess => TaskEvent::MarkedSuccess,
-        Action::MarkFailed => TaskEvent::MarkedFailed,
-    };
-    let marks = action != Action::Clear;
-    for &index in selected {
-        let state = after[index.as_usize()];
-        let is_so = match action {
-            Action::Clear => matches!(state, TaskState::None | TaskState::Queued), // it has not begun
-            Action::MarkSuccess => state == TaskState::Success,
-            Action::MarkFailed => state == TaskState::Failed,
-        };
-        if !is_so {
-            happen(&mut after, index, event)?;
-        }
+    let (instances, tasks): (Vec<TaskIndex>, Vec<TaskIndex>) =
+        selected.iter().partition(|index| dag.task(**index).is_none());
+    let mut by_task: BTreeMap<TaskIndex, Vec<TaskIndex>> = BTreeMap::new();
+    for instance in instances.iter().filter_map(|index| standing.instance(*index)) {
+        by_task.entry(instance.map_of).or_default().push(instance.task);
     }
-    if marks {
-        let reach = Reach { downstream: true, only_failed: true, ..Reach::default() };
+    for &index in &tasks {
+        by_task.remove(&index);
+        if action != Action::Clear {
+            // Those that are over stay so, unless their failure is what is to be forgotten.
+            let is_meant = |state: TaskState| !state.is_final() || action == Action::MarkSuccess && state.is_failure();
+            let own = standing.of(index).filter(|instance| is_meant(instance.state));
+            let own: Vec<TaskIndex> = own.map(|instance| instance.task).collect();
+            own.into_iter().try_for_each(|instance| change.act(instance, action).map(drop))?;
+        }
+        change.act(index, action)?;
+    }
+    for (map_of, instances) in &by_task {
+        change.act_on_instances(*map_of, instances, action)?;
+    }
+    if action != Action::Clear {
+        let reach = Reach { downstream: true, ..Reach::default() };
         let marked: Vec<TaskIndex> = selected.iter().copied().collect();
-        for index in select(dag, states, &marked, reach).into_iter().filter(|index| !selected.contains(index)) {
-            happen(&mut after, index, TaskEvent::Cleared)?;
+        let after = reached(dag, standing, &marked, reach).into_iter();
+        let is_marked = |index: &TaskIndex| selected.contains(index) || by_task.contains_key(index);
+        for index in after.filter(|index| !is_marked(index) && standing.is_failure(*index)) {
+            change.happen(index, TaskEvent::Cleared)?;
         }
     }
-    // In topological order each task sees its upstreams as they are after.
-    let mut counts = vec![UpstreamCounts::default(); after.len()];
-    for task in dag.topological().into_iter().filter_map(|index| dag.task(index)) {
-        let index = task.index;
-        let mut standing = initial_counts(dag, task);
-        for upstream in dag.upstream(index).into_iter().filter_map(|upstream| dag.task(upstream)) {
-            let state = after[upstream.index.as_usize()];
-            if state.is_final() {
-                standing.count(state, upstream.role());
+    let counts = change.follow(selected, action, kept_back)?;
+    Ok(change.outcome(counts))
+}
+
+impl Change<'_> {
+    /// In topological order each task sees its upstreams as they are after.
+    fn follow(
+        &mut self,
+        selected: &BTreeSet<TaskIndex>,
+        action: Action,
+        kept_back: &BTreeMap<TaskIndex, Vec<TaskIndex>>,
+    ) -> Result<Vec<UpstreamCounts>, IllegalTransition> {
+        let dag = self.dag;
+        let mut counts = vec![UpstreamCounts::default(); self.after.len()];
+        for task in dag.topological().into_iter().filter_map(|index| dag.task(index)) {
+            let index = task.index;
+            let mut standing = initial_counts(dag, task);
+            for upstream in dag.upstream(index).into_iter().filter_map(|upstream| dag.task(upstream)) {
+                let state = self.after[upstream.index.as_usize()];
+                if state.is_final() {
+                    standing.count(state, upstream.role());
+                }
+            }
+            if self.after[index.as_usize()] == TaskState::Mapped {
+                standing = self.counts_of(index);
+            }
+            counts[index.as_usize()] = standing;
+            let verdict = task.trigger_rule.verdict(standing);
+            // One that was ready and is cleared with what it waits for waits for it once more.
+            let is_early = self.after[index.as_usize()] == TaskState::Queued && verdict != Verdict::Run;
+            if is_early && action == Action::Clear && selected.contains(&index) {
+                self.happen(index, TaskEvent::Cleared)?;
+            }
+            if self.after[index.as_usize()] == TaskState::None {
+                let is_kept_back = dag.upstream(index).iter().any(|upstream| {
+                    self.after[upstream.as_usize()] == TaskState::Success
+                        && kept_back.get(upstream).is_some_and(|kept| kept.contains(&index))
+                });
+                match verdict {
+                    _ if is_kept_back => self.happen(index, TaskEvent::Skipped)?,
+                    Verdict::Wait => {}
+                    Verdict::Run => self.happen(index, TaskEvent::Released)?,
+                    Verdict::Skip => self.happen(index, TaskEvent::Skipped)?,
+                    Verdict::UpstreamFailed => self.happen(index, TaskEvent::UpstreamFailed)?,
+                }
             }
         }
-        counts[index.as_usize()] = standing;
-        let verdict = task.trigger_rule.verdict(standing);
-        // One that was ready and is cleared with what it waits for waits for it once more.
-        let is_early = after[index.as_usize()] == TaskState::Queued && verdict != Verdict::Run;
-        if is_early && action == Action::Clear && selected.contains(&index) {
-            happen(&mut after, index, TaskEvent::Cleared)?;
-        }
-        if after[index.as_usize()] == TaskState::None {
-            let is_kept_back = dag.upstream(index).iter().any(|upstream| {
-                after[upstream.as_usize()] == TaskState::Success
-                    && kept_back.get(upstream).is_some_and(|kept| kept.contains(&index))
-            });
-            match verdict {
-                _ if is_kept_back => happen(&mut after, index, TaskEvent::Skipped)?,
-                Verdict::Wait => {}
-                Verdict::Run => happen(&mut after, index, TaskEvent::Released)?,
-                Verdict::Skip => happen(&mut after, index, TaskEvent::Skipped)?,
-                Verdict::UpstreamFailed => happen(&mut after, index, TaskEvent::UpstreamFailed)?,
-            }
-        }
+        Ok(counts)
     }
-    let steps = happened.into_iter().map(|(task, events)| {
-        let (from, to) = (states[task.as_usize()], after[task.as_usize()]);
-        Step { task, events, from, to }
-    });
-    let count = |is: &dyn Fn(TaskIndex) -> bool| {
-        let found = dag.tasks().iter().filter(|task| is(task.index)).count();
-        u32::try_from(found).unwrap_or(u32::MAX)
-    };
-    let tasks_unfinished = count(&|index| !after[index.as_usize()].is_final());
-    let leaves_failed = count(&|index| after[index.as_usize()].is_failure() && dag.decides(index));
-    let run = match (tasks_unfinished, leaves_failed) {
-        (0, 0) => RunState::Success,
-        (0, _) => RunState::Failed,
-        _ => RunState::Running,
-    };
-    Ok(Outcome { steps: steps.collect(), counts, tasks_unfinished, leaves_failed, run })
+
+    fn outcome(self, counts: Vec<UpstreamCounts>) -> Outcome {
+        let Self { dag, standing, after, instances, happened, removed } = self;
+        let left = || instances.iter().filter(|(index, _)| !removed.contains(index));
+        let steps = happened.into_iter().filter(|(task, _)| !removed.contains(task)).map(|(task, events)| {
+            let of_dag = standing.states.get(task.as_usize()).copied();
+            let from = of_dag.or_else(|| Some(standing.instance(task)?.state)).unwrap_or(TaskState::None);
+            let to = after.get(task.as_usize()).or_else(|| instances.get(&task)).copied().unwrap_or(from);
+            Step { task, events, from, to }
+        });
+        let steps = steps.collect();
+        let count = |is: &dyn Fn(TaskIndex) -> bool| {
+            let found = dag.tasks().iter().filter(|task| is(task.index)).count();
+            u32::try_from(found).unwrap_or(u32::MAX)
+        };
+        let instances_unfinished = left().filter(|(_, state)| !state.is_final()).count();
+        let tasks_unfinished = count(&|index| !after[index.as_usize()].is_final())
+            .saturating_add(u32::try_from(instances_unfinished).unwrap_or(u32::MAX));
+        let leaves_failed = count(&|index| after[index.as_usize()].is_failure() && dag.decides(index));
+        let run = match (tasks_unfinished, leaves_failed) {
+            (0, 0) => RunState::Success,
+            (0, _) => RunState::Failed,
+            _ => RunState::Running,
+        };
+        Outcome { steps, removed: removed.into_iter().collect(), counts, tasks_unfinished, leaves_failed, run }
+    }
 }

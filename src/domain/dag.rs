@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::domain::Timestamp;
 use crate::domain::callbacks::{Callbacks, Deadline};
 use crate::domain::ids::{DagId, TaskId, TaskIndex};
+use crate::domain::mapping::Mapping;
 use crate::domain::retry::RetryPolicy;
 pub use crate::domain::schedule::Schedule;
 use crate::domain::trigger_rule::{Role, TriggerRule};
@@ -190,6 +191,10 @@ pub struct Task {
     pub wait_for_downstream: bool,
     /// At most so many of it at once, over all runs.
     pub max_active_tis_per_dag: Option<u32>,
+    /// At most so many of it at once in a run: of a mapped task's instances.
+    pub max_active_tis_per_dagrun: Option<u32>,
+    /// What it is expanded over, where it is mapped.
+    pub mapping: Option<Mapping>,
     /// Markdown about it.
     pub doc_md: Option<String>,
 }
@@ -325,8 +330,10 @@ impl Dag {
     /// Whether more than a worker's free slot is needed for that task: a pool's, the DAG's, its own, or a run before.
     #[must_use]
     pub fn is_limited(&self, index: TaskIndex) -> bool {
-        let is_limited =
-            |task: &Task| task.pool.is_some() || task.max_active_tis_per_dag.is_some() || task.depends_on_past;
+        let is_limited = |task: &Task| {
+            let is_bounded = task.max_active_tis_per_dag.is_some() || task.max_active_tis_per_dagrun.is_some();
+            task.pool.is_some() || is_bounded || task.depends_on_past
+        };
         self.settings.max_active_tasks.is_some() || self.task(index).is_some_and(is_limited)
     }
 

@@ -107,6 +107,14 @@ fn task_schema(kind: &OperatorKind, task_keys: &Map<String, Value>, definitions:
     for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
         properties.insert(name.clone(), or_template(property.clone()));
     }
+    // What all instances of a mapped task share may stand in a mapping of its own.
+    let partial = json!({
+        "type": "object",
+        "description": "Keys of a mapped task that are the same for all of its instances, as if they stood in the task itself.",
+        "properties": properties.clone(),
+        "additionalProperties": false
+    });
+    properties.insert("partial".to_owned(), partial);
     // What an operator needs may stand in `default_args`: that is for `pinsched validate` to know.
     json!({
         "type": "object",
@@ -120,7 +128,7 @@ fn task_schema(kind: &OperatorKind, task_keys: &Map<String, Value>, definitions:
 /// `default_args`: keys of tasks, of their operators, and of the DAG.
 fn default_args(task_keys: &Map<String, Value>, dag_keys: &Map<String, Value>) -> Value {
     let mut properties = task_keys.clone();
-    for name in ["task_id", "operator", "dependencies"] {
+    for name in ["task_id", "operator", "dependencies", "expand", "expand_kwargs", "map_index_template"] {
         properties.remove(name);
     }
     let of_dag = dag_keys.iter().filter(|(name, _)| is_dag_key_in_default_args(name));

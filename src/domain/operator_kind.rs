@@ -5,6 +5,12 @@ use serde_json::Value;
 /// The mark, in an operator's schema, of a key whose text, or list of texts, names tasks right after its own.
 pub const NAMES_DOWNSTREAM: &str = "x-names-downstream";
 
+/// The mark, in an operator's schema, of one whose tasks cannot be mapped; with the reason.
+pub const NOT_MAPPED: &str = "x-not-mapped";
+
+/// The mark, in an operator's schema, of one that looks at the outputs of the tasks before it by itself.
+pub const READS_OUTPUTS: &str = "x-reads-outputs";
+
 /// The pure side of an operator: its names, the keys that it takes, and its own check.
 pub struct OperatorKind {
     /// Its short name in a DAG file, as `sink`.
@@ -22,6 +28,15 @@ pub struct OperatorKind {
     /// Keys whose text, or list of texts, names files that the task reads: from the DAG file's folder on, with `*` and `?`
     /// in their names.
     pub file_keys: &'static [&'static str],
+}
+
+impl OperatorKind {
+    /// Whether it looks at the outputs of the tasks before it by itself, and not by its templates alone.
+    #[must_use]
+    pub fn reads_outputs(&self) -> bool {
+        let schema = (self.schema)();
+        schema.get(READS_OUTPUTS) == Some(&Value::Bool(true)) || schema.get(NOT_MAPPED).is_some()
+    }
 }
 
 /// A key whose template is rendered by the operator.

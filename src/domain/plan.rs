@@ -5,11 +5,13 @@
 
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::Timestamp;
 use crate::domain::dag::{Dag, Task};
 use crate::domain::ids::TaskIndex;
+use crate::domain::mapping::Expansion;
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::{IllegalTransition, TaskEvent, TaskState};
 use crate::domain::trigger_rule::{Role, UpstreamCounts, Verdict};
@@ -22,7 +24,7 @@ pub const LOST_LIMIT: i32 = 5;
 pub struct TaskSnapshot {
     /// Where it stands.
     pub state: TaskState,
-    /// How its upstreams stand.
+    /// How its upstreams stand; of a mapped task that was expanded, how its instances stand.
     pub upstream: UpstreamCounts,
     /// Its current try, from 1.
     pub try_number: i32,
@@ -30,6 +32,8 @@ pub struct TaskSnapshot {
     pub first_try: i32,
     /// How many workers died under it.
     pub lost: i32,
+    /// The mapped task whose instance it is.
+    pub map_of: Option<TaskIndex>,
 }
 
 /// A run as it was seen at one version of it: the run's own row, and the tasks of the neighbourhood, at least.
@@ -52,6 +56,8 @@ pub enum Ending {
     Succeeded,
     /// With an output, and a word on what after it is not to run.
     Chose(Skips),
+    /// With the instances of a mapped task, one at least: the attempt was its expansion.
+    Expanded(Arc<Expansion>),
     /// With nothing to do: the task counts as skipped.
     Skipped,
     /// With an error.
@@ -111,12 +117,22 @@ pub struct Plan {
     pub moves: Vec<Move>,
     /// The upstream counts of tasks whose upstreams ended, as they are after.
     pub counts: BTreeMap<TaskIndex, UpstreamCounts>,
+    /// Mapped tasks with the instances that they are to have, ready at once.
+    pub expansions: Vec<(TaskIndex, Arc<Expansion>)>,
     /// How many tasks became final.
     pub finished: u32,
     /// How many of them decide the run's state and ended in a failure.
     pub leaves_failed: u32,
     /// The run's end, when this was its last task.
     pub concluded: Option<RunState>,
+}
+
+impl Plan {
+    /// How many task runs come to be by it: the instances of mapped tasks.
+    #[must_use]
+    pub fn added(&self) -> u32 {
+        self.expansions.iter().map(|(_, expansion)| expansion.count()).sum()
+    }
 }
 
 /// Why there is no plan.
@@ -218,8 +234,14 @@ impl<'a> Planner<'a> {
             self.needs.insert(index);
             return Ok(());
         };
-        let policy = &self.dag.task(index).ok_or(PlanError::UnknownTask(index))?.retry;
+        let policy = &self.described(index, task)?.retry;
         match *ending {
+            Ending::Expanded(_) if self.snapshot.cancel_requested => self.step(index, TaskEvent::Cancelled, None),
+            Ending::Expanded(ref expansion) => {
+                self.step(index, TaskEvent::Expanded, None)?;
+                self.expand(index, expansion);
+                Ok(())
+            }
             Ending::Succeeded | Ending::Chose(_) => self.step(index, TaskEvent::Succeeded, None),
             Ending::Skipped => self.step(index, TaskEvent::SkippedItself, None),
             Ending::Cancelled => self.step(index, TaskEvent::Cancelled, None),
@@ -237,6 +259,22 @@ impl<'a> Planner<'a> {
             // It was written before, by a step whose answer was lost.
             Ending::Deferred if task.state == TaskState::Deferred => Ok(()),
             Ending::Deferred => self.step(index, TaskEvent::Deferred, None),
+        }
+    }
+
+    /// The task of the DAG that a task run is one of: of an instance the mapped task.
+    fn described(&self, index: TaskIndex, task: TaskSnapshot) -> Result<&'a Task, PlanError> {
+        let index = task.map_of.unwrap_or(index);
+        self.dag.task(index).ok_or(PlanError::UnknownTask(index))
+    }
+
+    /// Gives a mapped task its instances: they are what it waits for from now on.
+    fn expand(&mut self, index: TaskIndex, expansion: &Arc<Expansion>) {
+        if let Some(task) = self.task_mut(index) {
+            task.upstream = UpstreamCounts { unfinished: expansion.count(), ..UpstreamCounts::default() };
+            let counts = task.upstream;
+            self.plan.counts.insert(index, counts);
+            self.plan.expansions.push((index, Arc::clone(expansion)));
         }
     }
 
@@ -280,6 +318,7 @@ impl<'a> Planner<'a> {
             TaskEvent::Released
             | TaskEvent::Claimed
             | TaskEvent::Deferred
+            | TaskEvent::Expanded
             | TaskEvent::Succeeded
             | TaskEvent::FailedForGood
             | TaskEvent::Interrupted
@@ -289,7 +328,8 @@ impl<'a> Planner<'a> {
             | TaskEvent::Cancelled
             | TaskEvent::Cleared
             | TaskEvent::MarkedSuccess
-            | TaskEvent::MarkedFailed => {}
+            | TaskEvent::MarkedFailed
+            | TaskEvent::Reopened => {}
         }
         let (try_number, lost) = (task.try_number, task.lost);
         self.plan.moves.push(Move { task: index, event, from, to, ready_at, try_number, lost });
@@ -304,7 +344,12 @@ impl<'a> Planner<'a> {
     /// Tells each ended task's downstreams, and theirs where they end by that.
     fn follow(mut self) -> Result<Plan, PlanError> {
         while let Some((index, state)) = self.ended.pop_front() {
-            let role = self.dag.task(index).ok_or(PlanError::UnknownTask(index))?.role();
+            let ended = self.task(index).ok_or(PlanError::UnknownTask(index))?;
+            if let Some(parent) = ended.map_of {
+                self.tell_mapped(parent, state)?;
+                continue;
+            }
+            let role = self.described(index, ended)?.role();
             for downstream in self.dag.downstream(index) {
                 self.tell(downstream, state, role)?;
             }
@@ -312,32 +357,64 @@ impl<'a> Planner<'a> {
         if !self.needs.is_empty() {
             return Err(PlanError::Needs(self.needs));
         }
-        if self.plan.finished > 0 && self.plan.finished >= self.snapshot.tasks_unfinished {
+        let unfinished = self.snapshot.tasks_unfinished + self.plan.added();
+        if self.plan.finished > 0 && self.plan.finished >= unfinished {
             let failed = self.snapshot.cancel_requested || self.snapshot.leaves_failed + self.plan.leaves_failed > 0;
             self.plan.concluded = Some(if failed { RunState::Failed } else { RunState::Success });
         }
         Ok(self.plan)
     }
 
+    /// Tells a mapped task that an instance of it ended: it ends with the last one.
+    fn tell_mapped(&mut self, parent: TaskIndex, state: TaskState) -> Result<(), PlanError> {
+        let Some(task) = self.task_mut(parent) else {
+            self.needs.insert(parent);
+            return Ok(());
+        };
+        task.upstream.count(state, Role::Work);
+        let (stands, counts) = (task.state, task.upstream);
+        self.plan.counts.insert(parent, counts);
+        match end_of_mapped(counts) {
+            Some(event) if stands == TaskState::Mapped => self.step(parent, event, None),
+            _ => Ok(()),
+        }
+    }
+
     fn tell(&mut self, downstream: TaskIndex, state: TaskState, role: Role) -> Result<(), PlanError> {
+        let described = self.dag.task(downstream).ok_or(PlanError::UnknownTask(downstream))?;
         let Some(task) = self.task_mut(downstream) else {
             self.needs.insert(downstream);
             return Ok(());
         };
+        if described.mapping.is_some() && (task.state == TaskState::Mapped || task.state.is_final()) {
+            return Ok(()); // it did not wait for this one, and what it counts now are its instances
+        }
         task.upstream.count(state, role);
         let (stands, counts) = (task.state, task.upstream);
         self.plan.counts.insert(downstream, counts);
         if stands != TaskState::None {
             return Ok(()); // it did not wait for this one, or was cancelled
         }
-        let rule = self.dag.task(downstream).ok_or(PlanError::UnknownTask(downstream))?.trigger_rule;
-        match rule.verdict(counts) {
+        match described.trigger_rule.verdict(counts) {
             Verdict::Wait => Ok(()),
             Verdict::Run if self.snapshot.cancel_requested => self.step(downstream, TaskEvent::Cancelled, None),
             Verdict::Run => self.step(downstream, TaskEvent::Released, Some(self.now)),
             Verdict::Skip => self.step(downstream, TaskEvent::Skipped, None),
             Verdict::UpstreamFailed => self.step(downstream, TaskEvent::UpstreamFailed, None),
         }
+    }
+}
+
+/// How a mapped task ends, given how its instances stand; not yet while one of them is unfinished.
+pub(in crate::domain) fn end_of_mapped(instances: UpstreamCounts) -> Option<TaskEvent> {
+    if instances.unfinished > 0 {
+        None
+    } else if instances.failed + instances.upstream_failed > 0 {
+        Some(TaskEvent::FailedForGood)
+    } else if instances.success == 0 {
+        Some(TaskEvent::SkippedItself)
+    } else {
+        Some(TaskEvent::Succeeded)
     }
 }
 

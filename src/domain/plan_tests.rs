@@ -4,21 +4,28 @@
 //! run, and the two must agree.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
-use super::{Ending, LOST_LIMIT, Plan, PlanError, Skips, Snapshot, TaskSnapshot, begin, plan};
+use super::{Ending, LOST_LIMIT, Plan, PlanError, Skips, Snapshot, TaskSnapshot, begin, end_of_mapped, plan};
 use crate::domain::Timestamp;
 use crate::domain::callbacks::Callbacks;
 use crate::domain::dag::{Catchup, Dag, DagSettings, DataIntervals, DstPolicy, Overlap, Schedule, Task};
 use crate::domain::ids::TaskIndex;
+use crate::domain::mapping::{Expansion, Mapping, Over};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::{TaskEvent, TaskState};
 use crate::domain::trigger_rule::{TriggerRule, UpstreamCounts};
+
+#[path = "plan_test_rules.rs"]
+mod rules;
+
+use rules::{deciding, is_met, may_be_met};
 
 /// How often a task may be handed back before its fate turns: so that a simulated run ends.
 const PATIENCE: i32 = 4;
@@ -36,13 +43,15 @@ struct Drawn {
     is_setup: bool,
     is_teardown: bool,
     fails_run: bool,
+    /// How many instances it is expanded into; 0 where it is not mapped.
+    instances: usize,
 }
 
 impl Drawn {
     /// A task that is neither setup nor teardown.
     fn work(rule: TriggerRule, back: &[usize], retries: u32) -> Self {
         let back = back.iter().copied().collect();
-        Self { rule, back, retries, is_setup: false, is_teardown: false, fails_run: false }
+        Self { rule, back, retries, is_setup: false, is_teardown: false, fails_run: false, instances: 0 }
     }
 }
 
@@ -95,6 +104,12 @@ fn dag_of(drawn: &[Drawn], schedule: Schedule) -> Dag {
         depends_on_past: false,
         wait_for_downstream: false,
         max_active_tis_per_dag: None,
+        max_active_tis_per_dagrun: None,
+        mapping: (drawn.instances > 0).then(|| {
+            // Of the values only how many there are counts here.
+            let over = Over::Zipped(Value::Array(vec![Value::Null; drawn.instances]));
+            Mapping { over, label: None }
+        }),
         doc_md: None,
     });
     let mut edges = Vec::new();
@@ -151,7 +166,10 @@ impl<'a> World<'a> {
             tried_again: 0,
         };
         for (task, (state, upstream)) in dag.tasks().iter().zip(first) {
-            world.tasks.insert(task.index, TaskSnapshot { state, upstream, try_number: 1, first_try: 1, lost: 0 });
+            world.tasks.insert(
+                task.index,
+                TaskSnapshot { state, upstream, try_number: 1, first_try: 1, lost: 0, map_of: None },
+            );
             if state == TaskState::Queued {
                 world.ready_at.insert(task.index, now);
             }
@@ -161,6 +179,32 @@ impl<'a> World<'a> {
 
     fn in_state(&self, state: TaskState) -> Vec<TaskIndex> {
         self.tasks.iter().filter(|(_, task)| task.state == state).map(|(&index, _)| index).collect()
+    }
+
+    /// The task of the DAG that a task run is one of.
+    fn described(&self, index: TaskIndex) -> &'a Task {
+        self.dag.task(self.tasks[&index].map_of.unwrap_or(index)).unwrap()
+    }
+
+    /// The states of the instances of a mapped task.
+    fn instances_of(&self, index: TaskIndex) -> Vec<TaskState> {
+        self.tasks.values().filter(|task| task.map_of == Some(index)).map(|task| task.state).collect()
+    }
+
+    /// How a mapped task is to end, told naively.
+    fn assert_ends_by_its_instances(&self, index: TaskIndex, instances: &[TaskState]) {
+        let state = self.tasks[&index].state;
+        let open = instances.iter().any(|state| !state.is_final());
+        let failed = instances.iter().any(|state| state.is_failure());
+        let expected = match (open, failed) {
+            (true, _) => TaskState::Mapped,
+            (false, true) => TaskState::Failed,
+            (false, false) if instances.contains(&TaskState::Success) => TaskState::Success,
+            (false, false) => TaskState::Skipped,
+        };
+        let cancelled = self.cancel_requested && state == TaskState::Failed;
+        assert!(state == expected || cancelled, "{index:?} is {state}, and its instances are {instances:?}");
+        assert!(state.is_final() || end_of_mapped(self.tasks[&index].upstream).is_none() == open);
     }
 
     fn upstream_states(&self, index: TaskIndex) -> Vec<(TaskState, bool)> {
@@ -274,6 +318,17 @@ impl<'a> World<'a> {
             self.tasks_unfinished -= u32::from(step.to.is_final());
             self.tried_again += u32::from(step.event == TaskEvent::FailedForNow);
         }
+        for (map_of, expansion) in &plan.expansions {
+            for _ in 0..expansion.count() {
+                let index = TaskIndex(self.tasks.keys().last().unwrap().0 + 1);
+                let (state, upstream) = (TaskState::Queued, UpstreamCounts::default());
+                let map_of = Some(*map_of);
+                self.tasks
+                    .insert(index, TaskSnapshot { state, upstream, try_number: 1, first_try: 1, lost: 0, map_of });
+                self.ready_at.insert(index, self.now);
+                self.tasks_unfinished += 1;
+            }
+        }
         for (index, counts) in &plan.counts {
             self.tasks.get_mut(index).unwrap().upstream = *counts;
         }
@@ -314,7 +369,12 @@ impl<'a> World<'a> {
         });
         assert_eq!(self.leaves_failed as usize, failed_leaves.count());
         for (&index, task) in &self.tasks {
-            let states = self.upstream_states(index);
+            let mut states = self.upstream_states(index);
+            let instances = self.instances_of(index);
+            if !instances.is_empty() {
+                self.assert_ends_by_its_instances(index, &instances);
+                states = instances.into_iter().map(|state| (state, false)).collect();
+            }
             let count = |wanted: TaskState| u32::try_from(states.iter().filter(|(s, _)| *s == wanted).count()).unwrap();
             let setups_that_are = |wanted: TaskState| {
                 u32::try_from(states.iter().filter(|(state, setup)| *setup && *state == wanted).count()).unwrap()
@@ -329,8 +389,10 @@ impl<'a> World<'a> {
                 setups_succeeded: setups_that_are(TaskState::Success),
                 setups_skipped: setups_that_are(TaskState::Skipped),
             };
-            assert_eq!(task.upstream, recounted, "of {index:?}");
-            let known = self.dag.task(index).unwrap();
+            // A mapped task that is over counts nothing any more.
+            let is_over = task.map_of.is_none() && self.described(index).mapping.is_some() && task.state.is_final();
+            assert!(is_over || task.upstream == recounted, "of {index:?}: {:?} is not {recounted:?}", task.upstream);
+            let known = self.described(index);
             assert!(task.try_number <= i32::try_from(known.retry.retries).unwrap() + 1, "{} tries", task.try_number);
             assert!(task.lost < LOST_LIMIT || task.state == TaskState::Failed, "lost {} times", task.lost);
             if task.state == TaskState::None {
@@ -374,7 +436,17 @@ impl<'a> World<'a> {
         if drawn == Ending::Interrupted {
             *handed_back += 1;
         }
-        if drawn == Ending::Interrupted && *handed_back > PATIENCE { Ending::Succeeded } else { drawn }
+        let drawn = if drawn == Ending::Interrupted && *handed_back > PATIENCE { Ending::Succeeded } else { drawn };
+        let is_instance = self.tasks[&index].map_of.is_some();
+        match (&self.described(index).mapping, &drawn) {
+            (Some(_), Ending::Chose(_)) if is_instance => Ending::Succeeded,
+            (Some(mapping), Ending::Succeeded | Ending::Chose(_)) if !is_instance => {
+                let Over::Zipped(Value::Array(items)) = &mapping.over else { unreachable!("they are drawn so") };
+                let (items, labels) = (vec![Map::new(); items.len()], vec![None; items.len()]);
+                Ending::Expanded(Arc::new(Expansion { items, labels }))
+            }
+            _ => drawn,
+        }
     }
 
     fn skips(&self, index: TaskIndex, fate: &mut Fate<'_>) -> Skips {
@@ -387,7 +459,14 @@ impl<'a> World<'a> {
 
     /// Runs to the conclusion; the cancel request comes before step `cancel_at`.
     fn run(&mut self, fate: &mut Fate<'_>, slots: usize, cancel_at: Option<usize>) -> RunState {
-        let most: usize = self.dag.tasks().iter().map(|task| task.retry.retries as usize + 12).sum::<usize>() * 2 + 11;
+        let each = |task: &Task| {
+            let instances = match task.mapping.as_ref().map(|mapping| &mapping.over) {
+                Some(Over::Zipped(Value::Array(items))) => items.len(),
+                _ => 0,
+            };
+            (task.retry.retries as usize + 12) * (1 + instances)
+        };
+        let most: usize = self.dag.tasks().iter().map(each).sum::<usize>() * 2 + 11;
         for step in 0..most {
             if let Some(state) = self.concluded {
                 return state;
@@ -418,78 +497,20 @@ impl<'a> World<'a> {
     }
 }
 
-/// The tasks whose failure fails the run, in Airflow's words: teardowns count only if they say so, and are not seen where
-/// they do not; if nothing is left, what has nothing after it counts.
-fn deciding(dag: &Dag) -> BTreeSet<TaskIndex> {
-    let is_seen = |index: &TaskIndex| {
-        let task = dag.task(*index).unwrap();
-        !task.is_teardown || task.on_failure_fail_dagrun
-    };
-    let all: Vec<TaskIndex> = dag.tasks().iter().map(|task| task.index).collect();
-    let seen = all.iter().filter(|index| is_seen(index) && !dag.downstream(**index).iter().any(is_seen));
-    let deciding: BTreeSet<TaskIndex> = seen.copied().collect();
-    if deciding.is_empty() {
-        return all.into_iter().filter(|index| dag.downstream(*index).is_empty()).collect();
-    }
-    deciding
-}
-
-/// The rules in plain words, of the upstreams' states and whether each is a setup.
-fn is_met(rule: TriggerRule, upstream: &[(TaskState, bool)]) -> bool {
-    let all = |test: fn(TaskState) -> bool| upstream.iter().all(|(state, _)| test(*state));
-    let any = |test: fn(TaskState) -> bool| upstream.iter().any(|(state, _)| test(*state));
-    let ended = all(TaskState::is_final);
-    let success = |state: TaskState| state == TaskState::Success;
-    let skipped = |state: TaskState| state == TaskState::Skipped;
-    let setups = upstream.iter().filter(|(_, setup)| *setup).count();
-    if upstream.is_empty() {
-        return true;
-    }
-    match rule {
-        TriggerRule::AllSuccess => all(success),
-        TriggerRule::AllFailed => all(TaskState::is_failure),
-        TriggerRule::AllDone => ended,
-        TriggerRule::AllDoneMinOneSuccess => ended && !any(skipped) && any(success),
-        TriggerRule::AllSkipped => all(skipped),
-        TriggerRule::AllDoneSetupSuccess => {
-            ended && (setups == 0 || upstream.iter().any(|(state, setup)| *setup && success(*state)))
-        }
-        TriggerRule::OneSuccess => any(success),
-        TriggerRule::OneFailed => any(TaskState::is_failure),
-        TriggerRule::OneDone => any(|state| matches!(state, TaskState::Success | TaskState::Failed)),
-        TriggerRule::NoneFailed => ended && !any(TaskState::is_failure),
-        TriggerRule::NoneFailedMinOneSuccess => ended && !any(TaskState::is_failure) && any(success),
-        TriggerRule::NoneSkipped => ended && !any(skipped),
-        TriggerRule::Always => true,
-    }
-}
-
-/// Whether some way for the unfinished upstreams to end meets the rule.
-fn may_be_met(rule: TriggerRule, upstream: &mut Vec<(TaskState, bool)>, from: usize) -> bool {
-    let Some(open) = (from..upstream.len()).find(|&place| !upstream[place].0.is_final()) else {
-        return is_met(rule, upstream);
-    };
-    let before = upstream[open].0;
-    let ends = [TaskState::Success, TaskState::Failed, TaskState::UpstreamFailed, TaskState::Skipped];
-    let met = ends.into_iter().any(|end| {
-        upstream[open].0 = end;
-        may_be_met(rule, upstream, open + 1)
-    });
-    upstream[open].0 = before;
-    met
-}
-
 fn drawn_task() -> impl Strategy<Value = Drawn> {
     let rule =
         prop_oneof![2 => Just(TriggerRule::AllSuccess), 5 => proptest::sample::select(TriggerRule::ALL.to_vec())];
     let back = proptest::collection::btree_set(1_usize..6, 0..4);
-    (rule, back, 0_u32..4, 0_u8..10, any::<bool>()).prop_map(|(rule, back, retries, role, fails_run)| Drawn {
+    let instances = prop_oneof![3 => Just(0_usize), 1 => 1_usize..5];
+    let rest = (0_u8..10, any::<bool>(), instances);
+    (rule, back, 0_u32..4, rest).prop_map(|(rule, back, retries, (role, fails_run, instances))| Drawn {
         rule,
         back,
         retries,
         is_setup: role < 2,
         is_teardown: role > 7,
         fails_run,
+        instances,
     })
 }
 

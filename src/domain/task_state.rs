@@ -20,6 +20,8 @@ pub enum TaskState {
     /// Waits for something outside and takes no slot; its worker watches over it without a lease of its own, and moves it
     /// on, or whoever takes it over when the worker died.
     Deferred,
+    /// Expanded into instances (a mapped task); the end of the last of them moves it on.
+    Mapped,
     /// Failed with tries left; a claim after its `ready_at` moves it on.
     UpForRetry,
     /// Done. Final.
@@ -42,6 +44,8 @@ pub enum TaskEvent {
     Claimed,
     /// The operator waits for something outside: the slot is free for others.
     Deferred,
+    /// A mapped task's instances are there.
+    Expanded,
     /// The operator returned its output.
     Succeeded,
     /// The operator failed, and another try is due.
@@ -68,6 +72,8 @@ pub enum TaskEvent {
     MarkedSuccess,
     /// A person takes it for failed.
     MarkedFailed,
+    /// A person had an instance of a mapped task run again, and the task is over when that is.
+    Reopened,
 }
 
 /// How an attempt ended, as its row says.
@@ -100,11 +106,12 @@ pub struct IllegalTransition {
 
 impl TaskState {
     /// Every state, in the order of a task's life.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::None,
         Self::Queued,
         Self::Running,
         Self::Deferred,
+        Self::Mapped,
         Self::UpForRetry,
         Self::Success,
         Self::Failed,
@@ -124,18 +131,23 @@ impl TaskState {
             (Self::None, E::UpstreamFailed) => Self::UpstreamFailed,
             (Self::Queued | Self::UpForRetry, E::Claimed) => Self::Running,
             (Self::Running, E::Deferred) => Self::Deferred,
-            (Self::Running | Self::Deferred, E::Succeeded) => Self::Success,
-            (Self::Running | Self::Deferred, E::SkippedItself) => Self::Skipped,
+            (Self::Running, E::Expanded) => Self::Mapped,
+            // A mapped task ends by the ends of its instances.
+            (Self::Running | Self::Deferred | Self::Mapped, E::Succeeded) => Self::Success,
+            (Self::Running | Self::Deferred | Self::Mapped, E::SkippedItself) => Self::Skipped,
             (Self::Running | Self::Deferred, E::FailedForNow) => Self::UpForRetry,
-            (Self::Running | Self::Deferred, E::FailedForGood | E::LostForGood) => Self::Failed,
+            (Self::Running | Self::Deferred | Self::Mapped, E::FailedForGood) => Self::Failed,
+            (Self::Running | Self::Deferred, E::LostForGood) => Self::Failed,
             (Self::Running | Self::Deferred, E::Interrupted | E::Lost) => Self::Queued, // not the task's fault
-            (Self::None | Self::Queued | Self::Running | Self::Deferred | Self::UpForRetry, E::Cancelled) => {
-                Self::Failed
-            }
+            (
+                Self::None | Self::Queued | Self::Running | Self::Deferred | Self::Mapped | Self::UpForRetry,
+                E::Cancelled,
+            ) => Self::Failed,
             // A person's word counts in every state; a fence that was held before is not held any more.
             (_, E::Cleared) => Self::None,
             (_, E::MarkedSuccess) => Self::Success,
             (_, E::MarkedFailed) => Self::Failed,
+            (Self::Success | Self::Failed | Self::UpstreamFailed | Self::Skipped, E::Reopened) => Self::Mapped,
             (from, event) => return Err(IllegalTransition { from, event }),
         })
     }
@@ -148,6 +160,7 @@ impl TaskState {
             Self::Queued => "queued",
             Self::Running => "running",
             Self::Deferred => "deferred",
+            Self::Mapped => "mapped",
             Self::UpForRetry => "up_for_retry",
             Self::Success => "success",
             Self::Failed => "failed",
@@ -160,7 +173,7 @@ impl TaskState {
     #[must_use]
     pub fn is_final(self) -> bool {
         match self {
-            Self::None | Self::Queued | Self::Running | Self::Deferred | Self::UpForRetry => false,
+            Self::None | Self::Queued | Self::Running | Self::Deferred | Self::Mapped | Self::UpForRetry => false,
             Self::Success | Self::Failed | Self::UpstreamFailed | Self::Skipped => true,
         }
     }
@@ -174,6 +187,7 @@ impl TaskState {
             | Self::Queued
             | Self::Running
             | Self::Deferred
+            | Self::Mapped
             | Self::UpForRetry
             | Self::Success
             | Self::Skipped => false,
@@ -189,10 +203,11 @@ impl TaskState {
 
 impl TaskEvent {
     /// Every event.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Released,
         Self::Claimed,
         Self::Deferred,
+        Self::Expanded,
         Self::Succeeded,
         Self::FailedForNow,
         Self::FailedForGood,
@@ -206,6 +221,7 @@ impl TaskEvent {
         Self::Cleared,
         Self::MarkedSuccess,
         Self::MarkedFailed,
+        Self::Reopened,
     ];
 
     /// Its name in the history.
@@ -215,6 +231,7 @@ impl TaskEvent {
             Self::Released => "released",
             Self::Claimed => "claimed",
             Self::Deferred => "deferred",
+            Self::Expanded => "expanded",
             Self::Succeeded => "succeeded",
             Self::FailedForNow => "failed_for_now",
             Self::FailedForGood => "failed_for_good",
@@ -228,6 +245,7 @@ impl TaskEvent {
             Self::Cleared => "cleared",
             Self::MarkedSuccess => "marked_success",
             Self::MarkedFailed => "marked_failed",
+            Self::Reopened => "reopened",
         }
     }
 }
@@ -241,7 +259,7 @@ impl AttemptOutcome {
     #[must_use]
     pub fn of(event: TaskEvent) -> Option<Self> {
         match event {
-            TaskEvent::Succeeded => Some(Self::Success),
+            TaskEvent::Succeeded | TaskEvent::Expanded => Some(Self::Success),
             TaskEvent::FailedForNow | TaskEvent::FailedForGood => Some(Self::Failed),
             TaskEvent::Interrupted => Some(Self::Interrupted),
             TaskEvent::Lost | TaskEvent::LostForGood => Some(Self::Lost),
@@ -253,6 +271,7 @@ impl AttemptOutcome {
             | TaskEvent::Claimed
             | TaskEvent::Deferred
             | TaskEvent::Skipped
+            | TaskEvent::Reopened
             | TaskEvent::UpstreamFailed => None,
         }
     }
@@ -295,10 +314,11 @@ mod tests {
 
     #[test]
     fn final_states_accept_no_event_but_a_persons_word() {
-        use TaskEvent::{Cleared, MarkedFailed, MarkedSuccess};
+        use TaskEvent::{Cleared, MarkedFailed, MarkedSuccess, Reopened};
         for state in TaskState::ALL.into_iter().filter(|state| state.is_final()) {
-            for event in
-                TaskEvent::ALL.into_iter().filter(|event| ![Cleared, MarkedFailed, MarkedSuccess].contains(event))
+            for event in TaskEvent::ALL
+                .into_iter()
+                .filter(|event| ![Cleared, MarkedFailed, MarkedSuccess, Reopened].contains(event))
             {
                 assert!(state.next(event).is_err(), "{state} moved on by {event}");
             }

@@ -83,9 +83,12 @@ impl UpstreamCounts {
                 self.skipped += 1;
                 self.setups_skipped += setup;
             }
-            TaskState::None | TaskState::Queued | TaskState::Running | TaskState::Deferred | TaskState::UpForRetry => {
-                self.unfinished += 1
-            }
+            TaskState::None
+            | TaskState::Queued
+            | TaskState::Running
+            | TaskState::Deferred
+            | TaskState::Mapped
+            | TaskState::UpForRetry => self.unfinished += 1,
         }
     }
 }

@@ -2,25 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
-use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::connect::Endpoints;
 use crate::domain::dag::Task;
 use crate::domain::ids::{AttemptKey, TaskId};
+use crate::domain::left::Left;
+use crate::domain::mapping::{Expansion, Instance, Mapping};
 use crate::domain::plan::Ending;
-use crate::domain::template::{TemplateScope, Wanted};
+use crate::domain::template::{Outputs, TemplateScope, Wanted, names_output};
 use crate::engine::attempt_log;
+use crate::engine::expansion;
 use crate::engine::holding::{HoldingWatch, LOST_STOP_LIMIT};
 use crate::engine::lookup::Lookup;
 use crate::engine::operator::{
     Choice, Deferring, Failure, Output, Processes, Progress, Registration, TaskContext, TaskLog, UpstreamOutput,
 };
+use crate::engine::outputs::OutputStore;
 use crate::engine::running::RunningRun;
 use crate::store::{EndedAttempt, Store};
 
@@ -64,13 +67,18 @@ impl StopHandle {
 pub(crate) struct Attempt {
     pub(crate) key: AttemptKey,
     pub(crate) task: Task,
+    /// Which instance it is, of a mapped task that was expanded.
+    pub(crate) instance: Option<Instance>,
     pub(crate) run: RunningRun,
-    pub(crate) outputs: BTreeMap<TaskId, UpstreamOutput>,
+    /// What the tasks before it left, with their operators.
+    pub(crate) outputs: BTreeMap<TaskId, (&'static str, Left)>,
     pub(crate) registration: Registration,
     pub(crate) store: Store,
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) memory_limit: u64,
     pub(crate) processes: Processes,
+    pub(crate) max_map_length: u32,
+    pub(crate) output_store: Arc<OutputStore>,
     pub(crate) lookup: Lookup,
     pub(crate) progress: Arc<Progress>,
     pub(crate) holding: HoldingWatch,
@@ -78,6 +86,8 @@ pub(crate) struct Attempt {
     pub(crate) jitter: f64,
     pub(crate) deferring: Deferring,
     pub(crate) choice: Arc<Choice>,
+    /// What the attempt came to, where it is a mapped task's expansion.
+    pub(crate) expansion: OnceLock<Arc<Expansion>>,
 }
 
 impl Attempt {
@@ -96,7 +106,11 @@ impl Attempt {
             attempt = self.key.try_number
         );
         let work = async {
-            let result = self.supervised(log.clone()).await;
+            let result = match self.supervised(log.clone()).await {
+                // It is put where it stays before the step that records it.
+                Ok(output) => self.output_store.keep(&self.store, self.key, output).await.map_err(Failure::from),
+                Err(failure) => Err(failure),
+            };
             match &result {
                 Err(Failure::Retry(text) | Failure::Fatal(text)) => log.line(text),
                 Err(skip @ Failure::Skip(_)) => log.line(skip.to_string()),
@@ -167,12 +181,29 @@ impl Attempt {
         timed_out: CancellationToken,
     ) -> Result<Output, Failure> {
         let task = &self.task;
-        let outputs = self.outputs.iter().map(|(id, upstream)| (id.clone(), Arc::clone(&upstream.output))).collect();
+        if let Some(mapping) = task.mapping.as_ref().filter(|_| self.instance.is_none()) {
+            return self.expand(mapping, &log).await;
+        }
+        let outputs = self.upstream_outputs(&task.config.to_string()).await?;
         let named = self.lookup.named(&Wanted::in_config(&task.config)).await?;
-        let templates = TemplateScope::for_task(&self.run.facts, task, self.key.try_number, outputs).with_named(named);
-        let config = templates
+        let templates = match &self.instance {
+            Some(instance) => {
+                TemplateScope::for_instance(&self.run.facts, task, self.key.try_number, outputs.clone(), instance)
+            }
+            None => TemplateScope::for_task(&self.run.facts, task, self.key.try_number, outputs.clone()),
+        };
+        let templates = templates.with_named(named);
+        let mut config = templates
             .render_config(&task.config, self.registration.kind.late_fields)
             .map_err(|error| if error.may_pass { Failure::retry(&error) } else { Failure::fatal(&error) })?;
+        if let (Some(instance), Some(config)) = (&self.instance, config.as_object_mut()) {
+            // What it has for itself was rendered when its task was expanded.
+            config.extend(instance.item.iter().map(|(key, value)| (key.clone(), value.clone())));
+        }
+        let upstream = self.outputs.iter().filter_map(|(id, (operator, _))| {
+            let output = Arc::new(outputs.get(id)?.object()?.clone());
+            Some((id.clone(), UpstreamOutput { operator: (*operator).to_owned(), output }))
+        });
         let operator = (self.registration.build)(config).map_err(|error| Failure::fatal(&error))?;
         let context = TaskContext {
             attempt: self.key,
@@ -187,7 +218,10 @@ impl Attempt {
             endpoints: Arc::clone(&self.endpoints),
             memory_limit: self.memory_limit,
             processes: self.processes,
-            upstream: self.outputs.clone(),
+            upstream: upstream.collect(),
+            outputs,
+            map_index: self.instance.as_ref().map(|instance| instance.map_index),
+            output_limit: self.output_store.most(),
             templates,
             lookup: self.lookup.clone(),
             cancel,
@@ -199,13 +233,46 @@ impl Attempt {
         operator.run(&context).await
     }
 
-    fn ended(&self, result: Result<Output, Failure>) -> Option<EndedAttempt> {
+    /// What the tasks before it left. What is in object storage is fetched where the templates in `text` name it, or the
+    /// operator may look for it itself.
+    async fn upstream_outputs(&self, text: &str) -> Result<Outputs, Failure> {
+        let mut outputs = Outputs::new();
+        for (id, (_, output)) in &self.outputs {
+            let is_operators = self.instance.is_some() || self.task.mapping.is_none();
+            let is_needed = output.value().is_none()
+                && (names_output(text, id) || is_operators && self.registration.kind.reads_outputs());
+            let output = if is_needed { self.output_store.fetch(output).await? } else { output.clone() };
+            outputs.insert(id.clone(), output);
+        }
+        Ok(outputs)
+    }
+
+    /// The attempt of a mapped task: it makes the instances, and does nothing else.
+    async fn expand(&self, mapping: &Mapping, log: &TaskLog) -> Result<Output, Failure> {
+        let (facts, task) = (&self.run.facts, &self.task);
+        let templates = expansion::templates_of(mapping);
+        let outputs = self.upstream_outputs(&templates.to_string()).await?;
+        let named = self.lookup.named(&Wanted::in_config(&templates)).await?;
+        let scope = TemplateScope::for_task(facts, task, self.key.try_number, outputs.clone()).with_named(named);
+        let label = |map_index, item: &Output| {
+            expansion::label(facts, task, &outputs, Instance { map_index, item: item.clone() })
+        };
+        let expanded = expansion::expand(&scope, mapping, self.max_map_length, label)?;
+        log.line(format!("expanded into {} instances", expanded.count()));
+        let _ = self.expansion.set(Arc::new(expanded)); // an attempt expands once
+        Ok(Output::new())
+    }
+
+    fn ended(&self, result: Result<Left, Failure>) -> Option<EndedAttempt> {
         let stop = self.stop.reason();
         let (ending, output, error) = match (result, stop) {
             // Whatever was said meanwhile: the end is written only under the attempt's fence.
             (Ok(output), _) => {
                 let ending = self.choice.made().map_or(Ending::Succeeded, |skips| Ending::Chose(skips.clone()));
-                (ending, Some(Value::Object(output)), None)
+                match self.expansion.get() {
+                    Some(expansion) => (Ending::Expanded(Arc::clone(expansion)), None, None),
+                    None => (ending, Some(output), None),
+                }
             }
             (Err(Failure::Skip(reason)), _) => (Ending::Skipped, None, Some(reason)),
             (Err(_), Some(Stop::LeaseLost)) => return None,

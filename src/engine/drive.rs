@@ -16,6 +16,7 @@ use crate::engine::hand::Unwritten;
 use crate::engine::lookup::Lookup;
 use crate::engine::observer::Observer;
 use crate::engine::operator::{Processes, Registration, chain};
+use crate::engine::outputs::OutputStore;
 use crate::engine::running::RunningRun;
 use crate::engine::shutdown::Shutdown;
 use crate::engine::versions::Versions;
@@ -47,6 +48,10 @@ pub struct Engine {
     pub processes: Processes,
     /// Who is told of runs, beside people.
     pub receivers: Arc<Receivers>,
+    /// How many instances a mapped task may have.
+    pub max_map_length: u32,
+    /// Where large outputs go.
+    pub outputs: Arc<OutputStore>,
     /// Where connections and variables are found, and what is masked.
     pub lookup: Lookup,
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use secrecy::SecretString;
-use serde_json::{Map, Value};
 
 use crate::clock;
 use crate::connect::Endpoints;
@@ -17,6 +16,7 @@ use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
 use crate::domain::ids::TaskIndex;
 use crate::domain::ids::{RunKey, TaskId};
+use crate::domain::left::Left;
 use crate::domain::lineage::{EventType, LineageEvent, read_by, written_by};
 use crate::domain::masking::Masks;
 use crate::domain::run_state::RunState;
@@ -274,7 +274,7 @@ impl Exporter {
                 {
                     let ancestors = dag.ancestors(task);
                     let wanted: Vec<TaskIndex> = ancestors.iter().copied().chain([task]).collect();
-                    let outputs = self.store.outputs(run.key, &wanted).await?;
+                    let outputs = self.store.outputs(run.key, dag, &wanted).await?;
                     let kafka = &self.endpoints.kafka.bootstrap_servers;
                     (event.inputs, event.outputs) = data(dag, task, &ancestors, &outputs, kafka);
                 }
@@ -322,10 +322,10 @@ fn data(
     dag: &Dag,
     task: TaskIndex,
     ancestors: &[TaskIndex],
-    outputs: &BTreeMap<TaskIndex, Option<Map<String, Value>>>,
+    outputs: &BTreeMap<TaskIndex, Option<Left>>,
     kafka: &str,
 ) -> (Datasets, Datasets) {
-    let output = |task: &TaskIndex| outputs.get(task)?.as_ref();
+    let output = |task: &TaskIndex| outputs.get(task)?.as_ref()?.object();
     let before: Vec<_> = ancestors.iter().filter_map(|task| Some((dag.task(*task)?.operator, output(task)?))).collect();
     let Some(known) = dag.task(task) else { return Default::default() };
     let own = output(&task);

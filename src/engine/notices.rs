@@ -67,6 +67,8 @@ struct Notice<'a> {
     due: &'a Due,
     run: &'a Run,
     task: Option<&'a Task>,
+    /// Which instance of a mapped task.
+    map_index: Option<u32>,
     error: Option<String>,
 }
 
@@ -117,14 +119,22 @@ impl Notifier {
         let dag =
             self.versions.of_run(&self.store, &run).await?.map_err(|error| NotifyError::Never(error.to_string()))?;
         let running = RunningRun::new(&run, dag);
-        let task = due.task.and_then(|task| running.dag.task(task));
+        let (task, map_index) = match due.task {
+            Some(index) if running.dag.task(index).is_none() => {
+                let mut found = self.store.instances(due.run, &[index]).await?;
+                let (map_of, instance) =
+                    found.remove(&index).ok_or_else(|| never("the instance that it tells of was cleared away"))?;
+                (running.dag.task(map_of), Some(instance.map_index))
+            }
+            index => (index.and_then(|index| running.dag.task(index)), None),
+        };
         let callbacks = task.map_or(&running.dag.settings.callbacks, |task| &task.callbacks);
         let callback = callbacks.of(due.event).get(due.place).ok_or_else(|| never("the DAG has no such callback"))?;
         let error = match (&due.reason, due.task, due.event) {
             (None, None, Event::Failure) => first_failure(&self.store, due.run).await?,
             (reason, ..) => reason.clone(),
         };
-        let notice = Notice { due, run: &run, task, error };
+        let notice = Notice { due, run: &run, task, map_index, error };
         let config = self.rendered(callback, &running, &notice).await?;
         match callback.channel {
             Channel::Webhook => post(self.webhook(&config, &notice)?).await,
@@ -224,6 +234,7 @@ impl Notice<'_> {
                 "task_id": task.id.as_str(),
                 "operator": task.operator,
                 "try_number": due.round,
+                "map_index": self.map_index.map_or(-1, i64::from),
             })),
         })
     }
@@ -231,7 +242,8 @@ impl Notice<'_> {
     /// What happened, in a few words.
     fn heading(&self) -> String {
         let dag = &self.run.dag_id;
-        let what = self.task.map_or_else(|| dag.to_string(), |task| format!("{dag}.{}", task.id));
+        let which = self.map_index.map(|index| format!("[{index}]")).unwrap_or_default();
+        let what = self.task.map_or_else(|| dag.to_string(), |task| format!("{dag}.{}{which}", task.id));
         match self.due.event {
             Event::Failure => format!("{what} failed"),
             Event::Success => format!("{what} succeeded"),
@@ -253,8 +265,8 @@ pub(super) async fn first_failure(store: &Store, run: RunKey) -> Result<Option<S
     let failed = tasks.iter().filter(|task| task.state == TaskState::Failed);
     let first = failed.min_by_key(|task| (task.finished_at, task.task));
     Ok(first.map(|task| match &task.error {
-        Some(error) => format!("task `{}`: {error}", task.task_id),
-        None => format!("task `{}` failed", task.task_id),
+        Some(error) => format!("task `{}`: {error}", task.name()),
+        None => format!("task `{}` failed", task.name()),
     }))
 }
 

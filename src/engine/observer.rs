@@ -15,6 +15,11 @@ pub trait Observer: Send + Sync {
         let _ = (run, task, try_number, progress);
     }
 
+    /// A task run, of which more will be told, is that instance of a mapped task.
+    fn is_instance(&self, run: RunKey, task: TaskIndex, map_of: TaskIndex, map_index: u32) {
+        let _ = (run, task, map_of, map_index);
+    }
+
     /// A task moved on, durably; `error` says why, where it failed.
     fn task_moved(&self, run: RunKey, step: &Move, error: Option<&str>) {
         let _ = (run, step, error);

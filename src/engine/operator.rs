@@ -21,7 +21,7 @@ use crate::domain::dag::Dag;
 use crate::domain::ids::{AttemptKey, DagId, RunId, TaskId, TaskRunKey};
 use crate::domain::operator_kind::OperatorKind;
 use crate::domain::plan::Skips;
-use crate::domain::template::{TemplateScope, Wanted};
+use crate::domain::template::{Outputs, TemplateScope, Wanted};
 use crate::engine::lookup::{Lookup, LookupError};
 use crate::store::Store;
 
@@ -121,8 +121,15 @@ pub struct TaskContext {
     pub memory_limit: u64,
     /// How the programs that it starts are kept.
     pub processes: Processes,
-    /// The outputs of the task's direct and indirect upstreams that have one, with their operator's short name.
+    /// The outputs of the task's direct and indirect upstreams that have one and are not mapped, with their operator's
+    /// short name.
     pub upstream: BTreeMap<TaskId, UpstreamOutput>,
+    /// The outputs of all upstreams; of a mapped one the list of its instances' outputs.
+    pub outputs: Outputs,
+    /// Which instance of a mapped task it is.
+    pub map_index: Option<u32>,
+    /// The largest output that there may be, in bytes of JSON (`outputs.limit`).
+    pub output_limit: u64,
     /// Renders the fields that the operator's kind names as late ones.
     pub templates: TemplateScope,
     /// Finds connections and variables by name.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskIndex};
+use crate::domain::left::Left;
 use crate::domain::template::RunFacts;
-use crate::engine::operator::Output;
 use crate::store::{Run, WorkerId};
 
 /// A run that a worker works on.
@@ -48,13 +48,13 @@ impl RunningRun {
 #[derive(Debug, Default)]
 pub struct KnownOutputs {
     /// By task that has ended: what it left, if it left something.
-    ended: BTreeMap<TaskIndex, Option<Arc<Output>>>,
+    ended: BTreeMap<TaskIndex, Option<Left>>,
 }
 
 impl KnownOutputs {
     /// A task ended here; with its output, if it left one.
-    pub fn note(&mut self, task: TaskIndex, output: Option<Output>) {
-        self.ended.insert(task, output.map(Arc::new));
+    pub fn note(&mut self, task: TaskIndex, output: Option<Left>) {
+        self.ended.insert(task, output);
     }
 
     /// Those of the tasks that are not known to have ended: the store must be asked.
@@ -65,13 +65,13 @@ impl KnownOutputs {
     }
 
     /// Takes what the store knows of tasks that have ended.
-    pub fn learn(&mut self, ended: BTreeMap<TaskIndex, Option<Output>>) {
-        self.ended.extend(ended.into_iter().map(|(task, output)| (task, output.map(Arc::new))));
+    pub fn learn(&mut self, ended: BTreeMap<TaskIndex, Option<Left>>) {
+        self.ended.extend(ended);
     }
 
     /// What the task left, where it left something.
     #[must_use]
-    pub fn of(&self, task: TaskIndex) -> Option<Arc<Output>> {
+    pub fn of(&self, task: TaskIndex) -> Option<Left> {
         self.ended.get(&task)?.clone()
     }
 }

@@ -95,10 +95,10 @@ impl Operator for Bash {
         if !status.success() {
             return Err(finished.failure(context));
         }
+        let last_line = finished.lines.last_line().map_err(|error| Failure::fatal(&error))?;
         let mut output = Output::new();
         output.insert("exit_code".to_owned(), Value::from(0));
-        output
-            .insert("return_value".to_owned(), Value::from(&*context.lookup.masks().mask(&finished.lines.last_line())));
+        output.insert("return_value".to_owned(), Value::from(&*context.lookup.masks().mask(&last_line)));
         Ok(output)
     }
 }

@@ -29,6 +29,7 @@ static KIND: OperatorKind = OperatorKind {
 /// The keys of a `branch` task.
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-not-mapped" = "what it skips comes after the task as a whole"))]
 struct Branch {
     /// The id of the task or task group to follow, or a list of them; none at all skips everything right after.
     #[schemars(extend("x-names-downstream" = true))]

@@ -24,6 +24,7 @@ static KIND: OperatorKind = OperatorKind {
 /// The keys of a `short_circuit` task.
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-not-mapped" = "what it skips comes after the task as a whole"))]
 struct ShortCircuit {
     /// What has to hold, as a template: false are `false`, 0, nothing, and text, lists and mappings that are empty; so
     /// are the words `false`, `no`, `off`, `none` and `0`.

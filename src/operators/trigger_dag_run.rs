@@ -237,9 +237,11 @@ impl TriggerDagRun {
             let attempt = context.attempt;
             let task = match context.task_id.as_str() {
                 id if id.len() <= LONGEST_TASK_ID => id.to_owned(),
+                // Of an instance its own index: above all of the DAG's tasks.
                 _ => attempt.task_run.task.0.to_string(),
             };
-            format!("{}__{}__{task}__{}", RunType::OperatorTriggered, attempt.run_uuid, attempt.try_number)
+            let instance = context.map_index.map(|index| format!("__{index}")).unwrap_or_default();
+            format!("{}__{}__{task}{instance}__{}", RunType::OperatorTriggered, attempt.run_uuid, attempt.try_number)
         });
         text.parse().map_err(|error| TriggerError::Key(format!("{error}")))
     }

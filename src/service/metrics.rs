@@ -232,6 +232,9 @@ impl Observer for Metrics {
 
     fn task_moved(&self, run: RunKey, step: &Move, _error: Option<&str>) {
         let outcome = match step.event {
+            // No attempt of its own ends with a mapped task.
+            _ if step.from == TaskState::Mapped => None,
+            TaskEvent::Expanded => Some("success"),
             TaskEvent::Succeeded => Some("success"),
             TaskEvent::FailedForNow | TaskEvent::FailedForGood => Some("failed"),
             TaskEvent::Interrupted => Some("interrupted"),

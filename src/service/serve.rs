@@ -143,7 +143,9 @@ impl Service {
         if self.roles.contains(&Role::Scheduler) {
             let operators = self.engine.registrations.iter().map(|registration| registration.kind).collect();
             let (versions, bells) = (Arc::clone(&versions), bells.clone());
-            let keeping = keep_house(store.clone(), self.retention, Arc::clone(&self.metrics), shutdown.clone());
+            let outputs = Arc::clone(&self.engine.outputs);
+            let metrics = Arc::clone(&self.metrics);
+            let keeping = keep_house(store.clone(), outputs, self.retention, metrics, shutdown.clone());
             parts.spawn(async move { Ok(keeping.await?) });
             let scheduler = Scheduler::new(
                 store.clone(),

@@ -18,6 +18,7 @@ use crate::domain::Timestamp;
 use crate::domain::ids::DagId;
 use crate::engine::bells::Bell;
 use crate::engine::operator::chain;
+use crate::engine::outputs::{OutputStore, delete_unused};
 use crate::engine::shutdown::Shutdown;
 use crate::service::metrics::Metrics;
 use crate::store::retention::{Beyond, Deleted};
@@ -141,6 +142,7 @@ pub async fn past_keeping(store: &Store, dags: &[DagState], beyond: Beyond) -> R
 /// When the job cannot be set up.
 pub(super) async fn keep_house(
     store: Store,
+    outputs: Arc<OutputStore>,
     retention: Retention,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
@@ -174,6 +176,17 @@ pub(super) async fn keep_house(
             }
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "could not delete what is past keeping; trying again in an hour");
+            }
+        }
+        let deleted = tokio::select! {
+            () = shutdown.drained() => break,
+            deleted = delete_unused(&store, &outputs) => deleted,
+        };
+        match deleted {
+            Ok(0) => {}
+            Ok(runs) => tracing::info!(runs, "deleted the large outputs of runs that are gone"),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "could not delete large outputs; trying again in an hour");
             }
         }
     }

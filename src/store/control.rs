@@ -7,10 +7,12 @@ use sqlx::PgConnection;
 
 use crate::domain::Timestamp;
 use crate::domain::choice;
-use crate::domain::control::{self, Action, Outcome, Reach};
+use crate::domain::control::{self, Action, InstanceState, Outcome, Reach, Standing};
 use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskIndex, TaskRunKey};
+use crate::domain::mapping::TaskName;
 use crate::domain::task_state::{TaskEvent, TaskState};
+use crate::domain::trigger_rule::UpstreamCounts;
 use crate::store::rows::{self, UpstreamColumns};
 use crate::store::{Store, StoreError};
 
@@ -28,10 +30,12 @@ pub struct Request<'a> {
 }
 
 /// A task whose state changes, or would.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changed {
-    /// The task.
+    /// The task run.
     pub task: TaskIndex,
+    /// What it is called.
+    pub name: TaskName,
     /// Where it stands.
     pub from: TaskState,
     /// Where it stands after.
@@ -69,27 +73,57 @@ impl Store {
             .fetch_optional(&mut *transaction)
             .await
             .map_err(&failed)?;
-        let states = lock_states(&mut transaction, run).await?;
+        let (states, instances, map_indexes) = lock_states(&mut transaction, run).await?;
         if states.is_empty() {
             return Ok(Vec::new());
         }
         if states.len() != dag.tasks().len() {
             return Err(StoreError::Corrupt { what: "a number of tasks", value: states.len().to_string() });
         }
-        let mut selected = control::select(dag, &states, request.tasks, request.reach);
+        let standing = Standing { states: &states, instances: &instances };
+        let mut selected = control::select(dag, standing, request.tasks, request.reach);
         if request.action == Action::Clear {
             selected = control::with_setups(dag, selected);
         }
         let kept_back = kept_back(&mut transaction, run, dag).await?;
-        let outcome = control::apply(dag, &states, &selected, request.action, &kept_back)
+        let outcome = control::apply(dag, standing, &selected, request.action, &kept_back)
             .map_err(|source| StoreError::Inconsistent { run, source: source.into() })?;
-        let changed: Vec<Changed> =
-            outcome.steps.iter().map(|step| Changed { task: step.task, from: step.from, to: step.to }).collect();
+        let changed = outcome.steps.iter().filter_map(|step| {
+            let (index, map_index) = match instances.iter().position(|instance| instance.task == step.task) {
+                Some(place) => (instances[place].map_of, Some(map_indexes[place])),
+                None => (step.task, None),
+            };
+            let name = TaskName { task: dag.task(index)?.id.clone(), map_index };
+            Some(Changed { task: step.task, name, from: step.from, to: step.to })
+        });
+        let changed: Vec<Changed> = changed.collect();
         if mode == Mode::Do && !changed.is_empty() {
             write(&mut transaction, run, &outcome, request, now).await?;
+            if !outcome.removed.is_empty() {
+                remove(&mut transaction, run, &outcome.removed, request.words, now).await?;
+            }
             transaction.commit().await.map_err(&failed)?;
         }
         Ok(changed)
+    }
+
+    /// The index of an instance of a mapped task; `None` where there is none (yet).
+    pub async fn instance(
+        &self,
+        run: RunKey,
+        map_of: TaskIndex,
+        map_index: u32,
+    ) -> Result<Option<TaskIndex>, StoreError> {
+        let index = sqlx::query_scalar!(
+            "SELECT task_index FROM task_run WHERE run_key = $1 AND map_of = $2 AND map_index = $3",
+            run.0,
+            map_of.0.cast_signed(),
+            map_index.cast_signed()
+        )
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(StoreError::query("look for an instance of a mapped task"))?;
+        Ok(index.map(|index| TaskIndex(index.cast_unsigned())))
     }
 
     /// Sets the priority of a task that has not begun; says whether it had not.
@@ -117,16 +151,71 @@ impl Store {
     }
 }
 
-/// The states of a run's tasks in the DAG's order, which nobody moves on until the transaction's end.
-async fn lock_states(connection: &mut PgConnection, run: RunKey) -> Result<Vec<TaskState>, StoreError> {
-    let rows = sqlx::query_scalar!(
-        r#"SELECT state AS "state!" FROM task_run WHERE run_key = $1 ORDER BY task_index FOR UPDATE"#,
+/// The states of a run's tasks in the DAG's order, and of the instances of mapped tasks, which nobody moves on until the
+/// transaction's end.
+async fn lock_states(
+    connection: &mut PgConnection,
+    run: RunKey,
+) -> Result<(Vec<TaskState>, Vec<InstanceState>, Vec<u32>), StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT task_index, map_of, COALESCE(map_index, 0) AS "map_index!", state AS "state!"
+           FROM task_run WHERE run_key = $1 ORDER BY task_index FOR UPDATE"#,
         run.0
     )
     .fetch_all(connection)
     .await
     .map_err(StoreError::query("read a run's tasks"))?;
-    rows.iter().map(|state| rows::task_state(state)).collect()
+    let (mut states, mut instances, mut map_indexes) = (Vec::new(), Vec::new(), Vec::new());
+    for row in rows {
+        let state = rows::task_state(&row.state)?;
+        let index = |index: i32| TaskIndex(index.cast_unsigned());
+        match row.map_of {
+            None => states.push(state),
+            Some(map_of) => {
+                instances.push(InstanceState { task: index(row.task_index), map_of: index(map_of), state });
+                map_indexes.push(row.map_index.cast_unsigned());
+            }
+        }
+    }
+    Ok((states, instances, map_indexes))
+}
+
+/// Takes away the instances of mapped tasks that are expanded anew. Their attempts, logs and history stay, under indexes
+/// that are never given again.
+async fn remove(
+    connection: &mut PgConnection,
+    run: RunKey,
+    instances: &[TaskIndex],
+    words: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let indexes: Vec<i32> = instances.iter().map(|index| index.0.cast_signed()).collect();
+    sqlx::query!(
+        "WITH removed AS (
+            DELETE FROM task_run WHERE run_key = $1 AND task_index = ANY ($2) RETURNING task_index, fence, state
+         ), ended AS (
+            UPDATE attempt AS a
+            SET finished_at = $4, outcome = 'cancelled', error = $3
+            FROM removed
+            WHERE a.run_key = $1 AND a.task_index = removed.task_index AND a.finished_at IS NULL
+         ), outputs AS (
+            DELETE FROM task_output AS o USING removed WHERE o.run_key = $1 AND o.task_index = removed.task_index
+         ), items AS (
+            DELETE FROM map_item AS m USING removed WHERE m.run_key = $1 AND m.task_index = removed.task_index
+         )
+         INSERT INTO transition (run_key, task_index, fence, event, from_state, to_state, at)
+         SELECT $1, task_index, fence, 'cleared', state, 'none', $4
+         FROM removed
+         ORDER BY task_index",
+        run.0,
+        &indexes,
+        rows::text(words),
+        now,
+    )
+    .execute(connection)
+    .await
+    .map_err(StoreError::query("take away the instances of a mapped task"))?;
+    Ok(())
 }
 
 /// What tasks that are over decided not to let run, by the outputs that they left.
@@ -149,7 +238,7 @@ async fn kept_back(
     .map_err(StoreError::query("read what branches decided"))?;
     let kept = rows.into_iter().filter_map(|row| {
         let (task, output) = (TaskIndex(row.task_index.cast_unsigned()), row.output);
-        Some((task, choice::skipped_after(dag, task, output.as_object()?)))
+        Some((task, choice::skipped_after(dag, task, output?.as_object()?)))
     });
     Ok(kept.collect())
 }
@@ -176,8 +265,14 @@ async fn write(
     let failed = StoreError::query("change a run's tasks");
     let mut columns = Columns::default();
     let mut steps = outcome.steps.iter().peekable();
-    for (position, counts) in outcome.counts.iter().enumerate() {
+    let none = UpstreamCounts::default();
+    let last = outcome.steps.last().map_or(0, |step| step.task.as_usize());
+    for position in 0..outcome.counts.len().max(last + 1) {
         let step = steps.next_if(|step| step.task.as_usize() == position);
+        if step.is_none() && position >= outcome.counts.len() {
+            continue; // an instance that nothing happens to
+        }
+        let counts = outcome.counts.get(position).unwrap_or(&none);
         let event = |place: usize| step.and_then(|step| step.events[place]);
         columns.indexes.push(i32::try_from(position).unwrap_or(i32::MAX));
         columns.first.push(event(0).map(|event| event.as_str().to_owned()));

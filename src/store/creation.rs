@@ -302,6 +302,7 @@ struct Limits {
     pools: Vec<Option<String>>,
     pool_slots: Vec<i32>,
     max_active_tis: Vec<Option<i32>>,
+    max_active_tis_of_run: Vec<Option<i32>>,
     /// Task ids with commas between them: Postgres has no arrays of arrays of different lengths.
     past: Vec<Option<String>>,
 }
@@ -314,6 +315,7 @@ impl Limits {
             limits.pools.push(task.pool.clone());
             limits.pool_slots.push(rows::stored(task.pool_slots));
             limits.max_active_tis.push(task.max_active_tis_per_dag.map(rows::stored));
+            limits.max_active_tis_of_run.push(task.max_active_tis_per_dagrun.map(rows::stored));
             limits.past.push(task.depends_on_past.then(|| {
                 let after = dag.downstream(task.index).into_iter().filter(|_| task.wait_for_downstream);
                 let ids = after.filter_map(|index| dag.task(index)).map(|task| task.id.as_str());
@@ -341,9 +343,9 @@ async fn insert_task_runs(
     sqlx::query!(
         "WITH task AS (
             SELECT * FROM unnest($2::int[], $3::text[], $4::text[], $5::int[], $6::int[], $9::bool[], $10::text[],
-                                 $11::int[], $12::int[], $13::text[])
+                                 $11::int[], $12::int[], $13::text[], $15::int[])
                 AS task (task_index, task_id, state, upstream_unfinished, priority, is_limited, pool, pool_slots,
-                         max_active_tis, past)
+                         max_active_tis, past, max_active_tis_of_run)
         ), default_pool AS (
             SELECT name FROM pool WHERE name = 'default_pool'
         ), unmade AS (
@@ -355,10 +357,10 @@ async fn insert_task_runs(
             SELECT $1, task_index, 0, 'released', 'none', state, $7 FROM task WHERE state = 'queued' ORDER BY task_index
         )
         INSERT INTO task_run (run_key, task_index, dag_key, task_id, state, upstream_unfinished, priority, is_limited,
-                              pool, pool_slots, max_active_tis, waits_for_past, ready_at)
+                              pool, pool_slots, max_active_tis, max_active_tis_of_run, waits_for_past, ready_at)
         SELECT $1, task_index, $8, task_id, state, upstream_unfinished, priority,
                is_limited OR EXISTS (SELECT 1 FROM default_pool), COALESCE(pool, (SELECT name FROM default_pool)),
-               pool_slots, max_active_tis, string_to_array(past, ','), CASE WHEN state = 'queued' THEN $7::timestamptz END
+               pool_slots, max_active_tis, max_active_tis_of_run, string_to_array(past, ','), CASE WHEN state = 'queued' THEN $7::timestamptz END
         FROM task
         ORDER BY task_index",
         run,
@@ -375,6 +377,7 @@ async fn insert_task_runs(
         &limits.max_active_tis as &[Option<i32>],
         &limits.past as &[Option<String>],
         SLOTS_OF_AN_UNMADE_POOL,
+        &limits.max_active_tis_of_run as &[Option<i32>],
     )
     .execute(&mut *transaction)
     .await

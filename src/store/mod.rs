@@ -25,6 +25,7 @@ mod runs;
 mod schema;
 mod sealing;
 mod sinking;
+mod spills;
 pub mod staging;
 mod steps;
 mod tasks;

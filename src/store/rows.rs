@@ -1,7 +1,11 @@
 //! Rows to domain and back. What no version of pinsched writes is an error, never a default.
 
+use std::sync::Arc;
+
+use serde::Deserialize;
 use serde_json::Value;
 
+use crate::domain::left::{Left, Spilled};
 use crate::domain::run_state::RunState;
 use crate::domain::run_type::RunType;
 use crate::domain::task_state::{AttemptOutcome, TaskEvent, TaskState};
@@ -75,6 +79,28 @@ pub(in crate::store) fn json(value: &Value) -> Value {
         Value::Array(items) => items.iter().map(json).collect(),
         Value::Object(fields) => fields.iter().map(|(key, value)| (text(key), json(value))).collect(),
         Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+    }
+}
+
+/// Where an output is that is not in its row.
+pub(in crate::store) fn spilled(output: &Left) -> Option<Value> {
+    match output {
+        Left::Spilled(spilled) => serde_json::to_value(&**spilled).ok(),
+        Left::Here(_) | Left::Each(_) => None,
+    }
+}
+
+/// What a task left, of its row; `None` where it left nothing.
+pub(in crate::store) fn left(output: Option<Value>, spilled: Option<Value>) -> Result<Option<Left>, StoreError> {
+    let corrupt = |value: &Value| StoreError::Corrupt { what: "a task's output", value: value.to_string() };
+    match (output, spilled) {
+        (Some(output @ Value::Object(_)), None) => Ok(Some(Left::here(output))),
+        (None, Some(spilled)) => {
+            let read = Spilled::deserialize(&spilled).map_err(|_| corrupt(&spilled))?;
+            Ok(Some(Left::Spilled(Arc::new(read))))
+        }
+        (None, None) => Ok(None),
+        (Some(other), _) => Err(corrupt(&other)),
     }
 }
 

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use crate::domain::Timestamp;
+use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskId, TaskIndex, TaskRunKey};
+use crate::domain::left::{Left, Spilled};
+use crate::domain::mapping::{Instance, TaskName};
 use crate::domain::task_state::{AttemptOutcome, TaskState};
 use crate::store::{Store, StoreError, WorkerId, rows};
 
@@ -37,8 +40,24 @@ pub struct TaskRun {
     pub error: Option<String>,
     /// Who holds it.
     pub worker: Option<WorkerId>,
-    /// What it left.
+    /// What it left, where that is in the database.
     pub output: Option<Map<String, Value>>,
+    /// Where what it left is instead.
+    pub spilled: Option<Spilled>,
+    /// Of an instance: the mapped task.
+    pub map_of: Option<TaskIndex>,
+    /// Of an instance: which it is, from 0.
+    pub map_index: Option<u32>,
+    /// Of an instance: what it is called.
+    pub label: Option<String>,
+}
+
+impl TaskRun {
+    /// Its name: `each`, and of an instance `each[3]`.
+    #[must_use]
+    pub fn name(&self) -> TaskName {
+        TaskName { task: self.task_id.clone(), map_index: self.map_index }
+    }
 }
 
 /// An attempt, as stored.
@@ -59,13 +78,15 @@ pub struct AttemptRecord {
 }
 
 impl Store {
-    /// A run's tasks with their outputs, in the DAG's order.
+    /// A run's tasks with their outputs, in the DAG's order, and after these the instances of mapped tasks by index.
     pub async fn task_runs(&self, run: RunKey) -> Result<Vec<TaskRun>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT t.task_index, t.task_id, t.state, t.try_number, t.fence, t.lost, t.ready_at, t.started_at,
-                      t.finished_at, t.error, t.worker_id, o.output AS "output?", a.finished_at AS "attempt_finished_at?"
+                      t.finished_at, t.error, t.worker_id, t.map_of, t.map_index, m.label AS "label?",
+                      o.output AS "output?", o.spilled AS "spilled?", a.finished_at AS "attempt_finished_at?"
                FROM task_run AS t
                LEFT JOIN task_output AS o ON o.run_key = t.run_key AND o.task_index = t.task_index
+               LEFT JOIN map_item AS m ON m.run_key = t.run_key AND m.task_index = t.task_index
                LEFT JOIN attempt AS a
                    ON a.run_key = t.run_key AND a.task_index = t.task_index AND a.fence = t.fence AND t.started_at IS NOT NULL
                WHERE t.run_key = $1
@@ -77,6 +98,7 @@ impl Store {
         .map_err(StoreError::query("read a run's tasks"))?;
         rows.into_iter()
             .map(|row| {
+                let left = rows::left(row.output, row.spilled)?;
                 Ok(TaskRun {
                     task: TaskIndex(row.task_index.cast_unsigned()),
                     task_id: rows::id("a task id", &row.task_id)?,
@@ -90,21 +112,32 @@ impl Store {
                     attempt_finished_at: row.attempt_finished_at,
                     error: row.error,
                     worker: row.worker_id.map(WorkerId),
-                    output: row.output.map(object).transpose()?,
+                    output: left.as_ref().and_then(Left::object).cloned(),
+                    spilled: match left {
+                        Some(Left::Spilled(spilled)) => Some((*spilled).clone()),
+                        _ => None,
+                    },
+                    map_of: row.map_of.map(|index| TaskIndex(index.cast_unsigned())),
+                    map_index: row.map_index.map(i32::cast_unsigned),
+                    label: row.label,
                 })
             })
             .collect()
     }
 
-    /// Those of a run's tasks that have ended, each with the output that it left, if it left one.
+    /// Those of a run's tasks that have ended, each with the output that it left, if it left one; of a mapped task the list
+    /// of its instances' outputs, without those that were skipped or failed.
     pub async fn outputs(
         &self,
         run: RunKey,
+        dag: &Dag,
         tasks: &[TaskIndex],
-    ) -> Result<BTreeMap<TaskIndex, Option<Map<String, Value>>>, StoreError> {
+    ) -> Result<BTreeMap<TaskIndex, Option<Left>>, StoreError> {
+        let is_mapped = |index: &TaskIndex| dag.task(*index).is_some_and(|task| task.mapping.is_some());
+        let mapped: Vec<TaskIndex> = tasks.iter().copied().filter(is_mapped).collect();
         let tasks: Vec<i32> = tasks.iter().map(|task| task.0.cast_signed()).collect();
         let rows = sqlx::query!(
-            r#"SELECT t.task_index, o.output AS "output?"
+            r#"SELECT t.task_index, o.output AS "output?", o.spilled AS "spilled?"
                FROM task_run AS t
                LEFT JOIN task_output AS o ON o.run_key = t.run_key AND o.task_index = t.task_index
                WHERE t.run_key = $1 AND t.task_index = ANY ($2) AND t.finished_at IS NOT NULL
@@ -115,8 +148,59 @@ impl Store {
         .fetch_all(&self.pool)
         .await
         .map_err(StoreError::query("read a run's outputs"))?;
+        let mut left = BTreeMap::new();
+        for row in rows {
+            let index = TaskIndex(row.task_index.cast_unsigned());
+            let output = match mapped.contains(&index) {
+                true => Some(self.outputs_of_instances(run, index).await?),
+                false => rows::left(row.output, row.spilled)?,
+            };
+            left.insert(index, output);
+        }
+        Ok(left)
+    }
+
+    /// What the instances of a mapped task left, by `map_index`.
+    async fn outputs_of_instances(&self, run: RunKey, task: TaskIndex) -> Result<Left, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT o.output AS "output?", o.spilled AS "spilled?"
+               FROM task_run AS t
+               JOIN task_output AS o ON o.run_key = t.run_key AND o.task_index = t.task_index
+               WHERE t.run_key = $1 AND t.map_of = $2 AND t.state = 'success'
+               ORDER BY t.map_index"#,
+            run.0,
+            task.0.cast_signed()
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("read the outputs of a mapped task"))?;
+        let outputs = rows.into_iter().map(|row| rows::left(row.output, row.spilled));
+        Ok(Left::each(outputs.filter_map(Result::transpose).collect::<Result<_, _>>()?))
+    }
+
+    /// Which instances these task runs are, each with its mapped task; those that are none, or are gone, are left out.
+    pub async fn instances(
+        &self,
+        run: RunKey,
+        tasks: &[TaskIndex],
+    ) -> Result<BTreeMap<TaskIndex, (TaskIndex, Instance)>, StoreError> {
+        let tasks: Vec<i32> = tasks.iter().map(|task| task.0.cast_signed()).collect();
+        let rows = sqlx::query!(
+            r#"SELECT t.task_index, t.map_of AS "map_of!", t.map_index AS "map_index!", m.item
+               FROM task_run AS t
+               JOIN map_item AS m ON m.run_key = t.run_key AND m.task_index = t.task_index
+               WHERE t.run_key = $1 AND t.task_index = ANY ($2)"#, // that of an instance alone has an item
+            run.0,
+            &tasks
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("read instances of a mapped task"))?;
         rows.into_iter()
-            .map(|row| Ok((TaskIndex(row.task_index.cast_unsigned()), row.output.map(object).transpose()?)))
+            .map(|row| {
+                let instance = Instance { map_index: row.map_index.cast_unsigned(), item: object(row.item)? };
+                Ok((TaskIndex(row.task_index.cast_unsigned()), (TaskIndex(row.map_of.cast_unsigned()), instance)))
+            })
             .collect()
     }
 
@@ -142,11 +226,14 @@ impl Store {
         tasks: &[TaskId],
     ) -> Result<BTreeMap<TaskId, TaskState>, StoreError> {
         let ids: Vec<String> = tasks.iter().map(ToString::to_string).collect();
-        let rows =
-            sqlx::query!("SELECT task_id, state FROM task_run WHERE run_key = $1 AND task_id = ANY ($2)", run.0, &ids)
-                .fetch_all(&self.pool)
-                .await
-                .map_err(StoreError::query("read how tasks stand"))?;
+        let rows = sqlx::query!(
+            "SELECT task_id, state FROM task_run WHERE run_key = $1 AND task_id = ANY ($2) AND map_of IS NULL",
+            run.0,
+            &ids
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("read how tasks stand"))?;
         rows.into_iter().map(|row| Ok((rows::id("a task id", &row.task_id)?, rows::task_state(&row.state)?))).collect()
     }
 
@@ -182,6 +269,6 @@ impl Store {
 fn object(value: Value) -> Result<Map<String, Value>, StoreError> {
     match value {
         Value::Object(map) => Ok(map),
-        other => Err(StoreError::Corrupt { what: "a task's output", value: other.to_string() }),
+        other => Err(StoreError::Corrupt { what: "an instance of a mapped task", value: other.to_string() }),
     }
 }

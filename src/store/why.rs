@@ -100,12 +100,15 @@ impl Store {
         let row = sqlx::query!(
             r#"SELECT t.state AS "state!", r.state AS "run!", r.cancel_requested_at IS NOT NULL AS "cancel_requested!",
                       r.owner_id, d.is_paused, t.ready_at, t.worker_id, t.upstream_unfinished, t.pool, t.pool_slots,
-                      t.max_active_tis, t.waits_for_past, t.try_number, t.error, d.dag_id, t.task_id,
+                      t.max_active_tis, t.max_active_tis_of_run, t.waits_for_past, t.try_number, t.error, d.dag_id, t.task_id,
                       p.slots AS "slots?", p.free AS "pool_free?", f.max_active_tasks AS "max_active_tasks?",
                       f.free AS "dag_free?",
                       (SELECT count(*) FROM task_run AS b
                        WHERE b.dag_key = t.dag_key AND b.task_id = t.task_id AND b.is_limited AND b.state = 'running')
                         AS "running!",
+                      (SELECT count(*) FROM task_run AS b
+                       WHERE b.dag_key = t.dag_key AND b.run_key = t.run_key AND b.task_id = t.task_id AND b.is_limited
+                         AND b.state = 'running') AS "running_of_run!",
                       (t.waits_for_past IS NULL OR past_allows(t.run_key, t.waits_for_past)) AS "past_allows!",
                       (SELECT count(*) FROM task_run AS o
                        WHERE o.state IN ('queued', 'up_for_retry') AND o.ready_at <= clock_timestamp()
@@ -138,6 +141,10 @@ impl Store {
         if let Some(most) = row.max_active_tis.map(i64::from) {
             let name = format!("max_active_tis_per_dag of `{}`", row.task_id);
             limits.push(Limit { name, most, free: most - row.running, takes: 1 });
+        }
+        if let Some(most) = row.max_active_tis_of_run.map(i64::from) {
+            let name = format!("max_active_tis_per_dagrun of `{}`", row.task_id);
+            limits.push(Limit { name, most, free: most - row.running_of_run, takes: 1 });
         }
         Ok(Some(Standing {
             state: rows::task_state(&row.state)?,

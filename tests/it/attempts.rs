@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use pinsched::connect::{Endpoints, KafkaEndpoint, NamedSettings, S3Endpoint};
 use pinsched::domain::ids::{AttemptKey, RunKey, TaskId, TaskIndex, TaskRunKey};
+use pinsched::domain::left::Left;
 use pinsched::domain::masking::Masks;
 use pinsched::domain::template::TemplateScope;
 use pinsched::engine::lookup::Lookup;
@@ -152,7 +153,10 @@ impl TestRun {
             endpoints: Arc::new(self.endpoints.clone()),
             memory_limit: 512 * 1024 * 1024,
             processes: self.processes,
+            outputs: self.upstream.iter().map(|(id, left)| (id.clone(), Left::from((*left.output).clone()))).collect(),
             upstream: self.upstream.clone(),
+            map_index: None,
+            output_limit: 64 << 20,
             templates: TemplateScope::new(self.variables.clone()),
             lookup: Lookup::new(
                 self.store.clone(),

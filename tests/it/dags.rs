@@ -17,6 +17,7 @@ use pinsched::domain::task_state::TaskState;
 use pinsched::engine::Engine;
 use pinsched::engine::lookup::Lookup;
 use pinsched::engine::observer::Nobody;
+use pinsched::engine::outputs::{OutputLimits, OutputStore};
 use pinsched::engine::running::RunningRun;
 use pinsched::store::{Begin, NewRun, Run, SecretKeys, Store};
 use secrecy::{ExposeSecret, SecretString};
@@ -113,6 +114,8 @@ impl House {
             memory_limit: 64 * 1024 * 1024,
             processes: Default::default(),
             receivers: Default::default(),
+            max_map_length: 10_000,
+            outputs: Arc::new(OutputStore::new(attempts::nowhere().s3, OutputLimits::default())),
         }
     }
 
@@ -168,9 +171,9 @@ pub async fn picture(store: &Store, run: RunKey) -> String {
     if run.cancel_requested_at.is_some() {
         text.push_str("  (cancelled)");
     }
-    let width = tasks.iter().map(|task| task.task_id.as_str().len()).max().unwrap_or(0);
+    let width = tasks.iter().map(|task| task.name().to_string().len()).max().unwrap_or(0);
     for task in tasks {
-        let mut line = format!("  {:<width$}  {:<15}", task.task_id.as_str(), task.state.as_str());
+        let mut line = format!("  {:<width$}  {:<15}", task.name().to_string(), task.state.as_str());
         if task.fence > 0 {
             write!(line, "  attempt {}", task.try_number).unwrap();
         }

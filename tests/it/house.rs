@@ -294,7 +294,10 @@ fn the_state_machine_is_the_same_wherever_it_stands() {
     for from in TaskState::ALL {
         for event in TaskEvent::ALL {
             // A person's word counts in every state, which a line below the picture says.
-            let is_a_persons = matches!(event, TaskEvent::Cleared | TaskEvent::MarkedSuccess | TaskEvent::MarkedFailed);
+            let is_a_persons = matches!(
+                event,
+                TaskEvent::Cleared | TaskEvent::MarkedSuccess | TaskEvent::MarkedFailed | TaskEvent::Reopened
+            );
             if let Ok(to) = from.next(event)
                 && !is_a_persons
             {

@@ -57,6 +57,7 @@ async fn a_function_gets_the_context_that_its_arguments_name_and_its_value_is_ke
         "ds",
         "ds_nodash",
         "logical_date",
+        "map_index",
         "outputs",
         "params",
         "run_id",
@@ -84,7 +85,11 @@ async fn a_script_leaves_an_object_and_no_more_than_there_is_room_for() {
         other => panic!("{other:?}"),
     };
     let large = fatal("b'{\"rows\": \"' + b'x' * 100_000_000 + b'\"}'").await;
-    assert_eq!(large, "the output has more than 4 MiB; leave data in S3 or in a table, and its name in the output");
+    assert_eq!(
+        large,
+        "the output has 100000012 bytes, and `outputs.limit` (PINSCHED_OUTPUTS_LIMIT) allows 67108864: write the data to \
+         object storage or a table in the task, and leave its name"
+    );
     assert!(fatal("b'{'").await.starts_with("the output is not JSON"));
     assert!(fatal("b'\\xff\\xfe'").await.starts_with("the output is not JSON"));
     assert_eq!(fatal("b'[1]'").await, "the output is not a JSON object");

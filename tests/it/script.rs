@@ -185,7 +185,9 @@ fn build(config: Value) -> Result<Box<dyn Operator>, serde_json::Error> {
 #[async_trait]
 impl Operator for Script {
     async fn run(&self, context: &TaskContext) -> Result<Output, Failure> {
-        let task = context.task_id.as_str();
+        let instance = context.map_index.map(|index| format!("[{index}]")).unwrap_or_default();
+        let task = format!("{}{instance}", context.task_id);
+        let task = task.as_str();
         let stage = Stage::of(context.attempt.run_uuid);
         let fence = context.attempt.fence;
         let _performance = stage.begin(task, fence);

@@ -141,7 +141,7 @@ fn check_name(spec: &DagSpec, reference: &Reference, span: Span, without: &[&str
         }
         ["var"] | ["var", "value" | "json"] => Some(not_written_out("variable", span)),
         ["conn"] => Some(not_written_out("connection", span)),
-        [name, rest @ ..] => match NAMES.iter().find(|(known, _)| known == name) {
+        [name, rest @ ..] => match NAMES.iter().find(|(known, _)| known == name && *known != "map_item") {
             None if reference.is_guarded => None,
             None => Some(unknown_name(name, span, &OWN_NAMES)),
             Some((_, Some(attributes))) => {

@@ -24,6 +24,16 @@ pub(in crate::domain) fn mismatches(schema: &Value, node: &Node, name: &str, hea
     walk.found
 }
 
+/// What in the value of one key of an object does not fit that object's schema.
+pub(in crate::domain) fn mismatches_of_key(schema: &Value, key: &str, node: &Node) -> Vec<Diagnostic> {
+    let mut walk = Walk { root: schema, found: Vec::new() };
+    let properties = resolved(schema, schema).get("properties");
+    if let Some(property) = properties.and_then(|properties| properties.get(key)) {
+        walk.value(property, node, key, node.span);
+    }
+    walk.found
+}
+
 struct Walk<'s> {
     root: &'s Value,
     found: Vec<Diagnostic>,

@@ -6,6 +6,7 @@ mod catalog;
 mod config;
 mod graph;
 mod groups;
+mod mapping;
 mod settings;
 mod tasks;
 mod teardowns;

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::domain::check::callbacks;
 use crate::domain::check::catalog::{Catalog, Described};
-use crate::domain::check::config::mismatches;
 use crate::domain::check::groups::{self, Item, Waits};
+use crate::domain::check::mapping;
 use crate::domain::check::settings::{not_zero, value};
 use crate::domain::check::teardowns;
 use crate::domain::check::weights::Weighed;
@@ -298,9 +298,10 @@ fn check_task<'s>(
     let errors_before = problems.errors();
     let config = configuration(spec, operator.as_deref(), defaults, problems);
     if let Some(operator) = &operator {
-        let found = mismatches(&operator.schema, &config, operator.kind.name, spec.id.span);
+        let found = mapping::mismatches_of_rest(spec, operator, &config, operator.kind.name, spec.id.span);
         found.into_iter().for_each(|problem| problems.add(problem));
     }
+    let mapping = operator.as_deref().and_then(|operator| mapping::check(spec, operator, problems));
     let fits = problems.errors() == errors_before;
     not_zero(
         "execution_timeout",
@@ -309,7 +310,7 @@ fn check_task<'s>(
     );
     callbacks::not_at_once(spec.keys.deadline.as_ref().map(|limit| (limit.value.0, limit.span)), problems);
     let task = match (&operator, id) {
-        (Some(operator), Ok(id)) if fits => Some(assemble(spec, index, id, operator, &config)),
+        (Some(operator), Ok(id)) if fits => Some(Task { mapping, ..assemble(spec, index, id, operator, &config) }),
         _ => None,
     };
     CheckedTask { spec, operator, config, fits, upstream, task }
@@ -371,7 +372,8 @@ fn configuration(
     }
     if let Some(operator) = operator {
         for entry in spec.group_config.iter().chain(defaults) {
-            let is_set = entries.iter().any(|own| own.key.text == entry.key.text);
+            let is_set =
+                entries.iter().any(|own| own.key.text == entry.key.text) || mapping::expands(spec, &entry.key.text);
             if !is_set && operator.has_key(&entry.key.text) {
                 entries.push(entry.clone());
             }
@@ -421,6 +423,8 @@ fn assemble(spec: &TaskSpec, index: TaskIndex, id: TaskId, operator: &Described,
         depends_on_past: wait_for_downstream || value(&keys.depends_on_past).copied().unwrap_or(false),
         wait_for_downstream,
         max_active_tis_per_dag: value(&keys.max_active_tis_per_dag).map(|most| most.0),
+        max_active_tis_per_dagrun: value(&keys.max_active_tis_per_dagrun).map(|most| most.0),
+        mapping: None,
         doc_md: value(&keys.doc_md).cloned(),
     }
 }

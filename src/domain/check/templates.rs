@@ -2,19 +2,19 @@
 
 use serde_json::Value;
 
-use crate::domain::check::config::mismatches;
 use crate::domain::check::graph::Order;
+use crate::domain::check::mapping;
 use crate::domain::check::tasks::{CheckedTask, CheckedTasks};
 use crate::domain::diagnostic::{Code, Diagnostic, closest, listed};
 use crate::domain::ids::TaskId;
 use crate::domain::source::Span;
-use crate::domain::spec::{DagSpec, Problems};
+use crate::domain::spec::{DagSpec, Problems, output_of};
 use crate::domain::template::names::{Reference, uses};
 use crate::domain::template::{CONNECTION_FIELDS, RunFacts, TemplateScope, is_template};
 use crate::domain::yaml::{Entry, Node, NodeKind};
 
 /// The names of templates, with the attributes of those that have a fixed set.
-pub(super) const NAMES: [(&str, Option<&[&str]>); 21] = [
+pub(super) const NAMES: [(&str, Option<&[&str]>); 22] = [
     ("ds", None),
     ("ds_nodash", None),
     ("ts", None),
@@ -28,8 +28,9 @@ pub(super) const NAMES: [(&str, Option<&[&str]>); 21] = [
     ("dag", Some(&["dag_id"])),
     ("task", Some(&["task_id", "operator"])),
     ("dag_run", Some(&["dag_id", "run_id", "logical_date", "data_interval_start", "data_interval_end", "conf"])),
-    ("ti", Some(&["task_id", "dag_id", "run_id", "try_number", "xcom_pull"])),
-    ("task_instance", Some(&["task_id", "dag_id", "run_id", "try_number", "xcom_pull"])),
+    ("ti", Some(&["task_id", "dag_id", "run_id", "map_index", "try_number", "xcom_pull"])),
+    ("task_instance", Some(&["task_id", "dag_id", "run_id", "map_index", "try_number", "xcom_pull"])),
+    ("map_item", None),
     ("params", None),
     ("outputs", None),
     ("var", Some(&["value", "json"])),
@@ -42,7 +43,7 @@ pub(super) const NAMES: [(&str, Option<&[&str]>); 21] = [
 pub(super) const FUNCTIONS: [&str; 6] = ["range", "dict", "debug", "namespace", "self", "super"];
 
 /// Names whose values are there only when a run is: a key that uses them cannot be tried out.
-const KNOWN_AT_RUN_TIME: [&str; 5] = ["outputs", "ti", "task_instance", "var", "conn"];
+const KNOWN_AT_RUN_TIME: [&str; 6] = ["outputs", "ti", "task_instance", "map_item", "var", "conn"];
 
 pub(super) fn check(spec: &DagSpec, tasks: &CheckedTasks<'_>, order: &Order, problems: &mut Problems<'_>) {
     let Ok(dag_id) = spec.id.text.parse() else { return };
@@ -50,10 +51,11 @@ pub(super) fn check(spec: &DagSpec, tasks: &CheckedTasks<'_>, order: &Order, pro
     if let Some(params) = &spec.keys.params {
         facts.params.clone_from(&params.value.defaults);
     }
-    let mut checker = Checker { params: &facts.params, tasks, outputs: Vec::new() };
+    let mut checker = Checker { params: &facts.params, tasks, place: Place::Task, outputs: Vec::new() };
     for (position, task) in tasks.checked.iter().enumerate() {
         let errors_before = problems.errors();
         let mut at_run_time = Vec::new();
+        checker.check_mapping(position, task, problems);
         for entry in task.config.as_mapping().into_iter().flatten() {
             let late = late_variables(task, &entry.key.text);
             if checker.value(position, &entry.value, late, problems) {
@@ -70,11 +72,80 @@ pub(super) fn check(spec: &DagSpec, tasks: &CheckedTasks<'_>, order: &Order, pro
 struct Checker<'c, 's> {
     params: &'c serde_json::Map<String, Value>,
     tasks: &'c CheckedTasks<'s>,
+    /// What is checked now.
+    place: Place,
     /// Which task uses which other's output, and where it says so.
     outputs: Vec<(usize, usize, Span)>,
 }
 
+/// Where a template stands, as far as mapped tasks are concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    /// In a task that is not mapped.
+    Task,
+    /// In what a mapped task is expanded over: there are no instances yet.
+    Expansion,
+    /// In a key of all instances; with the keys that each has for itself, where they are known.
+    Instance(Option<Vec<String>>),
+}
+
 impl Checker<'_, '_> {
+    /// Checks the templates that make the instances of a mapped task, and goes on within these.
+    fn check_mapping(&mut self, position: usize, task: &CheckedTask<'_>, problems: &mut Problems<'_>) {
+        self.place = Place::Task;
+        if !mapping::is_mapped(task.spec) {
+            return;
+        }
+        self.place = Place::Expansion;
+        for node in mapping::nodes(task.spec) {
+            match node.as_text().and_then(output_of) {
+                Some(other) => match self.tasks.position(other) {
+                    Some(other) => self.outputs.push((position, other, node.span)),
+                    None => {
+                        let problem = self.unknown_output(other, node.span, problems);
+                        problems.add(problem);
+                    }
+                },
+                None => {
+                    self.value(position, node, &[], problems);
+                }
+            }
+        }
+        let keys = mapping::expanded_keys(task.spec);
+        self.place =
+            Place::Instance(mapping::keys_are_known(task.spec).then(|| keys.iter().map(ToString::to_string).collect()));
+        if let Some(label) = &task.spec.keys.map_index_template {
+            let node = Node { span: label.span, kind: NodeKind::Text(label.value.clone()) };
+            self.value(position, &node, &keys, problems);
+        }
+    }
+
+    /// What mapped tasks alone have, or do not have.
+    fn of_mapped(&self, path: &[&str], span: Span) -> Option<Diagnostic> {
+        let refuse = |message: String| Some(Diagnostic::error(Code::UnknownTemplateName, span, message));
+        match (path, &self.place) {
+            (["map_item", ..], Place::Task) => Some(
+                refuse("`map_item` is there in mapped tasks only".to_owned())?
+                    .help("a task is mapped by `expand` or `expand_kwargs`"),
+            ),
+            (["map_item", ..] | ["ti" | "task_instance", "map_index"], Place::Expansion) => {
+                refuse("there are no instances yet when this is rendered: it is what they are made of".to_owned())
+            }
+            (["conn", ..], Place::Expansion) => Some(
+                refuse("a connection cannot be expanded over: the values are kept in the database".to_owned())?
+                    .help("name the connection in another key; `map_item` says there which instance it is"),
+            ),
+            (["map_item", key, ..], Place::Instance(Some(keys))) if !keys.iter().any(|known| known == key) => {
+                Some(refuse(format!("the instances have no `{key}` of their own"))?.did_you_mean(
+                    key,
+                    keys.iter().map(String::as_str),
+                    || Some(format!("`map_item` has {}", listed(keys.iter().map(String::as_str)))),
+                ))
+            }
+            _ => None,
+        }
+    }
+
     /// Checks the templates in a value; whether one of them needs what only a run has.
     fn value(&mut self, task: usize, node: &Node, late: &[&str], problems: &mut Problems<'_>) -> bool {
         match &node.kind {
@@ -125,6 +196,9 @@ impl Checker<'_, '_> {
             matches!(path.as_slice(), ["params" | "outputs" | "var" | "conn", _, ..] | ["dag_run", "conf", _, ..]);
         if reference.is_called && is_method {
             path.pop();
+        }
+        if let Some(problem) = self.of_mapped(&path, span) {
+            return Some(problem);
         }
         match path.as_slice() {
             [name, ..] if late.contains(name) || FUNCTIONS.contains(name) => None,
@@ -288,8 +362,8 @@ fn try_out(task: &CheckedTask<'_>, facts: &RunFacts, at_run_time: &[&str], probl
             return;
         }
     };
-    let found =
-        mismatches(&operator.schema, &as_rendered(&task.config, &rendered), operator.kind.name, task.spec.id.span);
+    let as_rendered = as_rendered(&task.config, &rendered);
+    let found = mapping::mismatches_of_rest(task.spec, operator, &as_rendered, operator.kind.name, task.spec.id.span);
     if !found.is_empty() {
         for problem in found {
             let became = "that is what the template comes to with the DAG's own params";
@@ -297,7 +371,7 @@ fn try_out(task: &CheckedTask<'_>, facts: &RunFacts, at_run_time: &[&str], probl
         }
         return;
     }
-    if !at_run_time.is_empty() {
+    if !at_run_time.is_empty() || mapping::is_mapped(task.spec) {
         return;
     }
     for problem in (operator.kind.check)(&rendered) {

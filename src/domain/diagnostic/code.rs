@@ -94,6 +94,8 @@ codes! {
     BadConfig = "033",
     /// A file that a task names and that is not there.
     MissingFile = "034",
+    /// A mapped task whose keys cannot be mapped, or over nothing.
+    BadMapping = "035",
     /// A template that is not Jinja.
     TemplateSyntax = "040",
     /// A name that templates do not have.

@@ -13,6 +13,9 @@ use crate::domain::yaml::{Entry, Key, Node, NodeKind};
 /// The key of dag-factory's block of defaults for every DAG of a file.
 const DEFAULTS: &str = "default";
 
+/// The key of dag-factory's mapping of what all instances of a mapped task share.
+const PARTIAL: &str = "partial";
+
 /// Whether a key of `default_args` is the DAG's: Airflow's habit for `owner` and `start_date`, dag-factory's for nearly
 /// all of them.
 pub(in crate::domain) fn is_dag_key_in_default_args(name: &str) -> bool {
@@ -57,6 +60,8 @@ pub(in crate::domain) struct TaskSpec {
     pub(in crate::domain) keys: TaskKeys,
     /// The keys that are not of every task: the operator's.
     pub(in crate::domain) config: Vec<Entry>,
+    /// Where its `partial` stands, whose keys are as if they stood in the task itself.
+    pub(in crate::domain) partial: Option<Span>,
     /// Whether it says its trigger rule itself.
     pub(in crate::domain) has_own_rule: bool,
     /// What its groups' `default_args` say of operators' keys.
@@ -177,7 +182,18 @@ pub(super) fn read_defaults(given: &[Entry], problems: &mut Problems<'_>) -> Tas
     let mut defaults = TaskDefaults::default();
     for entry in given {
         let name = entry.key.text.as_str();
-        if matches!(name, "task_id" | "operator" | "dependencies" | "task_group_name" | "parent_group_name") {
+        if matches!(
+            name,
+            "task_id"
+                | "operator"
+                | "dependencies"
+                | "task_group_name"
+                | "parent_group_name"
+                | "expand"
+                | "expand_kwargs"
+                | "partial"
+                | "map_index_template"
+        ) {
             let message = format!("`default_args` cannot hold `{name}`: it differs from task to task");
             problems.add(Diagnostic::error(Code::UnsupportedKey, entry.key.span, message));
         } else if is_dag_key_in_default_args(name) {
@@ -286,12 +302,16 @@ fn read_tasks(node: &Node, problems: &mut Problems<'_>) -> Vec<TaskSpec> {
 
 fn read_task(id: Key, node: &Node, problems: &mut Problems<'_>) -> TaskSpec {
     let mut keys = TaskKeys::default();
-    let mut config = Vec::new();
+    let (mut config, mut partial) = (Vec::new(), None);
     match node.as_mapping() {
         Some(entries) => {
             for entry in entries {
-                if !keys.take(entry, problems) {
-                    config.push(entry.clone());
+                match entry.value.as_mapping().filter(|_| entry.key.text == PARTIAL) {
+                    Some(within) => {
+                        partial = Some(entry.key.span);
+                        within.iter().for_each(|entry| take_key(entry, &mut keys, &mut config, problems));
+                    }
+                    None => take_key(entry, &mut keys, &mut config, problems),
                 }
             }
         }
@@ -308,5 +328,21 @@ fn read_task(id: Key, node: &Node, problems: &mut Problems<'_>) -> TaskSpec {
             .is_none_or(|entries| entries.iter().any(|entry| entry.key.text == "operator" && !entry.value.is_null()));
     let label = id.text.clone();
     let has_own_rule = keys.trigger_rule.is_some();
-    TaskSpec { id, label, group: None, keys, config, has_own_rule, group_config: Vec::new(), operator_refused }
+    TaskSpec { id, label, group: None, keys, config, partial, has_own_rule, group_config: Vec::new(), operator_refused }
+}
+
+/// Takes a key of a task, of its own mapping or of its `partial`.
+fn take_key(entry: &Entry, keys: &mut TaskKeys, config: &mut Vec<Entry>, problems: &mut Problems<'_>) {
+    if keys.take(entry, problems) {
+        return;
+    }
+    match config.iter().find(|other| other.key.text == entry.key.text) {
+        Some(first) => {
+            let message = format!("`{}` stands in the task and in its `partial`", entry.key.text);
+            problems.add(
+                Diagnostic::error(Code::DuplicateKey, entry.key.span, message).related(first.key.span, "the other one"),
+            );
+        }
+        None => config.push(entry.clone()),
+    }
 }

@@ -7,8 +7,8 @@ use crate::domain::dag::{Catchup, DataIntervals, DstPolicy, Overlap, Schedule, W
 use crate::domain::diagnostic::{Code, Diagnostic};
 use crate::domain::spec::Problems;
 use crate::domain::spec::value::{
-    CallbackList, Count, DateOrInstant, Dependencies, FreeMapping, FromNode, Params, Positive, Seconds, Spanned, Tags,
-    TaskGroups, Tasks, Zone,
+    CallbackList, Count, DateOrInstant, Dependencies, Expand, ExpandKwargs, FreeMapping, FromNode, Params, Positive,
+    Seconds, Spanned, Tags, TaskGroups, Tasks, Zone,
 };
 use crate::domain::trigger_rule::TriggerRule;
 use crate::domain::yaml::Entry;
@@ -197,6 +197,14 @@ keys! {
         wait_for_downstream: bool,
         /// How many of it may run at once, over all runs.
         max_active_tis_per_dag: Positive,
+        /// How many of it may run at once in one run: of a mapped task's instances.
+        max_active_tis_per_dagrun: Positive,
+        /// Keys of the operator with lists of values: the task has an instance for every combination of them.
+        expand: Expand,
+        /// A list of mappings from keys of the operator to values: the task has an instance for each.
+        expand_kwargs: ExpandKwargs,
+        /// A template that names an instance for people.
+        map_index_template: String,
         /// Whether it prepares what other tasks use.
         setup or is_setup: bool,
         /// Whether it cleans up what setups prepared: it runs when all before it have ended and a setup has succeeded, and

@@ -36,9 +36,7 @@ pub(in crate::domain) fn airflow_dag_key(key: &str) -> Option<Standing> {
         "access_control" => Unsupported("there are no roles per DAG"),
         "fail_fast" | "fail_stop" => IgnoredWhenOff("tasks that do not depend on a failed one go on"),
         "max_consecutive_failed_dag_runs" => IgnoredWhenOff("a DAG is paused by hand"),
-        "max_active_tis_per_dagrun" => {
-            Unsupported("the setting `engine.parallelism` limits how many tasks of a run go on at once")
-        }
+        "max_active_tis_per_dagrun" => Unsupported("it is a key of tasks; for all tasks put it under `default_args`"),
         "dag_id_prefix" | "vars" => Unsupported("write the value where it is used, or use `params`"),
         _ => return callback(key),
     })
@@ -50,7 +48,7 @@ pub(in crate::domain) fn airflow_group_key(key: &str) -> Option<Standing> {
         "ui_color" | "ui_fgcolor" | "group_display_name" | "doc_md" => Ignored("it arranges Airflow's own pages"),
         "add_suffix_on_collision" => IgnoredWhenOff("two groups of one name are a mistake here"),
         "group_id" => Unsupported("a group's name is its key, or its `group_name`"),
-        "expand" | "expand_kwargs" | "partial" => NotYet("write one group for each"),
+        "expand" | "expand_kwargs" | "partial" => NotYet("map each task of the group, or write one group for each"),
         _ => return None,
     })
 }
@@ -58,9 +56,6 @@ pub(in crate::domain) fn airflow_group_key(key: &str) -> Option<Standing> {
 /// Where a key of Airflow's `BaseOperator` stands.
 pub(in crate::domain) fn airflow_task_key(key: &str) -> Option<Standing> {
     Some(match key {
-        "expand" | "partial" | "expand_kwargs" | "map_index_template" => {
-            NotYet("dynamic mapping will come; until then write one task for each")
-        }
         "task_group" => Unsupported("a task's group is its `task_group_name`"),
         "setup_task" | "teardown_task" => Unsupported("a teardown names its `setups`"),
         "decorator" | "python_callable" | "python_callable_name" | "python_callable_file" => {
@@ -77,9 +72,6 @@ pub(in crate::domain) fn airflow_task_key(key: &str) -> Option<Standing> {
         "task_display_name" => Ignored("the task's id is shown"),
         "ignore_first_depends_on_past" => Ignored("a first run never waits for one before it"),
         "wait_for_past_depends_before_skipping" => IgnoredWhenOff("a skip does not wait"),
-        "max_active_tis_per_dagrun" => {
-            Unsupported("the setting `engine.parallelism` limits how many tasks of a run go on at once")
-        }
         "task_concurrency" => Unsupported("Airflow calls it `max_active_tis_per_dag` by now, and so does this"),
         "start_date" | "end_date" => Unsupported("set it on the DAG: tasks have none of their own"),
         "upstream" | "upstream_tasks" | "depends_on" | "needs" | "upstream_task_ids" => {

@@ -13,7 +13,7 @@ pub(in crate::domain) use file::{DagSpec, TaskSpec, is_dag_key_in_default_args, 
 pub(in crate::domain) use groups::Groups;
 pub(in crate::domain) use keys::{DagKeys, GroupKeys, TaskKeys};
 pub(in crate::domain) use known::airflow_task_key;
-pub(in crate::domain) use value::{CallbackList, Dependencies, Spanned};
+pub(in crate::domain) use value::{CallbackList, Dependencies, Spanned, output_of};
 
 use std::ops::Range;
 

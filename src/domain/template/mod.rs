@@ -12,7 +12,6 @@ pub(in crate::domain) use named::CONNECTION_FIELDS;
 pub use named::{Named, Wanted};
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::BufMut;
 use minijinja::value::Serde;
@@ -20,11 +19,13 @@ use serde_json::{Map, Value};
 
 use crate::domain::dag::Task;
 use crate::domain::ids::TaskId;
+use crate::domain::left::Left;
+use crate::domain::mapping::Instance;
 use crate::domain::operator_kind::LateField;
 use environment::{ENVIRONMENT, LONGEST};
 
 /// What the tasks upstream of a task left, by task.
-pub type Outputs = BTreeMap<TaskId, Arc<Map<String, Value>>>;
+pub type Outputs = BTreeMap<TaskId, Left>;
 
 /// The values that a task's templates see.
 #[derive(Debug, Clone)]
@@ -61,6 +62,14 @@ impl TemplateScope {
     #[must_use]
     pub fn for_task(facts: &RunFacts, task: &Task, try_number: i32, outputs: Outputs) -> Self {
         let values = values::of_task(facts, &task.id, task.operator, try_number, outputs);
+        Self { values, named: Named::default() }.with_named(Named::default())
+    }
+
+    /// The same for an instance of a mapped task: with `map_item`, what it has instead of the expanded keys, and
+    /// `ti.map_index`.
+    #[must_use]
+    pub fn for_instance(facts: &RunFacts, task: &Task, try_number: i32, outputs: Outputs, instance: &Instance) -> Self {
+        let values = values::of_instance(facts, &task.id, task.operator, try_number, outputs, instance);
         Self { values, named: Named::default() }.with_named(Named::default())
     }
 
@@ -113,6 +122,14 @@ impl TemplateScope {
                 Err(failed(self.explain(&error, template), may_pass))
             }
         }
+    }
+
+    /// Renders every string of a value, wherever it is from: a lone expression keeps its type.
+    ///
+    /// # Errors
+    /// [`TemplateError`] has the path of the string; `key` is its beginning.
+    pub fn render_at(&self, key: &str, value: &Value) -> Result<Value, TemplateError> {
+        self.render_value(value, &mut key.split('.').map(ToOwned::to_owned).collect())
     }
 
     /// Renders every string of a task's configuration.
@@ -223,6 +240,12 @@ fn names_what_may_appear(template: &str) -> bool {
     let may_appear = |root: &str| matches!(root, "outputs" | "ti" | "task_instance" | "var" | "conn");
     let found = names::uses(template).map(|found| found.references).unwrap_or_default();
     found.iter().any(|reference| reference.path.first().is_some_and(|root| may_appear(root)))
+}
+
+/// Whether templates in that text may name the output of that task: by its id, wherever outputs are named at all.
+#[must_use]
+pub fn names_output(text: &str, task: &TaskId) -> bool {
+    (text.contains("outputs") || text.contains("xcom_pull")) && text.contains(task.as_str())
 }
 
 /// Whether a string has anything to render.

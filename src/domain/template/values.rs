@@ -9,6 +9,7 @@ use minijinja::{Error, ErrorKind, State, Value, context};
 
 use crate::domain::Timestamp;
 use crate::domain::ids::TaskId;
+use crate::domain::mapping::Instance;
 use crate::domain::template::Outputs;
 use crate::domain::template::facts::RunFacts;
 
@@ -43,6 +44,33 @@ pub(super) fn of_run(facts: &RunFacts) -> Value {
 
 /// All names that a task's templates see, but for variables and connections, which are looked up.
 pub(super) fn of_task(facts: &RunFacts, task: &TaskId, operator: &str, try_number: i32, outputs: Outputs) -> Value {
+    of_attempt(facts, task, operator, try_number, outputs, -1)
+}
+
+/// The same for an instance of a mapped task.
+pub(super) fn of_instance(
+    facts: &RunFacts,
+    task: &TaskId,
+    operator: &str,
+    try_number: i32,
+    outputs: Outputs,
+    instance: &Instance,
+) -> Value {
+    context! {
+        map_item => Value::from(Serde(&instance.item)),
+        ..of_attempt(facts, task, operator, try_number, outputs, i64::from(instance.map_index))
+    }
+}
+
+/// The names of one attempt; Airflow's `map_index` is -1 where the task is not mapped.
+fn of_attempt(
+    facts: &RunFacts,
+    task: &TaskId,
+    operator: &str,
+    try_number: i32,
+    outputs: Outputs,
+    map_index: i64,
+) -> Value {
     let outputs = Value::from_object(UpstreamOutputs(outputs));
     let instance = Value::from_object(TaskInstance {
         fields: context! {
@@ -50,6 +78,7 @@ pub(super) fn of_task(facts: &RunFacts, task: &TaskId, operator: &str, try_numbe
             dag_id => facts.dag_id.as_str(),
             run_id => facts.run_id.as_str(),
             try_number => try_number,
+            map_index => map_index,
         },
         outputs: outputs.clone(),
     });
@@ -80,7 +109,7 @@ impl Object for UpstreamOutputs {
 /// `outputs['group.task']`.
 fn of_path(outputs: &Outputs, id: &str) -> Option<Value> {
     if let Some((_, output)) = outputs.iter().find(|(task, _)| task.as_str() == id) {
-        return Some(Value::from(Serde(&**output)));
+        return Some(output.in_templates()).filter(|output| !output.is_undefined());
     }
     let prefix = format!("{id}.");
     let is_there = outputs.keys().any(|task| task.as_str().starts_with(&prefix));

@@ -25,7 +25,7 @@ use crate::engine::bells::{Bell, Bells};
 use crate::engine::drive::{Driven, Engine};
 use crate::engine::hand::{Hand, Unwritten};
 use crate::engine::holding::{Holding, TRUST};
-use crate::engine::operator::{Output, chain};
+use crate::engine::operator::chain;
 use crate::engine::orphans::Orphanage;
 use crate::engine::running::RunningRun;
 use crate::engine::shutdown::Shutdown;
@@ -371,7 +371,10 @@ impl<'a> Worker<'a> {
                 && let Some(held) = self.hand.held_mut(*run, clock::monotonic())
             {
                 let output = end.and_then(|end| end.output.clone()).filter(|_| step.to == TaskState::Success);
-                held.outputs.note(step.task, output.and_then(as_object));
+                // What instances left is read as one list, when somebody asks for it.
+                if held.run.dag.task(step.task).is_some_and(|task| task.mapping.is_none()) {
+                    held.outputs.note(step.task, output);
+                }
             }
             // What was ready at once was within this step's own reach.
             if let Some(ready_at) = step.ready_at.filter(|at| !claims || *at > now) {
@@ -472,13 +475,6 @@ fn failed(task: TaskIndex, fence: i64, words: String, jitter: Option<f64>) -> En
 /// Whether another try may end otherwise.
 fn may_pass(ended: &EndedAttempt) -> bool {
     matches!(ended.ending, Ending::Failed { retryable: true, .. })
-}
-
-fn as_object(value: serde_json::Value) -> Option<Output> {
-    match value {
-        serde_json::Value::Object(object) => Some(object),
-        _ => None,
-    }
 }
 
 fn ticker(first: Duration, period: Duration) -> tokio::time::Interval {

@@ -2,16 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures::FutureExt;
 
 use crate::clock;
 use crate::domain::ids::{AttemptKey, RunKey, TaskId, TaskIndex, TaskRunKey};
+use crate::domain::left::Left;
+use crate::domain::mapping::Instance;
 use crate::domain::run_state::RunState;
 use crate::engine::attempt::{Attempt, Stop, StopHandle, panic_text};
 use crate::engine::hand::Held;
-use crate::engine::operator::{Deferring, Progress, Registration, UpstreamOutput};
+use crate::engine::operator::{Deferring, Progress, Registration};
 use crate::engine::running::RunningRun;
 use crate::engine::worker::{Assignment, Live, Worker, failed};
 use crate::store::{Claimed, StoreError};
@@ -57,19 +59,28 @@ impl Worker<'_> {
             self.hand.note_clears(run, clears);
             let Some(held) = self.hand.held_mut(run, clock::monotonic()) else { continue };
             let dag = Arc::clone(&held.run.dag);
-            let ancestors: Vec<_> = claimed.iter().map(|claimed| dag.ancestors(claimed.task_run.task)).collect();
+            let own = dag.tasks().len();
+            let others = claimed.iter().map(|claimed| claimed.task_run.task).filter(|task| task.as_usize() >= own);
+            let others: Vec<TaskIndex> = others.collect();
+            let mut instances = match others.is_empty() {
+                true => BTreeMap::new(),
+                false => store.instances(run, &others).await?,
+            };
+            let described = |task: TaskIndex| instances.get(&task).map_or(task, |(map_of, _)| *map_of);
+            let ancestors: Vec<_> =
+                claimed.iter().map(|claimed| dag.ancestors(described(claimed.task_run.task))).collect();
             let missing = held.outputs.missing(&ancestors);
             if !missing.is_empty() {
-                held.outputs.learn(store.outputs(run, &missing).await?);
+                held.outputs.learn(store.outputs(run, &dag, &missing).await?);
             }
             for (claimed, ancestors) in claimed.iter().zip(ancestors) {
-                self.start(*claimed, &ancestors);
+                self.start(*claimed, instances.remove(&claimed.task_run.task), &ancestors);
             }
         }
         Ok(())
     }
 
-    fn start(&mut self, claimed: Claimed, ancestors: &[TaskIndex]) {
+    fn start(&mut self, claimed: Claimed, instance: Option<(TaskIndex, Instance)>, ancestors: &[TaskIndex]) {
         let TaskRunKey { run: run_key, task: index } = claimed.task_run;
         let Some(held) = self.hand.held(run_key) else { return };
         let key = AttemptKey {
@@ -78,21 +89,29 @@ impl Worker<'_> {
             try_number: claimed.try_number,
             fence: claimed.fence,
         };
-        let found = match held.run.dag.task(index) {
+        let described = instance.as_ref().map_or(index, |(map_of, _)| *map_of);
+        let found = match held.run.dag.task(described) {
             Some(task) => self.registration(task.operator).map(|registration| (task.clone(), registration)),
             None => None,
         };
         let Some((task, registration)) = found else {
+            if index.as_usize() >= held.run.dag.tasks().len() {
+                return; // an instance that was cleared away meanwhile: the next renewal finds it gone
+            }
             let words = "this version of pinsched does not have its operator";
             self.hand.end(run_key, failed(index, claimed.fence, words.to_owned(), None));
             return;
         };
         let stop = StopHandle::default();
         let progress = Arc::new(Progress::default());
+        if let Some((map_of, instance)) = &instance {
+            self.engine.observer.is_instance(run_key, index, *map_of, instance.map_index);
+        }
         self.engine.observer.attempt_started(run_key, index, claimed.try_number, &progress);
         let attempt = Attempt {
             key,
             task,
+            instance: instance.map(|(_, instance)| instance),
             run: held.run.clone(),
             outputs: outputs_of(held, ancestors),
             registration,
@@ -100,6 +119,8 @@ impl Worker<'_> {
             endpoints: Arc::clone(&self.engine.endpoints),
             memory_limit: self.engine.memory_limit,
             processes: self.engine.processes,
+            max_map_length: self.engine.max_map_length,
+            output_store: Arc::clone(&self.engine.outputs),
             lookup: self.engine.lookup.clone(),
             progress,
             holding: self.holding.watch(),
@@ -107,6 +128,7 @@ impl Worker<'_> {
             jitter: rand::random(),
             deferring: Deferring::new(self.deferring.0.clone(), claimed.task_run, claimed.fence),
             choice: Arc::default(),
+            expansion: OnceLock::new(),
         };
         if let Some(old) = self.live.insert(claimed.task_run, Live { fence: claimed.fence, stop, is_deferred: false }) {
             old.stop.stop(Stop::LeaseLost); // it was taken from this worker, and came back before the next renewal
@@ -127,10 +149,10 @@ impl Worker<'_> {
 }
 
 /// What the tasks left, as the attempts after them see it.
-fn outputs_of(held: &Held, tasks: &[TaskIndex]) -> BTreeMap<TaskId, UpstreamOutput> {
+fn outputs_of(held: &Held, tasks: &[TaskIndex]) -> BTreeMap<TaskId, (&'static str, Left)> {
     let outputs = tasks.iter().filter_map(|&index| {
         let (task, output) = (held.run.dag.task(index)?, held.outputs.of(index)?);
-        Some((task.id.clone(), UpstreamOutput { operator: task.operator.to_owned(), output }))
+        Some((task.id.clone(), (task.operator, output)))
     });
     outputs.collect()
 }

@@ -9,6 +9,7 @@ use crate::operators::config::{Count, Scalar};
 /// The keys of an `emulate` task.
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-not-mapped" = "produce, sink and transform follow one drawing"))]
 pub(super) struct EmulateConfig {
     /// The source database: the name of a connection, or a URL that begins with `mysql://` or `postgres://`. Without
     /// it the default source is drawn from, which on a laptop is the embedded one.

@@ -30,11 +30,36 @@ pub(in crate::operators) struct Lines {
     logged: usize,
     unfinished: Vec<u8>,
     last: VecDeque<String>,
+    /// The line that is being read, whole: what a task may leave as its output.
+    line: Line,
+    /// The last one that was read.
+    last_line: Line,
+    /// The longest line that is kept whole.
+    longest: u64,
+}
+
+/// A line as it was printed; of one that is too long only its length.
+#[derive(Debug, Default)]
+struct Line {
+    bytes: Vec<u8>,
+    length: u64,
+}
+
+/// A last line that is larger than any output may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the last line of what the command printed, which is its output, has {length} bytes, and `outputs.limit` \
+     (PINSCHED_OUTPUTS_LIMIT) allows {limit}: write the data to a file or to object storage, and print its name"
+)]
+pub(in crate::operators) struct LineTooLong {
+    length: u64,
+    limit: u64,
 }
 
 impl Lines {
-    pub(super) fn new(log: TaskLog) -> Self {
-        Self { log, logged: 0, unfinished: Vec::new(), last: VecDeque::new() }
+    pub(super) fn new(log: TaskLog, longest: u64) -> Self {
+        let (line, last_line) = (Line::default(), Line::default());
+        Self { log, logged: 0, unfinished: Vec::new(), last: VecDeque::new(), line, last_line, longest }
     }
 
     /// Copies for as long as `main` runs. Safe to drop: what was read is kept, and another call goes on behind it.
@@ -65,11 +90,27 @@ impl Lines {
         // An error of a pipe's reading end is as final as its end.
         while let Ok(read @ 1..) = output.read(&mut buffer).await {
             for piece in buffer[..read].split_inclusive(|&byte| byte == b'\n') {
+                self.take_up(piece);
                 self.unfinished.extend_from_slice(piece);
                 if piece.ends_with(b"\n") || self.unfinished.len() >= LONGEST_LINE {
                     self.finish_line();
                 }
             }
+        }
+    }
+
+    /// Adds to the line that is being read; one that is too long is let go of.
+    fn take_up(&mut self, piece: &[u8]) {
+        let is_whole = piece.ends_with(b"\n");
+        let words = piece.strip_suffix(b"\n").unwrap_or(piece);
+        self.line.length += words.len() as u64;
+        if self.line.length <= self.longest {
+            self.line.bytes.extend_from_slice(words);
+        } else {
+            self.line.bytes = Vec::new();
+        }
+        if is_whole {
+            self.last_line = std::mem::take(&mut self.line);
         }
     }
 
@@ -96,8 +137,16 @@ impl Lines {
     }
 
     /// The last line, empty when there was none.
-    pub(in crate::operators) fn last_line(&self) -> String {
-        self.last.back().cloned().unwrap_or_default()
+    ///
+    /// # Errors
+    /// When it is longer than any output may be.
+    pub(in crate::operators) fn last_line(&self) -> Result<String, LineTooLong> {
+        let line = if self.line.length > 0 { &self.line } else { &self.last_line };
+        if line.length > self.longest {
+            return Err(LineTooLong { length: line.length, limit: self.longest });
+        }
+        let bytes = line.bytes.strip_suffix(b"\r").unwrap_or(&line.bytes);
+        Ok(String::from_utf8_lossy(bytes).into_owned())
     }
 
     /// The last lines as the end of an error message; masked before they are cut, for a cut secret is not found.

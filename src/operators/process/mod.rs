@@ -156,7 +156,7 @@ pub(super) async fn run(
     let spawned = spawned.unwrap_or_else(|error| Err(io::Error::other(error)));
     let mut child = spawned.map_err(|source| ProcessError::Spawn { program, source })?;
 
-    let mut lines = Lines::new(context.log.clone());
+    let mut lines = Lines::new(context.log.clone(), context.output_limit);
     let running = lines.copy_while(&mut output, child.wait());
     let Some(status) = context.cancel.run_until_cancelled(running).await else {
         group.signal(Signal::TERM);

@@ -8,6 +8,7 @@ use crate::operators::config::{Count, Scalar};
 /// The keys of a `produce` task.
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-not-mapped" = "sink and the account follow one sending"))]
 pub(super) struct ProduceConfig {
     /// The topic of each table; `{{ table }}` is the table's short name, as `pin`.
     pub(super) topics: String,

@@ -13,6 +13,7 @@ use crate::operators::process::{self, ExitCodes};
 /// The keys of a `python` task.
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-reads-outputs" = true))]
 pub(super) struct Python {
     /// A script to run, from the DAG file's folder on.
     #[serde(default)]

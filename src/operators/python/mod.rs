@@ -42,16 +42,16 @@ static KIND: OperatorKind = OperatorKind {
 /// What calls a function.
 const RUNNER: &str = include_str!("runner.py");
 
-/// An output is for the tasks behind, held in memory and in Postgres; data belongs into S3 or a table.
-const LARGEST_OUTPUT: u64 = 4 * 1024 * 1024;
-
 /// Why a Python process did not succeed.
 #[derive(Debug, thiserror::Error)]
 enum PythonError {
     #[error("a folder for the process's files could not be made, or read")]
     Files(#[source] std::io::Error),
-    #[error("the output has more than {} MiB; leave data in S3 or in a table, and its name in the output", LARGEST_OUTPUT / 1024 / 1024)]
-    OutputTooLarge,
+    #[error(
+        "the output has {bytes} bytes, and `outputs.limit` (PINSCHED_OUTPUTS_LIMIT) allows {limit}: write the data to object \
+         storage or a table in the task, and leave its name"
+    )]
+    OutputTooLarge { bytes: u64, limit: u64 },
     #[error("the output is not JSON: PINSCHED_OUTPUT is to hold one object")]
     OutputNotJson(#[source] serde_json::Error),
     #[error("the output is not a JSON object")]
@@ -62,7 +62,7 @@ impl From<PythonError> for Failure {
     fn from(error: PythonError) -> Self {
         match error {
             PythonError::Files(_) => Self::retry(&error),
-            PythonError::OutputTooLarge | PythonError::OutputNotJson(_) | PythonError::OutputNoObject => {
+            PythonError::OutputTooLarge { .. } | PythonError::OutputNotJson(_) | PythonError::OutputNoObject => {
                 Self::fatal(&error)
             }
         }
@@ -125,7 +125,7 @@ impl Python {
         if !status.success() {
             return Err(finished.failure(context));
         }
-        Ok(output(&left).await?)
+        Ok(output(&left, context.output_limit).await?)
     }
 }
 
@@ -166,15 +166,13 @@ fn known(context: &TaskContext) -> Result<Value, Failure> {
     let rendered =
         context.templates.render_config(&Value::Object(templates), &[]).map_err(|error| Failure::fatal(&error))?;
     let Value::Object(mut known) = rendered else { return Ok(rendered) };
-    let outputs: Map<String, Value> = context
-        .upstream
-        .iter()
-        .map(|(task, upstream)| (task.to_string(), Value::Object((*upstream.output).clone())))
-        .collect();
+    let outputs: Map<String, Value> =
+        context.outputs.iter().filter_map(|(task, output)| Some((task.to_string(), output.value()?.clone()))).collect();
     known.insert("dag_id".to_owned(), json!(context.dag_id.as_str()));
     known.insert("run_id".to_owned(), json!(context.run_id.as_str()));
     known.insert("task_id".to_owned(), json!(context.task_id.as_str()));
     known.insert("try_number".to_owned(), json!(context.attempt.try_number));
+    known.insert("map_index".to_owned(), json!(context.map_index.map_or(-1, i64::from)));
     known.insert("outputs".to_owned(), Value::Object(outputs));
     Ok(Value::Object(known))
 }
@@ -183,17 +181,18 @@ async fn write(path: &Path, value: &Value) -> Result<(), PythonError> {
     tokio::fs::write(path, value.to_string()).await.map_err(PythonError::Files)
 }
 
-/// What the process left, an empty object where it left nothing.
-async fn output(path: &Path) -> Result<Output, PythonError> {
+/// What the process left, an empty object where it left nothing. What is too large is not read.
+async fn output(path: &Path, limit: u64) -> Result<Output, PythonError> {
     let file = match tokio::fs::metadata(path).await {
         Ok(found) if found.is_file() => tokio::fs::File::open(path).await.map_err(PythonError::Files)?,
         _ => return Ok(Output::new()),
     };
-    let mut text = Vec::new();
-    file.take(LARGEST_OUTPUT + 1).read_to_end(&mut text).await.map_err(PythonError::Files)?;
-    if text.len() as u64 > LARGEST_OUTPUT {
-        return Err(PythonError::OutputTooLarge);
+    let bytes = file.metadata().await.map_err(PythonError::Files)?.len();
+    if bytes > limit {
+        return Err(PythonError::OutputTooLarge { bytes, limit });
     }
+    let mut text = Vec::new();
+    file.take(limit).read_to_end(&mut text).await.map_err(PythonError::Files)?;
     if text.trim_ascii().is_empty() {
         return Ok(Output::new());
     }

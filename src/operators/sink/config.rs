@@ -16,6 +16,7 @@ use crate::domain::operator_kind::ConfigProblem;
 /// Writes the records of Kafka topics to S3 objects, each exactly once, named and filled as Confluent's S3 sink does.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-not-mapped" = "a topic is sunk by one task at a time"))]
 pub(super) struct SinkConfig {
     /// The topics: names with `*` and `?`, or regular expressions that begin with `^`; one or a list.
     pub(super) topics: OneOrMany,

@@ -16,6 +16,7 @@ const LEAST_MEMORY_LIMIT: usize = 16 * 1000 * 1000;
 /// The keys of a `transform` task.
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-not-mapped" = "its objects are named by DAG, run and result, so that instances would overwrite each other"))]
 pub(super) struct Transform {
     /// SQL files, relative to the DAG file's folder: one or several, `*` and `?` allowed in the file's name; or queries
     /// by name. Files run in order of their names. `CREATE VIEW` prepares, and a query gives a result that is named

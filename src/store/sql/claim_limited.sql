@@ -24,13 +24,13 @@ WITH RECURSIVE waiting AS (
     WHERE f.free IS NULL OR f.free > 0
 ), candidate AS MATERIALIZED (
     SELECT one.run_key, one.task_index, one.priority, one.ready_at, one.place, one.dag_key, one.task_id, one.pool,
-           one.pool_slots, one.tis_free, dags.free AS dag_free, one.pool_free, one.clears
+           one.pool_slots, one.tis_free, one.run_tis_free, dags.free AS dag_free, one.pool_free, one.clears
     FROM dags
     CROSS JOIN LATERAL (
         SELECT ahead.*, row_number() OVER (ORDER BY priority DESC, ready_at, run_key, task_index) AS place
         FROM (
             SELECT t.run_key, t.task_index, t.priority, t.ready_at, t.dag_key, t.task_id, t.pool, t.pool_slots,
-                   pools.free AS pool_free, tis.free AS tis_free, r.clears
+                   pools.free AS pool_free, tis.free AS tis_free, run_tis.free AS run_tis_free, r.clears
             FROM task_run AS t
             JOIN run AS r ON r.id = t.run_key
             LEFT JOIN pools ON pools.name = t.pool
@@ -40,6 +40,12 @@ WITH RECURSIVE waiting AS (
                 WHERE t.max_active_tis IS NOT NULL AND b.dag_key = t.dag_key AND b.task_id = t.task_id
                   AND b.is_limited AND b.state = 'running'
             ) AS tis ON true
+            LEFT JOIN LATERAL (
+                SELECT t.max_active_tis_of_run - count(*) AS free
+                FROM task_run AS b
+                WHERE t.max_active_tis_of_run IS NOT NULL AND b.dag_key = t.dag_key AND b.run_key = t.run_key
+                  AND b.task_id = t.task_id AND b.is_limited AND b.state = 'running'
+            ) AS run_tis ON true
             WHERE t.dag_key = dags.dag_key
               AND t.state IN ('queued', 'up_for_retry')
               AND t.ready_at <= $4
@@ -47,6 +53,7 @@ WITH RECURSIVE waiting AS (
               AND CASE WHEN $3 IS NULL THEN r.owner_id IS NULL ELSE r.id = $3 END
               AND (t.pool IS NULL OR pools.free >= t.pool_slots)
               AND (tis.free IS NULL OR tis.free > 0)
+              AND (run_tis.free IS NULL OR run_tis.free > 0)
               AND (t.waits_for_past IS NULL OR past_allows(t.run_key, t.waits_for_past))
             ORDER BY t.priority DESC, t.ready_at, t.run_key, t.task_index
             LIMIT $5
@@ -54,12 +61,14 @@ WITH RECURSIVE waiting AS (
     ) AS one
 ), within_task AS (
     SELECT c.*, row_number() OVER (PARTITION BY dag_key, task_id
-                                   ORDER BY priority DESC, ready_at, run_key, task_index) AS of_task
+                                   ORDER BY priority DESC, ready_at, run_key, task_index) AS of_task,
+           row_number() OVER (PARTITION BY run_key, task_id
+                              ORDER BY priority DESC, ready_at, run_key, task_index) AS of_run
     FROM candidate AS c
 ), within_dag AS (
     SELECT c.*, row_number() OVER (PARTITION BY dag_key ORDER BY priority DESC, ready_at, run_key, task_index) AS of_dag
     FROM within_task AS c
-    WHERE tis_free IS NULL OR of_task <= tis_free
+    WHERE (tis_free IS NULL OR of_task <= tis_free) AND (run_tis_free IS NULL OR of_run <= run_tis_free)
 ), within_pool AS (
     SELECT c.*, sum(pool_slots) OVER (PARTITION BY pool
                                       ORDER BY priority DESC, place, ready_at, run_key, task_index) AS of_pool
@@ -90,7 +99,7 @@ WITH RECURSIVE waiting AS (
     WHERE t.run_key = ready.run_key AND t.task_index = ready.task_index
     RETURNING t.run_key, t.task_index, t.fence, t.try_number, t.first_try, t.lost, t.upstream_unfinished, t.upstream_success,
               t.upstream_failed, t.upstream_upstream_failed, t.upstream_skipped, t.upstream_setups_succeeded,
-              t.upstream_setups_skipped, ready.state AS from_state, ready.clears
+              t.upstream_setups_skipped, t.map_of, ready.state AS from_state, ready.clears
 ), history AS (
     INSERT INTO transition (run_key, task_index, fence, event, from_state, to_state, at)
     SELECT run_key, task_index, fence, 'claimed', from_state, 'running', $4
@@ -106,5 +115,5 @@ SELECT run_key AS "run_key!", task_index AS "task_index?", 'running' AS "state!"
        upstream_unfinished AS "upstream_unfinished!",
        upstream_success AS "upstream_success!", upstream_failed AS "upstream_failed!",
        upstream_upstream_failed AS "upstream_upstream_failed!", upstream_skipped AS "upstream_skipped!",
-       upstream_setups_succeeded AS "upstream_setups_succeeded!", upstream_setups_skipped AS "upstream_setups_skipped!"
+       upstream_setups_succeeded AS "upstream_setups_succeeded!", upstream_setups_skipped AS "upstream_setups_skipped!", map_of
 FROM claimed

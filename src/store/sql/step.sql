@@ -46,7 +46,7 @@ WITH planned AS MATERIALIZED (
     WHERE t.run_key = c.run_key AND t.task_index = c.task_index AND (c.event IS NULL OR t.state = c.from_state)
     RETURNING t.run_key, t.task_index, t.fence, t.try_number, t.first_try, t.lost, t.upstream_unfinished, t.upstream_success,
               t.upstream_failed, t.upstream_upstream_failed, t.upstream_skipped, t.upstream_setups_succeeded,
-              t.upstream_setups_skipped, c.event, c.from_state, c.to_state, c.taken
+              t.upstream_setups_skipped, t.map_of, c.event, c.from_state, c.to_state, c.taken
 ), ended AS (
     UPDATE attempt AS a
     SET finished_at = $25, outcome = e.outcome, error = e.error
@@ -55,11 +55,11 @@ WITH planned AS MATERIALIZED (
     JOIN planned ON planned.id = e.run_key
     WHERE a.run_key = e.run_key AND a.task_index = e.task_index AND a.fence = e.fence
 ), outputs AS (
-    INSERT INTO task_output (run_key, task_index, output)
-    SELECT o.run_key, o.task_index, o.output
-    FROM unnest($31::bigint[], $32::int[], $33::jsonb[]) AS o (run_key, task_index, output)
+    INSERT INTO task_output (run_key, task_index, output, spilled)
+    SELECT o.run_key, o.task_index, o.output, o.spilled
+    FROM unnest($31::bigint[], $32::int[], $33::jsonb[], $37::jsonb[]) AS o (run_key, task_index, output, spilled)
     JOIN planned ON planned.id = o.run_key
-    ON CONFLICT (run_key, task_index) DO UPDATE SET output = EXCLUDED.output
+    ON CONFLICT (run_key, task_index) DO UPDATE SET output = EXCLUDED.output, spilled = EXCLUDED.spilled
 ), moved AS (
     UPDATE run
     SET version          = run.version + 1,
@@ -130,17 +130,17 @@ WITH planned AS MATERIALIZED (
     WHERE t.run_key = ready.run_key AND t.task_index = ready.task_index
     RETURNING t.run_key, t.task_index, t.fence, t.try_number, t.first_try, t.lost, t.upstream_unfinished, t.upstream_success,
               t.upstream_failed, t.upstream_upstream_failed, t.upstream_skipped, t.upstream_setups_succeeded,
-              t.upstream_setups_skipped, ready.state AS from_state, ready.clears
+              t.upstream_setups_skipped, t.map_of, ready.state AS from_state, ready.clears
 ), taken AS (
     SELECT run_key, task_index, fence, try_number, first_try, lost, -1 AS clears, upstream_unfinished, upstream_success,
            upstream_failed, upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded,
-           upstream_setups_skipped, to_state AS from_state
+           upstream_setups_skipped, map_of, to_state AS from_state
     FROM changed
     WHERE taken
     UNION ALL
     SELECT run_key, task_index, fence, try_number, first_try, lost, clears, upstream_unfinished, upstream_success,
            upstream_failed, upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded,
-           upstream_setups_skipped, from_state
+           upstream_setups_skipped, map_of, from_state
     FROM claimed
 ), history AS (
     INSERT INTO transition (run_key, task_index, fence, event, from_state, to_state, at)
@@ -162,19 +162,19 @@ WITH planned AS MATERIALIZED (
 SELECT id AS "run_key!", NULL::int AS "task_index?", '' AS "state!", 0::bigint AS "fence!", 0 AS "try_number!",
        0 AS "first_try!", 0 AS "lost!", 0 AS "clears!", 0 AS "upstream_unfinished!", 0 AS "upstream_success!", 0 AS "upstream_failed!",
        0 AS "upstream_upstream_failed!", 0 AS "upstream_skipped!", 0 AS "upstream_setups_succeeded!",
-       0 AS "upstream_setups_skipped!"
+       0 AS "upstream_setups_skipped!", NULL::int AS "map_of?"
 FROM planned
 WHERE CASE WHEN (SELECT count(*) FROM changed) = (SELECT count(*) FROM change) THEN true ELSE refuse_step() END
 UNION ALL
 SELECT run_key, task_index, 'running', fence, try_number, first_try, lost, clears, upstream_unfinished, upstream_success, upstream_failed,
-       upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded, upstream_setups_skipped
+       upstream_upstream_failed, upstream_skipped, upstream_setups_succeeded, upstream_setups_skipped, map_of
 FROM taken
 UNION ALL
-SELECT 0, NULL, 'limited', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+SELECT 0, NULL, 'limited', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL
 WHERE $36 AND EXISTS (
     SELECT 1
     FROM task_run AS t
     WHERE t.is_limited AND t.state IN ('queued', 'up_for_retry') AND t.ready_at <= $25)
 UNION ALL
-SELECT 0, NULL, 'contended', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+SELECT 0, NULL, 'contended', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL
 WHERE (SELECT count(*) FROM chosen) > (SELECT count(*) FROM ready)

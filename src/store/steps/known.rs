@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use sqlx::PgConnection;
 
-use crate::domain::dag::Dag;
+use crate::domain::dag::{Dag, Task};
 use crate::domain::ids::{RunKey, TaskIndex};
 use crate::domain::plan::{Plan, Snapshot, TaskSnapshot};
+use crate::domain::task_state::TaskState;
 use crate::domain::trigger_rule::UpstreamCounts;
 use crate::store::steps::EndedAttempt;
 use crate::store::{StoreError, rows};
@@ -40,6 +41,7 @@ pub(super) struct TaskRow {
     pub(super) upstream_skipped: i32,
     pub(super) upstream_setups_succeeded: i32,
     pub(super) upstream_setups_skipped: i32,
+    pub(super) map_of: Option<i32>,
 }
 
 impl TaskRow {
@@ -121,8 +123,8 @@ impl KnownRun {
     pub(super) fn learn_claim(&mut self, row: &TaskRow, dag: Option<&Dag>) -> Result<(), StoreError> {
         let Some(index) = row.index() else { return Ok(()) };
         let setups = match (dag, self.snapshot.tasks.get(&index)) {
-            (Some(dag), _) => dag.setups_upstream(index),
-            (None, Some(task)) => task.upstream.setups,
+            (_, Some(task)) => task.upstream.setups,
+            (Some(dag), None) => dag.setups_upstream(index),
             (None, None) => return Ok(()),
         };
         self.learn(row, setups)
@@ -143,7 +145,8 @@ impl KnownRun {
         };
         let state = rows::task_state(&row.state)?;
         let (try_number, first_try, lost) = (row.try_number, row.first_try, row.lost);
-        let task = TaskSnapshot { state, upstream, try_number, first_try, lost };
+        let map_of = row.map_of.map(|parent| TaskIndex(parent.cast_unsigned()));
+        let task = TaskSnapshot { state, upstream, try_number, first_try, lost, map_of };
         self.fences.insert(index, row.fence);
         self.snapshot.tasks.insert(index, task);
         Ok(())
@@ -170,10 +173,28 @@ impl KnownRun {
             && self.snapshot.tasks.get(&ended.task).is_some_and(|task| task.state.is_held())
     }
 
+    /// The task of the DAG that a known task run is one of: of an instance the mapped task.
+    pub(super) fn described<'d>(&self, dag: &'d Dag, index: TaskIndex) -> Option<&'d Task> {
+        let map_of = self.snapshot.tasks.get(&index).and_then(|task| task.map_of);
+        dag.task(map_of.unwrap_or(index))
+    }
+
+    /// Takes in the instances that a mapped task has now, the first of them at `first`.
+    pub(super) fn learn_instances(&mut self, map_of: TaskIndex, first: TaskIndex, count: u32) {
+        let upstream = UpstreamCounts::default();
+        let state = TaskState::Queued;
+        let task = TaskSnapshot { state, upstream, try_number: 1, first_try: 1, lost: 0, map_of: Some(map_of) };
+        for index in (first.0..first.0 + count).map(TaskIndex) {
+            self.snapshot.tasks.insert(index, task);
+            self.fences.insert(index, 0);
+        }
+    }
+
     /// Follows a plan that was written.
     pub(super) fn follow(&mut self, plan: &Plan) {
         self.version += 1;
-        self.snapshot.tasks_unfinished = self.snapshot.tasks_unfinished.saturating_sub(plan.finished);
+        let unfinished = self.snapshot.tasks_unfinished + plan.added();
+        self.snapshot.tasks_unfinished = unfinished.saturating_sub(plan.finished);
         self.snapshot.leaves_failed += plan.leaves_failed;
         for (index, counts) in &plan.counts {
             if let Some(task) = self.snapshot.tasks.get_mut(index) {
@@ -195,7 +216,8 @@ async fn read_tasks(connection: &mut PgConnection, wanted: &[(RunKey, TaskIndex)
         TaskRow,
         r#"SELECT t.run_key, t.task_index AS "task_index?", t.state AS "state!", t.fence, t.try_number, t.first_try, t.lost,
                   0 AS "clears!", t.upstream_unfinished, t.upstream_success, t.upstream_failed,
-                  t.upstream_upstream_failed, t.upstream_skipped, t.upstream_setups_succeeded, t.upstream_setups_skipped
+                  t.upstream_upstream_failed, t.upstream_skipped, t.upstream_setups_succeeded, t.upstream_setups_skipped,
+                  t.map_of
            FROM unnest($1::bigint[], $2::int[]) AS wanted (run_key, task_index)
            JOIN task_run AS t ON t.run_key = wanted.run_key AND t.task_index = wanted.task_index"#,
         &runs,
@@ -209,7 +231,7 @@ async fn read_tasks(connection: &mut PgConnection, wanted: &[(RunKey, TaskIndex)
 async fn unfinished(connection: &mut PgConnection, run: RunKey) -> Result<Vec<TaskIndex>, StoreError> {
     let rows = sqlx::query_scalar!(
         "SELECT task_index FROM task_run
-         WHERE run_key = $1 AND state IN ('none', 'queued', 'running', 'deferred', 'up_for_retry')",
+         WHERE run_key = $1 AND state IN ('none', 'queued', 'running', 'deferred', 'mapped', 'up_for_retry')",
         run.0
     )
     .fetch_all(connection)

@@ -8,6 +8,7 @@
 //! Locks are taken in this order by everybody: runs by id, then their tasks, then claims, which wait for nothing. Killed
 //! at any point a run's batch is written whole or not at all.
 
+mod expanding;
 mod known;
 mod writing;
 
@@ -20,6 +21,7 @@ use sqlx::{Connection, PgConnection, Postgres};
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskIndex, TaskRunKey};
+use crate::domain::left::Left;
 use crate::domain::plan::{self, Ending, Move, Plan, PlanError};
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;
@@ -47,7 +49,7 @@ pub struct EndedAttempt {
     /// How it ended.
     pub ending: Ending,
     /// What it leaves, on success.
-    pub output: Option<serde_json::Value>,
+    pub output: Option<Left>,
     /// Why it failed.
     pub error: Option<String>,
 }
@@ -137,6 +139,10 @@ struct Planned<'a> {
     plan: Plan,
     held: Vec<&'a EndedAttempt>,
     not_held: NotHeld,
+    /// Why mapped tasks end by this plan that fail by their instances.
+    instance_failures: BTreeMap<TaskIndex, String>,
+    /// The first indexes of the instances that mapped tasks have by it, once it is written.
+    instances: Vec<(TaskIndex, TaskIndex)>,
 }
 
 /// Ends that are not to be written, as in [`Stepped`].
@@ -204,7 +210,7 @@ impl Stepper {
         let mut claims = step.claim.is_some();
         let mut refusals = 0;
         while claims || !batches.is_empty() {
-            let planned = match self.plan_all(connection, &mut batches, now, &mut stepped).await {
+            let mut planned = match self.plan_all(connection, &mut batches, now, &mut stepped).await {
                 Err(StoreError::Inconsistent { .. }) if refusals < REFUSALS => {
                     refusals += 1; // it may have been planned of two versions
                     continue;
@@ -217,7 +223,8 @@ impl Stepper {
             let claim = step.claim.as_ref().filter(|_| claims).map(|claim| claim.but(stepped.claimed.len()));
             let taken = claim.as_ref().map(|claim| self.take(claim, &planned, now)).unwrap_or_default();
             let queue = if self.limited_wait { Queue::Left } else { Queue::Claimed };
-            let written = match Writing::of(&planned, &taken, claim.as_ref(), queue, now).write(connection).await {
+            let writing = Writing::of(&planned, &taken, claim.as_ref(), queue, now);
+            let written = match expanding::write(connection, &writing, &mut planned, now).await {
                 Ok(Some(written)) => written,
                 Ok(None) => {
                     refusals += 1; // a claim came between
@@ -367,7 +374,8 @@ impl Stepper {
                 Err(source) => return Err(StoreError::Inconsistent { run: batch.run, source }),
             }
         };
-        Ok(Some(Planned { batch, known, plan, held, not_held }))
+        let instance_failures = expanding::failures(connection, batch.run, &known, &plan).await?;
+        Ok(Some(Planned { batch, known, plan, held, not_held, instance_failures, instances: Vec::new() }))
     }
 
     /// What is known of a batch's run, if it has all that the batch is about; else what is read of it now.
@@ -415,8 +423,10 @@ impl Stepper {
         let mut ready: Vec<(Reverse<i32>, TaskRunKey)> = Vec::new();
         for planned in planned.iter().filter(|planned| planned.known.takes && claim.of.may_be(planned.batch.run)) {
             let dag = planned.batch.dag;
-            let unlimited = planned.ready(now).filter(|task_run| !dag.is_limited(task_run.task));
-            let priority = |task| dag.task(task).map_or(0, |task| task.priority_weight);
+            let described = |index| planned.known.described(dag, index);
+            let is_limited = |index| described(index).is_some_and(|task| dag.is_limited(task.index));
+            let unlimited = planned.ready(now).filter(|task_run| !is_limited(task_run.task));
+            let priority = |index| described(index).map_or(0, |task| task.priority_weight);
             ready.extend(unlimited.map(|task_run| (Reverse(priority(task_run.task)), task_run)));
         }
         ready.sort_unstable();
@@ -426,7 +436,7 @@ impl Stepper {
 
     /// Follows a plan that was written.
     fn follow(&mut self, planned: Planned<'_>, stepped: &mut Stepped) {
-        let Planned { batch, mut known, plan, not_held, .. } = planned;
+        let Planned { batch, mut known, plan, not_held, instances, .. } = planned;
         stepped.note(not_held);
         stepped.moves.extend(plan.moves.iter().map(|step| (batch.run, *step)));
         if let Some(state) = plan.concluded {
@@ -434,6 +444,9 @@ impl Stepper {
             return;
         }
         known.follow(&plan);
+        for ((map_of, expansion), (_, first)) in plan.expansions.iter().zip(&instances) {
+            known.learn_instances(*map_of, *first, expansion.count());
+        }
         self.known.insert(batch.run, known);
     }
 
@@ -461,7 +474,10 @@ impl Planned<'_> {
 
     /// Whether it lets tasks into the queue that only a claim with limits takes.
     fn releases_limited(&self, now: Timestamp) -> bool {
-        self.ready(now).any(|task_run| self.batch.dag.is_limited(task_run.task))
+        let dag = self.batch.dag;
+        let is_limited = |index| self.known.described(dag, index).is_some_and(|task| dag.is_limited(task.index));
+        let expands_limited = self.plan.expansions.iter().any(|(index, _)| dag.is_limited(*index));
+        expands_limited || self.ready(now).any(|task_run| is_limited(task_run.task))
     }
 
     /// Whether ready tasks are in the queue that the same statement's claim cannot see: what is released by it and not
@@ -469,7 +485,10 @@ impl Planned<'_> {
     fn leaves_some_queued(&self, taken: &BTreeSet<TaskRunKey>, now: Timestamp) -> bool {
         let is_queued = |task| matches!(task, TaskState::Queued | TaskState::UpForRetry);
         let mut counted = self.plan.counts.keys().filter_map(|index| self.known.snapshot.tasks.get(index));
-        counted.any(|task| is_queued(task.state)) || self.ready(now).any(|task_run| !taken.contains(&task_run))
+        let expands = !self.plan.expansions.is_empty();
+        expands
+            || counted.any(|task| is_queued(task.state))
+            || self.ready(now).any(|task_run| !taken.contains(&task_run))
     }
 }
 

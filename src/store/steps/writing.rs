@@ -71,8 +71,9 @@ impl<'a> Writing<'a> {
     fn push(&mut self, planned: &Planned<'_>, taken: &BTreeSet<TaskRunKey>) {
         let (run, plan) = (planned.batch.run, &planned.plan);
         self.runs.push(run, planned);
-        let errors: BTreeMap<TaskIndex, &str> =
-            planned.held.iter().filter_map(|ended| Some((ended.task, ended.error.as_deref()?))).collect();
+        let told = planned.held.iter().filter_map(|ended| Some((ended.task, ended.error.as_deref()?)));
+        let of_mapped = planned.instance_failures.iter().map(|(index, error)| (*index, error.as_str()));
+        let errors: BTreeMap<TaskIndex, &str> = told.chain(of_mapped).collect();
         let moves: BTreeMap<TaskIndex, &Move> = plan.moves.iter().map(|step| (step.task, step)).collect();
         let touched: BTreeSet<TaskIndex> = moves.keys().chain(plan.counts.keys()).copied().collect();
         for index in touched {
@@ -131,10 +132,11 @@ impl<'a> Writing<'a> {
             &ends.errors as &[Option<String>],
             &ends.output_runs,
             &ends.output_indexes,
-            &ends.outputs,
+            &ends.outputs as &[Option<serde_json::Value>],
             claimed_of,
             self.slots,
             self.claim.is_some(),
+            &ends.spilled as &[Option<serde_json::Value>],
         )
         .fetch_all(connection)
         .await;
@@ -227,7 +229,8 @@ struct Ends {
     errors: Vec<Option<String>>,
     output_runs: Vec<i64>,
     output_indexes: Vec<i32>,
-    outputs: Vec<serde_json::Value>,
+    outputs: Vec<Option<serde_json::Value>>,
+    spilled: Vec<Option<serde_json::Value>>,
 }
 
 impl Ends {
@@ -241,7 +244,8 @@ impl Ends {
         if let Some(output) = &ended.output {
             self.output_runs.push(run.0);
             self.output_indexes.push(index);
-            self.outputs.push(rows::json(output));
+            self.outputs.push(output.value().map(rows::json));
+            self.spilled.push(rows::spilled(output));
         }
     }
 }

@@ -36,6 +36,7 @@ static BASH: OperatorKind = OperatorKind {
 
 #[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-not-mapped" = "what it skips comes after the task as a whole"))]
 #[expect(dead_code, reason = "only its form is of interest")]
 struct Branch {
     /// What to follow.

@@ -37,10 +37,11 @@ async fn run_file(path: &Path, params: Value) -> String {
     let state = drive_with(&engine, &house, &play).await;
     let mut lines = vec![format!("{params}: {}", state.as_str())];
     for task in house.store.task_runs(play.run.key).await.unwrap() {
+        let name = task.name();
         let said = task.output.and_then(|output| output.get("return_value").cloned()).unwrap_or_default();
         let said = if said.is_null() { String::new() } else { format!("  {said}") };
         let error = task.error.map(|error| format!("  ({error})")).unwrap_or_default();
-        lines.push(format!("  {} {}{said}{error}", task.task_id, task.state));
+        lines.push(format!("  {} {}{said}{error}", name, task.state));
     }
     lines.join("\n")
 }
@@ -89,4 +90,10 @@ async fn python_runs_functions_and_scripts() {
     let drawn = example("python", json!({})).await;
     let nothing = example("python", json!({"rows": 0})).await;
     insta::assert_snapshot!(format!("{drawn}\n{nothing}"));
+}
+
+#[tokio::test]
+async fn a_mapped_task_has_an_instance_for_each_word() {
+    let of = async |words: Value| example("mapped", json!({"words": words})).await;
+    insta::assert_snapshot!([of(json!(["apple", "plum"])).await, of(json!([])).await].join("\n"));
 }

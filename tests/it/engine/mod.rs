@@ -3,6 +3,8 @@
 mod endings;
 mod examples;
 mod logs;
+mod mapping;
+mod outputs;
 mod rules;
 mod skips;
 mod stops;

@@ -6,6 +6,7 @@ mod control;
 mod files;
 mod large;
 mod limits;
+mod mapping;
 mod schedules;
 mod upgrade;
 mod upkeep;

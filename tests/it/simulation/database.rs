@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
 use pinsched::domain::Timestamp;
-use pinsched::domain::control::{self, Action, Reach};
+use pinsched::domain::control::{self, Action, Reach, Standing};
 use pinsched::domain::dag::Dag;
 use pinsched::domain::ids::{RunKey, TaskIndex, TaskRunKey};
 use pinsched::domain::plan::{self, Plan, TaskSnapshot};
@@ -96,7 +96,7 @@ pub struct Task {
 impl Task {
     pub fn snapshot(&self) -> TaskSnapshot {
         let Self { state, upstream, try_number, first_try, lost, .. } = *self;
-        TaskSnapshot { state, upstream, try_number, first_try, lost }
+        TaskSnapshot { state, upstream, try_number, first_try, lost, map_of: None }
     }
 
     fn is_waiting(&self, now: Timestamp) -> bool {
@@ -540,13 +540,14 @@ impl Database {
         let run = &self.runs[&key];
         let (dag, was_final) = (Arc::clone(&run.dag), run.state.is_final());
         let states: Vec<TaskState> = run.tasks.iter().map(|task| task.state).collect();
-        let mut selected = control::select(&dag, &states, named, reach);
+        let standing = Standing { states: &states, instances: &[] };
+        let mut selected = control::select(&dag, standing, named, reach);
         if action == Action::Clear {
             selected = control::with_setups(&dag, selected);
         }
         // What a script skips is not kept in its output, as a branch's choice is.
         let kept_back = BTreeMap::new();
-        let outcome = control::apply(&dag, &states, &selected, action, &kept_back)
+        let outcome = control::apply(&dag, standing, &selected, action, &kept_back)
             .expect("a person's word counts in every state");
         if outcome.steps.is_empty() {
             return;

@@ -301,6 +301,7 @@ fn own_end(drawn: &Drawn, task: &DagTask, killed: &BTreeSet<TaskIndex>) -> TaskS
         Ending::Failed { .. } | Ending::Cancelled | Ending::Interrupted | Ending::Lost | Ending::Deferred => {
             TaskState::Failed
         }
+        Ending::Expanded(_) => unreachable!("none of the drawn tasks is mapped"),
     }
 }
 

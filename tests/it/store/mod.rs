@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use pinsched::clock;
 use pinsched::domain::ids::{AttemptKey, RunKey, TaskIndex};
+use pinsched::domain::left::Left;
 use pinsched::domain::plan::Ending;
 use pinsched::domain::task_state::TaskState;
 use pinsched::store::{Claim, ClaimOf, Claimed, EndedAttempt, RunBatch, SignOfLife, Step, Stepped, Stepper, Store};
@@ -52,7 +53,7 @@ fn failed(claimed: &Claimed, retryable: bool) -> EndedAttempt {
 }
 
 fn ended(claimed: &Claimed, ending: Ending) -> EndedAttempt {
-    let output = (ending == Ending::Succeeded).then(|| serde_json::json!({"fence": claimed.fence}));
+    let output = (ending == Ending::Succeeded).then(|| Left::here(serde_json::json!({"fence": claimed.fence})));
     EndedAttempt { task: claimed.task_run.task, fence: claimed.fence, ending, output, error: None }
 }
 

@@ -32,15 +32,15 @@ async fn an_end_under_an_old_fence_is_stale_and_changes_nothing() {
     assert_eq!(before, format!("{:?}", house.store.task_runs(play.run.key).await.unwrap()));
     assert_eq!(house.store.transitions(play.run.key).await.unwrap().len(), history);
     assert!(
-        house.store.outputs(play.run.key, &[old.task_run.task]).await.unwrap().is_empty(),
+        house.store.outputs(play.run.key, &play.dag, &[old.task_run.task]).await.unwrap().is_empty(),
         "a zombie's output was kept"
     );
     end(&house.store, &play, vec![succeeded(&new)]).await;
     let twice = end(&house.store, &play, vec![succeeded(&new)]).await;
     assert!(twice.moves.is_empty() && twice.stale.is_empty(), "an end is written once");
     assert_eq!(twice.ended_before, [new.task_run]);
-    let left = house.store.outputs(play.run.key, &[TaskIndex(0)]).await.unwrap();
-    assert_eq!(left[&TaskIndex(0)].as_ref().unwrap()["fence"], 2);
+    let left = house.store.outputs(play.run.key, &play.dag, &[TaskIndex(0)]).await.unwrap();
+    assert_eq!(left[&TaskIndex(0)].as_ref().unwrap().object().unwrap()["fence"], 2);
     assert_history_is_legal(&house.store, play.run.key).await;
 }
 

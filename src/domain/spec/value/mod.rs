@@ -1,12 +1,14 @@
 //! The forms that values take: how each is read from YAML, and how the JSON Schema describes it.
 
 mod callbacks;
+mod expand;
 mod mapping;
 mod plain;
 mod policy;
 mod time;
 
 pub(in crate::domain) use callbacks::CallbackList;
+pub(in crate::domain) use expand::{Expand, ExpandKwargs, output_of};
 pub(in crate::domain) use mapping::{FreeMapping, Params, TaskGroups, Tasks};
 pub(in crate::domain) use plain::{Count, Dependencies, Positive, Tags};
 pub(in crate::domain) use time::{DateOrInstant, Seconds, Zone};

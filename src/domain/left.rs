@@ -1,0 +1,106 @@
+//! What a task left, as those after it see it: at hand, or in object storage where it was too large for a row.
+
+use std::sync::{Arc, OnceLock};
+
+use minijinja::value::Serde;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// The output of a task; of a mapped task a list of its instances' outputs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub enum Left {
+    /// It is at hand.
+    Here(Arc<Kept>),
+    /// It is in object storage.
+    Spilled(Arc<Spilled>),
+    /// Of instances, some of whose outputs are in object storage.
+    Each(Arc<Vec<Left>>),
+}
+
+/// A value that templates take as their own without making it anew for each of them.
+#[derive(Debug)]
+pub struct Kept {
+    value: Value,
+    in_templates: OnceLock<minijinja::Value>,
+}
+
+/// Where an output is that was too large for a row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spilled {
+    /// The object, as `s3://bucket/key`.
+    pub url: String,
+    /// Its size, which is that of the output as JSON.
+    pub bytes: u64,
+    /// Its SHA-256, in hex.
+    pub sha256: String,
+}
+
+impl Left {
+    /// A value that is at hand.
+    #[must_use]
+    pub fn here(value: Value) -> Self {
+        Self::Here(Arc::new(Kept { value, in_templates: OnceLock::new() }))
+    }
+
+    /// Of a mapped task: its instances' outputs in order, as one list where all are at hand.
+    #[must_use]
+    pub fn each(outputs: Vec<Self>) -> Self {
+        if outputs.iter().any(|output| !matches!(output, Self::Here(_))) {
+            return Self::Each(Arc::new(outputs));
+        }
+        // Whoever read them holds the only copy as a rule.
+        let value = |output| match output {
+            Self::Here(kept) => Arc::try_unwrap(kept).map_or_else(|kept| kept.value.clone(), |kept| kept.value),
+            Self::Spilled(_) | Self::Each(_) => Value::Null,
+        };
+        Self::here(Value::Array(outputs.into_iter().map(value).collect()))
+    }
+
+    /// The value, where it is at hand.
+    #[must_use]
+    pub fn value(&self) -> Option<&Value> {
+        match self {
+            Self::Here(kept) => Some(&kept.value),
+            Self::Spilled(_) | Self::Each(_) => None,
+        }
+    }
+
+    /// The same as an object.
+    #[must_use]
+    pub fn object(&self) -> Option<&Map<String, Value>> {
+        self.value().and_then(Value::as_object)
+    }
+
+    /// As templates see it; undefined where it is not at hand.
+    #[must_use]
+    pub fn in_templates(&self) -> minijinja::Value {
+        match self {
+            Self::Here(kept) => kept.in_templates.get_or_init(|| minijinja::Value::from(Serde(&kept.value))).clone(),
+            Self::Spilled(_) | Self::Each(_) => minijinja::Value::UNDEFINED,
+        }
+    }
+}
+
+impl From<Map<String, Value>> for Left {
+    fn from(output: Map<String, Value>) -> Self {
+        Self::here(Value::Object(output))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn instances_outputs_are_one_list_when_all_are_at_hand() {
+        let spilled = Left::Spilled(Arc::new(Spilled { url: "s3://b/k".to_owned(), bytes: 1, sha256: String::new() }));
+        assert_eq!(
+            Left::each(vec![Left::here(json!({"a": 1})), Left::here(json!({"a": 2}))]).value(),
+            Some(&json!([{"a": 1}, {"a": 2}]))
+        );
+        assert!(matches!(Left::each(vec![Left::here(json!({})), spilled]), Left::Each(two) if two.len() == 2));
+        assert_eq!(Left::each(Vec::new()).value(), Some(&json!([])));
+    }
+}

@@ -1,0 +1,280 @@
+//! Mapped tasks (Airflow's dynamic task mapping): what a task is expanded over, and into which instances.
+//!
+//! The values are known when the task's upstreams have ended. The expansion is the mapped task's own attempt: what is
+//! rendered there are values, which are kept for each instance and never rendered again.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde_json::{Map, Value};
+
+use crate::domain::ids::{IdError, TaskId};
+
+/// So many instances a task may have where no setting says otherwise.
+pub const LONGEST_MAP: u32 = 10_000;
+
+/// What a task is expanded over, templates not rendered yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mapping {
+    /// Where the instances' values come from.
+    pub over: Over,
+    /// A template that names an instance for people (Airflow's `map_index_template`).
+    pub label: Option<String>,
+}
+
+/// Where the values of the instances come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Over {
+    /// `expand`: each key with each of its values, in every combination; the last key varies fastest.
+    Product(Map<String, Value>),
+    /// `expand_kwargs`: a list of objects, an instance each.
+    Zipped(Value),
+}
+
+/// The values of the instances of a mapped task, by `map_index`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expansion {
+    /// What each instance has instead of the expanded keys.
+    pub items: Vec<Map<String, Value>>,
+    /// What each instance is called, where there is a template for that.
+    pub labels: Vec<Option<String>>,
+}
+
+/// An instance, as its attempts see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Instance {
+    /// Which it is of the mapped task, from 0.
+    pub map_index: u32,
+    /// What it has instead of the expanded keys.
+    pub item: Map<String, Value>,
+}
+
+/// Values that make no instances.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MappingError {
+    /// A value that is no list and no object.
+    #[error(
+        "`expand.{key}` came to {found}; it has to be a list, or an object whose entries are taken as {{key, value}}"
+    )]
+    NoList {
+        /// The key.
+        key: String,
+        /// What it came to.
+        found: &'static str,
+    },
+    /// `expand_kwargs` that is no list.
+    #[error("`expand_kwargs` came to {found}; it has to be a list of objects")]
+    NoListOfObjects {
+        /// What it came to.
+        found: &'static str,
+    },
+    /// An item of `expand_kwargs` that is no object.
+    #[error("item {position} of `expand_kwargs` is {found}; each item is an object with the instance's keys")]
+    NoObject {
+        /// Its place, from 0.
+        position: usize,
+        /// What it is.
+        found: &'static str,
+    },
+    /// More instances than there may be.
+    #[error(
+        "it would have {count} mapped instances, and `max_map_length` allows {limit}; raise the setting \
+         `engine.max_map_length` (PINSCHED_MAX_MAP_LENGTH), or let fewer, larger pieces of work be mapped"
+    )]
+    TooMany {
+        /// How many there would be.
+        count: usize,
+        /// How many there may be.
+        limit: u32,
+    },
+}
+
+impl Mapping {
+    /// The keys that are expanded, where they are written out.
+    #[must_use]
+    pub fn keys(&self) -> Option<Vec<&str>> {
+        match &self.over {
+            Over::Product(values) => Some(values.keys().map(String::as_str).collect()),
+            Over::Zipped(_) => None,
+        }
+    }
+}
+
+impl Over {
+    /// The instances' values, of values that were rendered; at most `limit`.
+    ///
+    /// # Errors
+    /// [`MappingError`] says what the values came to instead.
+    pub fn items(self, limit: u32) -> Result<Vec<Map<String, Value>>, MappingError> {
+        match self {
+            Self::Product(values) => product(values, limit),
+            Self::Zipped(Value::Array(items)) => {
+                within(items.len(), limit)?;
+                items.into_iter().enumerate().map(|(position, item)| zipped(position, item)).collect()
+            }
+            Self::Zipped(other) => Err(MappingError::NoListOfObjects { found: describe(&other) }),
+        }
+    }
+}
+
+fn within(count: usize, limit: u32) -> Result<(), MappingError> {
+    if count > limit as usize { Err(MappingError::TooMany { count, limit }) } else { Ok(()) }
+}
+
+fn zipped(position: usize, item: Value) -> Result<Map<String, Value>, MappingError> {
+    match item {
+        Value::Object(item) => Ok(item),
+        other => Err(MappingError::NoObject { position, found: describe(&other) }),
+    }
+}
+
+/// Every combination of one value for each key.
+fn product(values: Map<String, Value>, limit: u32) -> Result<Vec<Map<String, Value>>, MappingError> {
+    let lists = values.into_iter().map(|(key, value)| Ok((listed(&key, value)?, key)));
+    let lists = lists.collect::<Result<Vec<(Vec<Value>, String)>, MappingError>>()?;
+    let count = lists.iter().fold(1_usize, |count, (list, _)| count.saturating_mul(list.len()));
+    within(count, limit)?;
+    let item = |mut number: usize| {
+        // The last key's values follow each other at once.
+        let mut chosen: Vec<(String, Value)> = Vec::with_capacity(lists.len());
+        for (list, key) in lists.iter().rev() {
+            chosen.push((key.clone(), list[number % list.len()].clone()));
+            number /= list.len();
+        }
+        chosen.into_iter().rev().collect()
+    };
+    Ok((0..count).map(item).collect())
+}
+
+/// The values of one key: a list's items, or an object's entries.
+fn listed(key: &str, value: Value) -> Result<Vec<Value>, MappingError> {
+    match value {
+        Value::Array(items) => Ok(items),
+        Value::Object(fields) => {
+            Ok(fields.into_iter().map(|(key, value)| serde_json::json!({"key": key, "value": value})).collect())
+        }
+        other => Err(MappingError::NoList { key: key.to_owned(), found: describe(&other) }),
+    }
+}
+
+fn describe(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+impl Expansion {
+    /// How many instances there are.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        u32::try_from(self.items.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// What a mapped task says of instances that failed: how many, and the first of them by `map_index`.
+#[must_use]
+pub fn failures(failed: u32, all: u32, first: &[u32]) -> String {
+    let names: Vec<String> = first.iter().map(|index| format!("[{index}]")).collect();
+    let more = if (failed as usize) > first.len() { ", …" } else { "" };
+    format!("{failed} of {all} mapped instances failed: {}{more}", names.join(", "))
+}
+
+/// A task, or one instance of a mapped one, as people name it: `each`, `each[3]`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TaskName {
+    /// The task.
+    pub task: TaskId,
+    /// Which instance, where one is meant.
+    pub map_index: Option<u32>,
+}
+
+impl FromStr for TaskName {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let instance = text
+            .strip_suffix(']')
+            .and_then(|text| text.rsplit_once('['))
+            .and_then(|(task, index)| Some((task, index.parse::<u32>().ok()?)));
+        match instance {
+            Some((task, index)) => Ok(Self { task: task.parse()?, map_index: Some(index) }),
+            None => Ok(Self { task: text.parse()?, map_index: None }),
+        }
+    }
+}
+
+impl fmt::Display for TaskName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.map_index {
+            Some(index) => write!(f, "{}[{index}]", self.task),
+            None => write!(f, "{}", self.task),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    fn items(over: Over) -> Result<Vec<Value>, MappingError> {
+        Ok(over.items(5)?.into_iter().map(Value::Object).collect())
+    }
+
+    #[test]
+    fn several_keys_make_every_combination_and_the_last_one_varies_fastest() {
+        let over = Over::Product(object(json!({"y": ["a", "b"], "x": [1, 2]})));
+        assert_eq!(
+            items(over).unwrap(),
+            [
+                json!({"y": "a", "x": 1}),
+                json!({"y": "a", "x": 2}),
+                json!({"y": "b", "x": 1}),
+                json!({"y": "b", "x": 2})
+            ]
+        );
+        let of_object = Over::Product(object(json!({"x": {"k": 1}})));
+        assert_eq!(items(of_object).unwrap(), [json!({"x": {"key": "k", "value": 1}})]);
+        assert_eq!(items(Over::Product(object(json!({"x": [], "y": [1]})))).unwrap(), Vec::<Value>::new());
+    }
+
+    #[test]
+    fn what_is_no_list_is_named_and_too_many_say_the_setting() {
+        let refused = |over| items(over).unwrap_err().to_string();
+        assert_eq!(
+            refused(Over::Product(object(json!({"x": "abc"})))),
+            "`expand.x` came to text; it has to be a list, or an object whose entries are taken as {key, value}"
+        );
+        assert_eq!(refused(Over::Zipped(json!(3))), "`expand_kwargs` came to a number; it has to be a list of objects");
+        assert!(refused(Over::Zipped(json!([{}, 3]))).starts_with("item 1 of `expand_kwargs` is a number"));
+        let many = refused(Over::Product(object(json!({"x": [1, 2, 3], "y": [1, 2]}))));
+        assert!(many.starts_with("it would have 6 mapped instances, and `max_map_length` allows 5; raise"), "{many}");
+    }
+
+    #[test]
+    fn an_instance_is_named_by_its_task_and_map_index() {
+        let name: TaskName = "group.each[3]".parse().unwrap();
+        assert_eq!(
+            (name.task.as_str(), name.map_index, name.to_string().as_str()),
+            ("group.each", Some(3), "group.each[3]")
+        );
+        assert_eq!("each".parse::<TaskName>().unwrap().map_index, None);
+        assert!("each[x]".parse::<TaskName>().is_err());
+    }
+
+    #[test]
+    fn failures_are_counted_and_the_first_are_named() {
+        assert_eq!(failures(3, 10_000, &[7, 12, 99]), "3 of 10000 mapped instances failed: [7], [12], [99]");
+        assert_eq!(failures(3, 5, &[0, 1]), "3 of 5 mapped instances failed: [0], [1], …");
+    }
+}

@@ -1,0 +1,325 @@
+//! What tasks leave (Airflow's XCom): how large it may be, where it goes when it is too large for a row, and how it is
+//! fetched from there.
+//!
+//! A large output is one object, written before the step that records it and named by run, task and fence: an attempt that
+//! is killed in between leaves an object that nobody refers to, which goes with its run.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::sync::OnceCell;
+
+use crate::connect::S3Endpoint;
+use crate::connect::s3::{PutOptions, S3, S3Error};
+use crate::domain::ids::AttemptKey;
+use crate::domain::left::{Left, Spilled};
+use crate::engine::operator::{Failure, Output};
+use crate::store::Store;
+
+/// The largest output that a row takes, where no setting says otherwise: Postgres keeps such a value in some pages aside.
+pub const INLINE_LIMIT: u64 = 256 << 10;
+
+/// The largest output at all, where no setting says otherwise: it is held in memory by each task that uses it.
+pub const OUTPUT_LIMIT: u64 = 64 << 20;
+
+/// How long an output may take to come back: 64 MiB at 1 MB/s.
+const FETCH_LIMIT: Duration = Duration::from_secs(60);
+
+/// So many runs' outputs are looked up at once when they are deleted.
+const DELETED_AT_ONCE: i64 = 100;
+
+/// How large outputs may be, and where large ones go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputLimits {
+    /// What is larger does not go into a row (`outputs.inline_limit`).
+    pub inline: u64,
+    /// What is larger is refused (`outputs.limit`).
+    pub most: u64,
+    /// Where what is too large for a row goes (`outputs.spill_to`); without it that is refused.
+    pub spill_to: Option<SpillPlace>,
+}
+
+impl Default for OutputLimits {
+    fn default() -> Self {
+        Self { inline: INLINE_LIMIT, most: OUTPUT_LIMIT, spill_to: None }
+    }
+}
+
+/// A bucket, and what the names of objects in it start with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpillPlace {
+    /// The bucket.
+    pub bucket: String,
+    /// The beginning of the names, without a slash at its end; may be empty.
+    pub prefix: String,
+}
+
+impl FromStr for SpillPlace {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (bucket, prefix) = split(text).ok_or("a place such as s3://bucket/prefix")?;
+        Ok(Self { bucket: bucket.to_owned(), prefix: prefix.trim_matches('/').to_owned() })
+    }
+}
+
+impl fmt::Display for SpillPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s3://{}/{}", self.bucket, self.prefix)
+    }
+}
+
+/// The bucket and the rest of an `s3://` URL.
+fn split(url: &str) -> Option<(&str, &str)> {
+    let rest = url.strip_prefix("s3://")?;
+    let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+    (!bucket.is_empty()).then_some((bucket, key))
+}
+
+/// Why an output could not be kept or fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// It is larger than any may be.
+    #[error(
+        "the output is {bytes} bytes of JSON, and `outputs.limit` (PINSCHED_OUTPUTS_LIMIT) allows {limit}: write the data \
+         to object storage in the task, and leave its URL"
+    )]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+        /// What is allowed.
+        limit: u64,
+    },
+    /// It is too large for a row, and there is nowhere else.
+    #[error(
+        "the output is {bytes} bytes of JSON, `outputs.inline_limit` (PINSCHED_OUTPUTS_INLINE_LIMIT) allows {limit} in the \
+         database, and there is no object storage for more: set `outputs.spill_to` (PINSCHED_OUTPUTS_SPILL_TO) to \
+         s3://bucket/prefix, or raise the limit"
+    )]
+    NowhereToSpill {
+        /// Its size.
+        bytes: u64,
+        /// What is allowed in a row.
+        limit: u64,
+    },
+    /// Its place cannot be read.
+    #[error("the output's place `{0}` is no s3:// URL")]
+    BadPlace(String),
+    /// The object store refused or did not answer.
+    #[error("the output could not be {what} object storage")]
+    Store {
+        /// `put into` or `fetched from`.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: S3Error,
+    },
+    /// It took too long.
+    #[error("the output at {url} did not come within {} s", FETCH_LIMIT.as_secs())]
+    Slow {
+        /// Where it is.
+        url: String,
+    },
+    /// What is there is something else.
+    #[error("the object at {url} is not the output that was put there")]
+    Changed {
+        /// Where it is.
+        url: String,
+    },
+    /// pinsched's own state.
+    #[error(transparent)]
+    State(#[from] crate::store::StoreError),
+}
+
+impl From<OutputError> for Failure {
+    fn from(error: OutputError) -> Self {
+        match &error {
+            OutputError::TooLarge { .. }
+            | OutputError::NowhereToSpill { .. }
+            | OutputError::BadPlace(_)
+            | OutputError::Changed { .. } => Self::fatal(&error),
+            OutputError::Store { source, .. } if !source.is_transient() => Self::fatal(&error),
+            OutputError::Store { .. } | OutputError::Slow { .. } | OutputError::State(_) => Self::retry(&error),
+        }
+    }
+}
+
+/// Keeps and fetches large outputs; its client is made when it is first needed.
+#[derive(Debug)]
+pub struct OutputStore {
+    limits: OutputLimits,
+    endpoint: S3Endpoint,
+    client: OnceCell<S3>,
+}
+
+impl OutputStore {
+    /// Of that object store, within these limits.
+    #[must_use]
+    pub fn new(endpoint: S3Endpoint, limits: OutputLimits) -> Self {
+        Self { limits, endpoint, client: OnceCell::new() }
+    }
+
+    /// The largest output that there may be.
+    #[must_use]
+    pub fn most(&self) -> u64 {
+        self.limits.most
+    }
+
+    async fn client(&self) -> &S3 {
+        self.client.get_or_init(|| S3::connect(&self.endpoint)).await
+    }
+
+    /// An output as it is recorded: as it is, or where it was put.
+    ///
+    /// # Errors
+    /// When it is too large, or cannot be put where it should go.
+    pub async fn keep(&self, store: &Store, attempt: AttemptKey, output: Output) -> Result<Left, OutputError> {
+        let output = Value::Object(output);
+        let bytes = size(&output);
+        let OutputLimits { inline, most, spill_to } = &self.limits;
+        if bytes > *most {
+            return Err(OutputError::TooLarge { bytes, limit: *most });
+        }
+        if bytes <= *inline {
+            return Ok(Left::here(output));
+        }
+        let place = spill_to.as_ref().ok_or(OutputError::NowhereToSpill { bytes, limit: *inline })?;
+        let body = Bytes::from(output.to_string());
+        drop(output);
+        let folder = [place.prefix.as_str(), &attempt.run_uuid.to_string()].join("/");
+        let folder = folder.trim_start_matches('/');
+        let key = format!("{folder}/{}/{}.json", attempt.task_run.task.0, attempt.fence);
+        // What is deleted with the run is known before anything is there.
+        store.note_spill(attempt.task_run.run, &format!("s3://{}/{folder}/", place.bucket)).await?;
+        let sha256 = hex(&body);
+        let failed = |source| OutputError::Store { what: "put into", source };
+        let client = self.client().await;
+        if self.endpoint.create_buckets {
+            client.ensure_bucket(&place.bucket).await.map_err(failed)?;
+        }
+        let options = PutOptions { content_type: "application/json", ..PutOptions::default() };
+        client.put(&place.bucket, &key, body, options).await.map_err(failed)?;
+        Ok(Left::Spilled(Arc::new(Spilled { url: format!("s3://{}/{key}", place.bucket), bytes, sha256 })))
+    }
+
+    /// The output itself, wherever it is.
+    ///
+    /// # Errors
+    /// When it does not come, or is not what was put there.
+    pub async fn fetch(&self, left: &Left) -> Result<Left, OutputError> {
+        match left {
+            Left::Here(_) => Ok(left.clone()),
+            Left::Spilled(spilled) => self.fetch_one(spilled).await.map(Left::here),
+            Left::Each(several) => {
+                let mut all = Vec::with_capacity(several.len());
+                for left in several.iter() {
+                    all.push(match left {
+                        Left::Spilled(spilled) => Left::here(self.fetch_one(spilled).await?),
+                        Left::Here(_) | Left::Each(_) => left.clone(),
+                    });
+                }
+                Ok(Left::each(all))
+            }
+        }
+    }
+
+    /// An output that was put aside.
+    ///
+    /// # Errors
+    /// As [`Self::fetch`].
+    pub async fn fetch_one(&self, spilled: &Spilled) -> Result<Value, OutputError> {
+        let url = || spilled.url.clone();
+        let (bucket, key) = split(&spilled.url).ok_or_else(|| OutputError::BadPlace(url()))?;
+        let got = tokio::time::timeout(FETCH_LIMIT, async { self.client().await.get(bucket, key).await });
+        let body = got
+            .await
+            .map_err(|_| OutputError::Slow { url: url() })?
+            .map_err(|source| OutputError::Store { what: "fetched from", source })?;
+        if hex(&body) != spilled.sha256 {
+            return Err(OutputError::Changed { url: url() });
+        }
+        serde_json::from_slice(&body).map_err(|_| OutputError::Changed { url: url() })
+    }
+
+    /// Deletes all that was put below a place that [`Store::spills_to_delete`] names.
+    ///
+    /// # Errors
+    /// When the object store refuses or does not answer.
+    pub async fn delete_below(&self, place: &str) -> Result<(), OutputError> {
+        let (bucket, prefix) = split(place).ok_or_else(|| OutputError::BadPlace(place.to_owned()))?;
+        let failed = |source| OutputError::Store { what: "deleted from", source };
+        let client = self.client().await;
+        for object in client.list(bucket, prefix).await.map_err(failed)? {
+            client.delete(bucket, &object.key).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// Deletes the large outputs of runs that are gone; how many runs' they were. What is deleted before an error stays so.
+///
+/// # Errors
+/// When the database or the object store does not answer.
+pub async fn delete_unused(store: &Store, outputs: &OutputStore) -> Result<u64, OutputError> {
+    let mut deleted = 0;
+    loop {
+        let places = store.spills_to_delete(DELETED_AT_ONCE).await?;
+        if places.is_empty() {
+            return Ok(deleted);
+        }
+        for place in places {
+            outputs.delete_below(&place).await?;
+            store.forget_spill(&place).await?;
+            deleted += 1;
+        }
+    }
+}
+
+/// How many bytes a value is as JSON, without writing it anywhere.
+fn size(value: &Value) -> u64 {
+    struct Counter(u64);
+    impl io::Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len() as u64;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    let written = serde_json::to_writer(&mut counter, value);
+    debug_assert!(written.is_ok(), "a value is JSON, and counting does not fail");
+    counter.0
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn places_are_buckets_with_a_prefix_or_none() {
+        let place = |text: &str| text.parse::<SpillPlace>().map(|place| place.to_string());
+        assert_eq!(place("s3://lake/pinsched/outputs/"), Ok("s3://lake/pinsched/outputs".to_owned()));
+        assert_eq!(place("s3://lake"), Ok("s3://lake/".to_owned()));
+        assert!(place("lake/outputs").is_err() && place("s3:///x").is_err());
+    }
+
+    #[test]
+    fn the_size_is_that_of_the_text() {
+        let value = json!({"a": ["é", 1, null, {"b": "\n"}]});
+        assert_eq!(size(&value), value.to_string().len() as u64);
+    }
+}

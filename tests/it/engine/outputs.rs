@@ -1,0 +1,140 @@
+//! Outputs of any size: kept in the database, put into the real S3 server and fetched from there, or refused.
+
+use std::sync::Arc;
+
+use pinsched::connect::s3::S3;
+use pinsched::connect::{S3Credentials, S3Endpoint};
+use pinsched::domain::run_state::RunState;
+use pinsched::embedded::s3::{S3Server, S3ServerConfig};
+use pinsched::engine::Engine;
+use pinsched::engine::outputs::{OutputLimits, OutputStore, delete_unused};
+use pinsched::operators;
+use pinsched::store::NewRun;
+use secrecy::SecretString;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::drive_with;
+use crate::dags::{House, Play, new_run};
+use crate::script::Stage;
+
+/// A DAG of real operators.
+async fn play(house: &House, text: &str) -> Play {
+    let file = pinsched::domain::source::SourceFile::new("orders.yaml", text);
+    let mut checked = pinsched::domain::check::check(&file, &operators::catalog());
+    assert!(!checked.has_errors(), "{:?}", checked.diagnostics);
+    let dag = checked.dags.pop().unwrap();
+    let folder = std::env::temp_dir().join("orders.yaml");
+    let new = NewRun { file: folder.to_str().unwrap(), ..new_run(&dag, text) };
+    let run = house.store.create_run(&new, pinsched::clock::now()).await.unwrap();
+    Play { stage: Stage::of(run.uuid), dag, run }
+}
+
+async fn engine(house: &House, outputs: OutputStore) -> Engine {
+    Engine { registrations: operators::registry(), outputs: Arc::new(outputs), ..house.engine().await }
+}
+
+async fn error_of(house: &House, play: &Play, task: usize) -> String {
+    house.store.task_runs(play.run.key).await.unwrap().remove(task).error.unwrap_or_default()
+}
+
+fn endpoint(server: &S3Server) -> S3Endpoint {
+    let credentials =
+        S3Credentials { access_key_id: "key".to_owned(), secret_access_key: SecretString::from("secret") };
+    S3Endpoint {
+        endpoint_url: Some(server.endpoint_url().parse().unwrap()),
+        region: None,
+        credentials: Some(credentials),
+        path_style: true,
+        create_buckets: true,
+        staging_bucket: "lake".to_owned(),
+    }
+}
+
+const LARGE: &str = "orders:
+  tasks:
+    large: {operator: bash, bash_command: \"head -c 300000 /dev/zero | tr '\\\\0' x; echo\"}
+    each: {operator: bash, dependencies: [large], expand: {bash_command: [\"head -c 300000 /dev/zero | tr '\\\\0' y; echo\", echo small]}}
+    after:
+      operator: bash
+      dependencies: [each]
+      bash_command: \"echo {{ outputs.large.return_value | length }} {{ outputs.each | map(attribute='return_value') | map('length') | join('+') }}\"
+    careless: {operator: bash, dependencies: [each], bash_command: echo fine}
+";
+
+#[tokio::test]
+async fn what_is_too_large_for_a_row_goes_to_object_storage_and_comes_back_and_goes_with_its_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = S3ServerConfig {
+        root: folder.path().join("s3"),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        access_key_id: "key".to_owned(),
+        secret_access_key: SecretString::from("secret"),
+    };
+    let server = S3Server::start(config, CancellationToken::new()).await.unwrap();
+    let limits =
+        || OutputLimits { spill_to: Some("s3://lake/some/outputs".parse().unwrap()), ..OutputLimits::default() };
+    let mut house = House::open().await;
+    let play = play(&house, LARGE).await;
+    let engine = engine(&house, OutputStore::new(endpoint(&server), limits())).await;
+    assert_eq!(drive_with(&engine, &house, &play).await, RunState::Success);
+    let tasks = house.store.task_runs(play.run.key).await.unwrap();
+    let spilled = tasks[0].spilled.as_ref().expect("it is not in the database");
+    assert!(tasks[0].output.is_none());
+    assert_eq!(tasks[2].output.as_ref().unwrap()["return_value"], "300000 300000+5");
+    // By anybody, and checked.
+    let fetched = engine.outputs.fetch_one(spilled).await.unwrap();
+    assert_eq!(fetched["return_value"].as_str().map(str::len), Some(300_000));
+    assert_eq!(spilled.bytes, fetched.to_string().len() as u64);
+    let s3 = S3::connect(&endpoint(&server)).await;
+    let objects = s3.list("lake", "some/outputs").await.unwrap();
+    assert_eq!(objects.len(), 2);
+    // A task whose output is gone fails, and says why; one that does not name it does not notice.
+    for object in &objects {
+        s3.put("lake", &object.key, "{}".into(), Default::default()).await.unwrap();
+    }
+    let changed = engine.outputs.fetch_one(spilled).await.unwrap_err().to_string();
+    assert!(
+        changed.starts_with("the object at s3://lake/some/outputs/")
+            && changed.ends_with("is not the output that was put there"),
+        "{changed}"
+    );
+    // They go with the run.
+    assert_eq!(delete_unused(&house.store, &engine.outputs).await.unwrap(), 0);
+    house.execute(&format!("DELETE FROM run WHERE id = {}", play.run.key.0)).await;
+    assert_eq!(delete_unused(&house.store, &engine.outputs).await.unwrap(), 1);
+    assert_eq!(s3.list("lake", "").await.unwrap().len(), 0);
+    assert_eq!(delete_unused(&house.store, &engine.outputs).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn without_object_storage_the_limit_is_an_error_that_names_the_settings() {
+    let house = House::open().await;
+    let play = play(&house, LARGE).await;
+    let outputs = OutputStore::new(crate::attempts::nowhere().s3, OutputLimits::default());
+    assert_eq!(drive_with(&engine(&house, outputs).await, &house, &play).await, RunState::Failed);
+    insta::assert_snapshot!(error_of(&house, &play, 0).await);
+}
+
+#[tokio::test]
+async fn an_output_of_100_mb_is_refused_whoever_leaves_it_and_the_engine_goes_on() {
+    let house = House::open().await;
+    let play = play(
+        &house,
+        "orders:
+  default_args: {retries: 3}
+  tasks:
+    line: {operator: bash, bash_command: \"head -c 100000000 /dev/zero | tr '\\\\0' x\"}
+    file: {operator: bash, bash_command: \"true\", dependencies: [line], trigger_rule: all_done}
+    after: {operator: bash, bash_command: echo on, dependencies: [file]}
+",
+    )
+    .await;
+    let outputs = OutputStore::new(crate::attempts::nowhere().s3, OutputLimits::default());
+    assert_eq!(drive_with(&engine(&house, outputs).await, &house, &play).await, RunState::Success);
+    let tasks = house.store.task_runs(play.run.key).await.unwrap();
+    assert_eq!(tasks[0].try_number, 1, "another try would leave as much");
+    insta::assert_snapshot!(tasks[0].error.as_ref().unwrap());
+    assert_eq!(tasks[2].output.as_ref().and_then(|output| output["return_value"].as_str()), Some("on"));
+    assert_eq!(tasks[0].output.clone().map(Value::Object), None);
+}
