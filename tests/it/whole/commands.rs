@@ -166,7 +166,10 @@ async fn a_run_as_json_has_every_key() {
         keys(&report),
         "run_id dag_id run_uuid logical_date state driven cancel_requested_at cancel_reason note duration_ms params tasks reconciliation"
     );
-    assert_eq!(keys(&report["tasks"][0]), "task_id map_index label instances operator state attempts lost duration_ms error output spilled");
+    assert_eq!(
+        keys(&report["tasks"][0]),
+        "task_id map_index label instances operator state attempts lost duration_ms error output spilled"
+    );
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod disk;
 mod interrupted;
 mod kept;
 mod killed;
+mod mapped;
 mod product;
 mod refused;
 mod terminal;
