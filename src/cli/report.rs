@@ -100,7 +100,6 @@ struct TaskReport {
     /// What the instance is called.
     label: Option<String>,
     /// Of a mapped task: how many instances it has in each state.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     instances: BTreeMap<TaskState, u64>,
     /// Unknown when the run's DAG cannot be read any more.
     operator: Option<String>,

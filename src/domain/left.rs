@@ -1,5 +1,6 @@
 //! What a task left, as those after it see it: at hand, or in object storage where it was too large for a row.
 
+use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use minijinja::value::Serde;
@@ -65,6 +66,15 @@ impl Left {
         }
     }
 
+    /// The same as an object, to keep.
+    #[must_use]
+    pub fn to_object(&self) -> Option<LeftObject> {
+        match self {
+            Self::Here(kept) if kept.value.is_object() => Some(LeftObject(Arc::clone(kept))),
+            Self::Here(_) | Self::Spilled(_) | Self::Each(_) => None,
+        }
+    }
+
     /// The same as an object.
     #[must_use]
     pub fn object(&self) -> Option<&Map<String, Value>> {
@@ -78,6 +88,24 @@ impl Left {
             Self::Here(kept) => kept.in_templates.get_or_init(|| minijinja::Value::from(Serde(&kept.value))).clone(),
             Self::Spilled(_) | Self::Each(_) => minijinja::Value::UNDEFINED,
         }
+    }
+}
+
+/// An output that is at hand, as the object that it is. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct LeftObject(Arc<Kept>);
+
+impl Deref for LeftObject {
+    type Target = Map<String, Value>;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.value.as_object().expect("it was made of an object")
+    }
+}
+
+impl From<Map<String, Value>> for LeftObject {
+    fn from(output: Map<String, Value>) -> Self {
+        Self(Arc::new(Kept { value: Value::Object(output), in_templates: OnceLock::new() }))
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -184,7 +185,7 @@ impl Attempt {
         if let Some(mapping) = task.mapping.as_ref().filter(|_| self.instance.is_none()) {
             return self.expand(mapping, &log).await;
         }
-        let outputs = self.upstream_outputs(&task.config.to_string()).await?;
+        let outputs = self.upstream_outputs(&task.config).await?;
         let named = self.lookup.named(&Wanted::in_config(&task.config)).await?;
         let templates = match &self.instance {
             Some(instance) => {
@@ -201,7 +202,7 @@ impl Attempt {
             config.extend(instance.item.iter().map(|(key, value)| (key.clone(), value.clone())));
         }
         let upstream = self.outputs.iter().filter_map(|(id, (operator, _))| {
-            let output = Arc::new(outputs.get(id)?.object()?.clone());
+            let output = outputs.get(id)?.to_object()?;
             Some((id.clone(), UpstreamOutput { operator: (*operator).to_owned(), output }))
         });
         let operator = (self.registration.build)(config).map_err(|error| Failure::fatal(&error))?;
@@ -233,14 +234,18 @@ impl Attempt {
         operator.run(&context).await
     }
 
-    /// What the tasks before it left. What is in object storage is fetched where the templates in `text` name it, or the
+    /// What the tasks before it left. What is in object storage is fetched where `templates` name it, or the
     /// operator may look for it itself.
-    async fn upstream_outputs(&self, text: &str) -> Result<Outputs, Failure> {
+    async fn upstream_outputs(&self, templates: &Value) -> Result<Outputs, Failure> {
+        if self.outputs.values().all(|(_, output)| output.value().is_some()) {
+            return Ok(self.outputs.iter().map(|(id, (_, output))| (id.clone(), output.clone())).collect());
+        }
+        let text = templates.to_string();
         let mut outputs = Outputs::new();
         for (id, (_, output)) in &self.outputs {
             let is_operators = self.instance.is_some() || self.task.mapping.is_none();
             let is_needed = output.value().is_none()
-                && (names_output(text, id) || is_operators && self.registration.kind.reads_outputs());
+                && (names_output(&text, id) || is_operators && self.registration.kind.reads_outputs());
             let output = if is_needed { self.output_store.fetch(output).await? } else { output.clone() };
             outputs.insert(id.clone(), output);
         }
@@ -251,7 +256,7 @@ impl Attempt {
     async fn expand(&self, mapping: &Mapping, log: &TaskLog) -> Result<Output, Failure> {
         let (facts, task) = (&self.run.facts, &self.task);
         let templates = expansion::templates_of(mapping);
-        let outputs = self.upstream_outputs(&templates.to_string()).await?;
+        let outputs = self.upstream_outputs(&templates).await?;
         let named = self.lookup.named(&Wanted::in_config(&templates)).await?;
         let scope = TemplateScope::for_task(facts, task, self.key.try_number, outputs.clone()).with_named(named);
         let label = |map_index, item: &Output| {

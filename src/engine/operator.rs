@@ -19,6 +19,7 @@ use crate::connect::Endpoints;
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
 use crate::domain::ids::{AttemptKey, DagId, RunId, TaskId, TaskRunKey};
+use crate::domain::left::LeftObject;
 use crate::domain::operator_kind::OperatorKind;
 use crate::domain::plan::Skips;
 use crate::domain::template::{Outputs, TemplateScope, Wanted};
@@ -204,7 +205,7 @@ pub struct UpstreamOutput {
     /// The upstream's operator, by short name.
     pub operator: String,
     /// Its output.
-    pub output: Arc<Output>,
+    pub output: LeftObject,
 }
 
 /// The lines that an attempt logs; written to the store in chunks, never lost after the attempt's end.

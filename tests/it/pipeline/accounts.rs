@@ -1,7 +1,5 @@
 //! The accounts of runs with several tasks of a kind: each sink answers for what it took itself.
 
-use std::sync::Arc;
-
 use pinsched::engine::operator::Failure;
 use serde_json::{Value, json};
 
@@ -55,9 +53,11 @@ async fn a_sink_behind_another_one_balances_by_itself() {
     // A row that its produce counts and that is not in Kafka is missed by the sink, whoever else sank all there is.
     let send = "send".parse().unwrap();
     let topic = bench.topic("geo");
-    let produced = Arc::make_mut(&mut bench.run.upstream.get_mut(&send).unwrap().output);
+    let upstream = bench.run.upstream.get_mut(&send).unwrap();
+    let mut produced = (*upstream.output).clone();
     produced["topics"][&topic]["produced"] = json!(31);
     produced["topics"][&topic]["drawn"] = json!(31);
+    upstream.output = produced.into();
     let failure = bench.run.run("again", "sink", columns).await.unwrap_err();
     let missed = format!("not every row arrived: topic `{topic}`: 31 drawn, 31 produced, 30 sunk, 0 dead-lettered");
     assert_eq!(failure, Failure::Fatal(missed));

@@ -174,7 +174,7 @@ async fn a_run_as_json_has_every_key() {
     );
     assert_eq!(
         keys(&report["tasks"][0]),
-        "task_id operator state attempts lost started_at finished_at duration_ms error output"
+        "task_id map_index label instances operator state attempts lost started_at finished_at duration_ms error output spilled"
     );
     assert_eq!((&report["run_type"], &report["triggered_by"]), (&"manual".into(), &"run".into()));
     assert_eq!(report["data_interval_start"], report["logical_date"]);

@@ -7,6 +7,7 @@ mod disk;
 mod interrupted;
 mod kept;
 mod killed;
+mod mapped;
 pub mod product;
 mod refused;
 mod terminal;
