@@ -103,6 +103,8 @@ impl Store {
                 remove(&mut transaction, run, &outcome.removed, request.words, now).await?;
             }
             transaction.commit().await.map_err(&failed)?;
+        } else {
+            transaction.rollback().await.map_err(&failed)?; // at once: a claim would pass by what is locked
         }
         Ok(changed)
     }

@@ -36,18 +36,14 @@ async fn waits(
 ) -> (String, Result<Output, Failure>) {
     config["poke_interval"] = json!("20ms");
     let Attempt { context, mut log } = run.claim("wait").await;
-    let happening = async {
-        let said = log.next_line().await;
-        happens().await;
-        said
-    };
     let attempt = attempts::run(&context, operator, config);
     tokio::pin!(attempt);
     let said = tokio::select! {
         ended = &mut attempt => panic!("it did not wait: {ended:?}"),
-        said = happening => said,
+        said = log.next_line() => said,
     };
-    let ended = tokio::time::timeout(std::time::Duration::from_secs(30), attempt).await;
+    let limit = std::time::Duration::from_secs(30);
+    let ((), ended) = tokio::join!(happens(), tokio::time::timeout(limit, attempt)); // it may end before the other does
     (said, ended.expect("it comes within 30 s"))
 }
 
