@@ -254,7 +254,9 @@ impl<'a> Planner<'a> {
             }
             Ending::Failed { .. } => self.step(index, TaskEvent::FailedForGood, None),
             Ending::Interrupted => self.step(index, TaskEvent::Interrupted, Some(self.now)),
-            Ending::Lost if task.lost + 1 >= LOST_LIMIT => self.step(index, TaskEvent::LostForGood, None),
+            Ending::Lost if task.state == TaskState::Running && task.lost + 1 >= LOST_LIMIT => {
+                self.step(index, TaskEvent::LostForGood, None)
+            }
             Ending::Lost => self.step(index, TaskEvent::Lost, Some(self.now)),
             // It was written before, by a step whose answer was lost.
             Ending::Deferred if task.state == TaskState::Deferred => Ok(()),
@@ -314,7 +316,8 @@ impl<'a> Planner<'a> {
         task.state = to;
         match event {
             TaskEvent::FailedForNow => task.try_number += 1,
-            TaskEvent::Lost | TaskEvent::LostForGood => task.lost += 1,
+            // One that only waits is not what its worker died of.
+            TaskEvent::Lost | TaskEvent::LostForGood => task.lost += i32::from(from == TaskState::Running),
             TaskEvent::Released
             | TaskEvent::Claimed
             | TaskEvent::Deferred

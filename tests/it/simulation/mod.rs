@@ -59,7 +59,9 @@ fn a_thousand_dags_end_as_their_rules_say_whatever_crashes() {
         total.events, total.tasks, total.exact, total.faults
     ));
     said(&format!("{happened:?}"));
-    for event in TaskEvent::ALL {
+    // No task of the drawn DAGs is mapped: what becomes of instances is held by the plan's own property test.
+    let of_mapped = [TaskEvent::Expanded, TaskEvent::Reopened];
+    for event in TaskEvent::ALL.into_iter().filter(|event| !of_mapped.contains(event)) {
         assert!(happened.contains_key(&event), "nothing was ever {event}");
     }
     assert!(total.faults.len() >= 12, "some faults never came: {:?}", total.faults);

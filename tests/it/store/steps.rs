@@ -210,6 +210,21 @@ async fn a_task_is_lost_five_times_at_the_most() {
 }
 
 #[tokio::test]
+async fn a_task_that_waits_is_not_blamed_for_the_ends_of_its_workers() {
+    let house = House::open().await;
+    let play = house.play("orders: {tasks: {patient: {operator: script}}}").await;
+    let worker = worker(&house).await;
+    for _ in 0..=LOST_LIMIT {
+        let claimed = claim(&house.store, &worker, 1).await;
+        end(&house.store, &play, vec![ended(&claimed[0], Ending::Deferred)]).await;
+        end(&house.store, &play, vec![ended(&claimed[0], Ending::Lost)]).await;
+    }
+    let task = house.store.task_runs(play.run.key).await.unwrap().remove(0);
+    assert_eq!((task.state, task.lost), (TaskState::Queued, 0));
+    assert_history_is_legal(&house.store, play.run.key).await;
+}
+
+#[tokio::test]
 async fn a_step_about_a_run_that_is_gone_does_nothing() {
     let mut house = House::open().await;
     let play = house.play("orders: {tasks: {only: {operator: script}}}").await;
