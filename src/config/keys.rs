@@ -238,7 +238,7 @@ pub mod key {
         name: "service.listen",
         variables: &["PINSCHED_LISTEN"],
         default: Some("127.0.0.1:8793"),
-        about: "where `serve` answers `/health/live`, `/health/ready` and `/metrics`: address:port, or `off`",
+        about: "where `serve` answers `/health`, `/health/live`, `/health/ready` and `/metrics`: address:port, or `off`",
         ..PLAIN
     };
     /// How long finished runs are kept.

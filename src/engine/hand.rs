@@ -102,15 +102,20 @@ impl Hand {
         self.ended.is_empty() && self.sweep.is_empty()
     }
 
-    /// The runs that something happened to, with their DAGs.
-    pub(super) fn happened(&self) -> Vec<(RunKey, Arc<Dag>)> {
+    /// The runs that something happened to, with their DAGs and what ended of them, up to so many ends: those are kept until
+    /// they are written, for a step that fails is done again.
+    pub(super) fn happened(&self, most: usize) -> Vec<(RunKey, Arc<Dag>, Vec<EndedAttempt>)> {
+        let mut left = most;
         let runs: BTreeSet<RunKey> = self.ended.keys().chain(&self.sweep).copied().collect();
-        runs.into_iter().filter_map(|run| Some((run, Arc::clone(&self.runs.get(&run)?.run.dag)))).collect()
-    }
-
-    /// What ended of a run; it is kept until it is written, for a step that fails is done again.
-    pub(super) fn ended_of(&self, run: RunKey) -> Vec<EndedAttempt> {
-        self.ended.get(&run).cloned().unwrap_or_default()
+        let portion = |run: RunKey| {
+            let ended = self.ended.get(&run).map(Vec::as_slice).unwrap_or_default();
+            let taken = &ended[..ended.len().min(left)];
+            left -= taken.len();
+            // Without an end it is a sweep, which a run's ends are not held back for.
+            let is_told = !taken.is_empty() || ended.is_empty();
+            is_told.then(|| Some((run, Arc::clone(&self.runs.get(&run)?.run.dag), taken.to_vec()))).flatten()
+        };
+        runs.into_iter().filter_map(portion).collect()
     }
 
     /// These ends were written: the first so many of each run.

@@ -491,3 +491,22 @@ fn the_tests_that_architecture_names_exist() {
         }
     }
 }
+
+#[test]
+fn the_books_summary_has_every_page_by_its_title() {
+    let docs = root().join("docs");
+    let pages = files_below(&docs).into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "md"));
+    let mut wanted: Vec<String> = pages
+        .filter(|path| !path.ends_with("SUMMARY.md"))
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let title = text.lines().next().unwrap().trim_start_matches("# ").to_owned();
+            format!("- [{title}]({})", path.strip_prefix(&docs).unwrap().display())
+        })
+        .collect();
+    wanted.sort();
+    let summary = std::fs::read_to_string(docs.join("SUMMARY.md")).unwrap();
+    let mut listed: Vec<String> = summary.lines().filter(|line| line.starts_with("- ")).map(str::to_owned).collect();
+    listed.sort();
+    assert_eq!(listed, wanted);
+}

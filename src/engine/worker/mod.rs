@@ -52,6 +52,9 @@ const _: () = assert!(RENEWAL.as_secs() + ANSWER_LIMIT.as_secs() < TRUST.as_secs
 /// The same for a step, whose statements are several.
 const STEP_LIMIT: Duration = Duration::from_secs(10);
 
+/// The smallest portion of what there is to do that a step leaves a rest of.
+const PORTION: usize = 16;
+
 /// The wait after a step that failed for a reason that may pass.
 const AGAIN: Duration = Duration::from_millis(250);
 
@@ -319,16 +322,16 @@ impl<'a> Worker<'a> {
                 return Ok(());
             }
             self.take_in(&self.hand.missing()).await?;
+            let portion = self.portion();
+            let slots = free.min(portion);
             let claim = claims.then(|| Claim {
                 worker: self.sign.worker,
-                slots: u32::try_from(free).unwrap_or(u32::MAX),
+                slots: u32::try_from(slots).unwrap_or(u32::MAX),
                 of: self.assignment.claims(),
             });
-            let happened = self.hand.happened();
-            let batches: Vec<RunBatch<'_>> = happened
-                .iter()
-                .map(|(run, dag)| RunBatch { run: *run, dag, ended: self.hand.ended_of(*run) })
-                .collect();
+            let happened = self.hand.happened(portion);
+            let batches: Vec<RunBatch<'_>> =
+                happened.iter().map(|(run, dag, ended)| RunBatch { run: *run, dag, ended: ended.clone() }).collect();
             let now = clock::now();
             let step = Step { batches, claim };
             let begun = clock::monotonic();
@@ -352,12 +355,19 @@ impl<'a> Worker<'a> {
                 self.conclude(run, state);
             }
             let freed = self.note_deferrals(&step.batches);
-            self.wants_work = freed || claims && stepped.claimed.len() == free; // there may be more: after these
+            let is_full = claims && stepped.claimed.len() == slots; // there may be more: after these
+            self.wants_work = freed || is_full;
             self.start_all(&stepped.claimed).await?;
-            if self.hand.ended.is_empty() {
+            if self.hand.ended.is_empty() && !(is_full && slots < free) {
                 return Ok(());
             }
         }
+    }
+
+    /// How many ends, and how many claims, one step is of at the most: so that of many that end together the first ones'
+    /// slots are taken again before the last ones are written. Each way of working then spreads by itself.
+    fn portion(&self) -> usize {
+        (self.engine.slots / 6).max(PORTION)
     }
 
     /// Tells what moved on, keeps what was left, and notes when something will be ready that was not claimed.

@@ -183,7 +183,7 @@ async fn a_job_outlives_the_service_that_submitted_it() {
     stand.until("the takeover", async |house| house.store.task_runs(run.key).await.unwrap()[0].fence == 2).await;
     jobs.with(|asked| asked.state = "done");
     assert_eq!(stand.ended(&run).await, RunState::Success);
-    assert_eq!(stand.picture(&run).await, "  job  success          attempt 1  lost 1");
+    assert_eq!(stand.picture(&run).await, "  job  success          attempt 1");
     assert_eq!(jobs.with(|asked| (asked.keys.len(), asked.cancellations)), (1, 0));
     stand.stop().await;
 }

@@ -35,6 +35,6 @@ async fn what_a_killed_service_waited_for_another_does() {
     stand.until("the takeover", async |house| house.store.task_runs(run.key).await.unwrap()[0].fence == 2).await;
     std::fs::write(stand.path("go"), "").unwrap();
     assert_eq!(stand.ended(&run).await, RunState::Success);
-    assert_eq!(stand.picture(&run).await, "  wait  success          attempt 1  lost 1");
+    assert_eq!(stand.picture(&run).await, "  wait  success          attempt 1");
     stand.stop().await;
 }

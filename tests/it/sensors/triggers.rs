@@ -42,7 +42,7 @@ async fn a_child_is_waited_for_and_a_killed_service_makes_no_second_one() {
     stand.until_tasks(&parent, 1, TaskState::Deferred).await;
     std::fs::write(stand.path("go"), "").unwrap();
     assert_eq!(stand.ended(&parent).await, RunState::Success);
-    assert_eq!(stand.picture(&parent).await, "  call  success          attempt 1  lost 1");
+    assert_eq!(stand.picture(&parent).await, "  call  success          attempt 1");
     assert_eq!(stand.runs("child").await.len(), 1);
     stand.stop().await;
 }

@@ -133,7 +133,10 @@ fn check_attempts(task: &DagTask, row: &Task) -> Result<(), String> {
     let since_clear = row.history.iter().rposition(|told| told.event == TaskEvent::Cleared).map_or(0, |at| at + 1);
     let lost = row.history[since_clear..]
         .iter()
-        .filter(|told| matches!(told.event, TaskEvent::Lost | TaskEvent::LostForGood))
+        // A task that only waited is not blamed.
+        .filter(|told| {
+            matches!(told.event, TaskEvent::Lost | TaskEvent::LostForGood) && told.from == TaskState::Running
+        })
         .count();
     must!(usize::try_from(row.lost) == Ok(lost), "it was lost {lost} times, and says {}", row.lost);
     must!(row.lost < LOST_LIMIT || row.state.is_final(), "it was lost {lost} times, and goes on");
