@@ -98,7 +98,9 @@ impl Attempt {
         let log = TaskLog::new(log_sender);
         let log_ended = CancellationToken::new();
         let masked = self.lookup.masks().stream();
-        let writer = attempt_log::write(self.store.clone(), self.key, log_receiver, masked, log_ended.clone());
+        // The parts are boxed, since a future that is moved before it is awaited takes its place twice, and thousands may wait.
+        let writer =
+            Box::pin(attempt_log::write(self.store.clone(), self.key, log_receiver, masked, log_ended.clone()));
         let span = tracing::info_span!(
             "task",
             dag.id = %self.run.facts.dag_id,
@@ -106,10 +108,12 @@ impl Attempt {
             task.id = %self.task.id,
             attempt = self.key.try_number
         );
-        let work = async {
+        let work = Box::pin(async {
             let result = match self.supervised(log.clone()).await {
                 // It is put where it stays before the step that records it.
-                Ok(output) => self.output_store.keep(&self.store, self.key, output).await.map_err(Failure::from),
+                Ok(output) => {
+                    Box::pin(self.output_store.keep(&self.store, self.key, output)).await.map_err(Failure::from)
+                }
                 Err(failure) => Err(failure),
             };
             match &result {
@@ -120,7 +124,7 @@ impl Attempt {
             drop(log);
             log_ended.cancel();
             result
-        };
+        });
         let (result, ()) = futures::future::join(work, writer).instrument(span).await;
         self.ended(result)
     }
@@ -130,8 +134,7 @@ impl Attempt {
         let limit = self.task.execution_timeout.unwrap_or(Duration::MAX);
         let cancel = self.stop.token.child_token();
         let timed_out = CancellationToken::new();
-        let work = AssertUnwindSafe(self.operate(log, cancel.clone(), timed_out.clone())).catch_unwind();
-        tokio::pin!(work);
+        let mut work = Box::pin(AssertUnwindSafe(self.operate(log, cancel.clone(), timed_out.clone())).catch_unwind());
         let flatten = |caught: Result<Result<Output, Failure>, Box<dyn std::any::Any + Send>>| match caught {
             Ok(result) => result,
             Err(panic) => Err(Failure::Retry(format!("the operator panicked: {}", panic_text(panic.as_ref())))),
@@ -183,10 +186,10 @@ impl Attempt {
     ) -> Result<Output, Failure> {
         let task = &self.task;
         if let Some(mapping) = task.mapping.as_ref().filter(|_| self.instance.is_none()) {
-            return self.expand(mapping, &log).await;
+            return Box::pin(self.expand(mapping, &log)).await;
         }
-        let outputs = self.upstream_outputs(&task.config).await?;
-        let named = self.lookup.named(&Wanted::in_config(&task.config)).await?;
+        let outputs = Box::pin(self.upstream_outputs(&task.config)).await?;
+        let named = Box::pin(self.lookup.named(&Wanted::in_config(&task.config))).await?;
         let templates = match &self.instance {
             Some(instance) => {
                 TemplateScope::for_instance(&self.run.facts, task, self.key.try_number, outputs.clone(), instance)

@@ -66,14 +66,14 @@ pub(crate) async fn write(
                 continue;
             }
         }
-        if !chunk.flush().await && is_over {
+        if !Box::pin(chunk.flush()).await && is_over {
             break;
         }
         due = (!chunk.body.is_empty()).then(|| Instant::now() + PATIENCE);
     }
     chunk.body.push_str(&masked.finish());
     let written = async {
-        while !chunk.flush().await {
+        while !Box::pin(chunk.flush()).await {
             tokio::time::sleep(PATIENCE).await;
         }
     };

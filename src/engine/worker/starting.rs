@@ -133,14 +133,15 @@ impl Worker<'_> {
         if let Some(old) = self.live.insert(claimed.task_run, Live { fence: claimed.fence, stop, is_deferred: false }) {
             old.stop.stop(Stop::LeaseLost); // it was taken from this worker, and came back before the next renewal
         }
-        self.attempts.spawn(async move {
-            // The operator's own panics are caught inside; this is for what panics while it is dropped.
-            let ended = AssertUnwindSafe(attempt.execute()).catch_unwind().await.unwrap_or_else(|panic| {
+        // The operator's own panics are caught inside; this is for what panics while it is dropped.
+        let executed = AssertUnwindSafe(attempt.execute()).catch_unwind();
+        self.attempts.spawn(executed.map(move |executed| {
+            let ended = executed.unwrap_or_else(|panic| {
                 let words = format!("the attempt panicked: {}", panic_text(panic.as_ref()));
                 Some(failed(index, claimed.fence, words, Some(rand::random())))
             });
             (claimed.task_run, claimed.fence, ended)
-        });
+        }));
     }
 
     fn registration(&self, operator: &str) -> Option<Registration> {

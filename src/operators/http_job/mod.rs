@@ -56,18 +56,19 @@ struct Submitted<'a> {
 impl Operator for HttpJob {
     async fn run(&self, context: &TaskContext) -> Result<Output, Failure> {
         // Only here nothing is cancelled half way: what was submitted has to be known.
-        let job = self.submitted(context).await?;
+        // What takes a moment is boxed: ten thousand may wait for days, and hold no more than what waiting needs.
+        let job = Box::pin(self.submitted(context)).await?;
         let patience = self.patience()?;
         match watch::wait(context, &patience, &job).await {
             Err(Failure::Interrupted) => {
-                if is_unwanted(context).await {
-                    job.cancel(context).await;
+                if Box::pin(is_unwanted(context)).await {
+                    Box::pin(job.cancel(context)).await;
                 }
                 Err(Failure::Interrupted)
             }
             // Patience ended, which is this task's own: no later attempt takes the job up.
             Err(failure @ (Failure::Fatal(_) | Failure::Skip(_))) => {
-                job.cancel(context).await;
+                Box::pin(job.cancel(context)).await;
                 Err(failure)
             }
             ended => ended,

@@ -77,7 +77,7 @@ async fn watch(context: &TaskContext, patience: &Patience, looking: &dyn Look) -
             said = words;
         }
         if deadline.is_none() {
-            deadline = self::deadline(context, patience).await;
+            deadline = Box::pin(self::deadline(context, patience)).await;
         }
         let left = deadline.map(|deadline| (deadline - clock::now()).to_std().unwrap_or_default());
         match (left, patience.timeout) {
