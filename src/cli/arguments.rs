@@ -147,7 +147,7 @@ pub(crate) enum Command {
     Clear(ClearArguments),
     /// Take tasks for done, or for failed, whatever became of them
     ///
-    /// What failed because of them runs again. A task that runs is stopped.
+    /// What failed after them runs again. A task that runs is stopped.
     #[command(after_help = "Examples:
   pinsched mark latest sink --as success
   pinsched mark latest sink --as failed --dry-run")]

@@ -143,11 +143,19 @@ pub(crate) async fn priority(session: &Session, run: &str, task: &TaskName, prio
     Ok(Exit::Done)
 }
 
+#[derive(Debug, Serialize)]
+struct Noted {
+    dag_id: String,
+    run_id: String,
+    note: String,
+}
+
 pub(crate) async fn note(session: &Session, run: &str, text: &str) -> anyhow::Result<Exit> {
     let (_held, store) = session.connect_store().await?;
     let run = find_run(&store, run).await?;
     store.note_run(run.key, text).await?;
-    session.printer.say(&format!("{}  {}  noted", run.dag_id, run.run_id));
+    let noted = Noted { dag_id: run.dag_id.to_string(), run_id: run.run_id.to_string(), note: text.to_owned() };
+    session.printer.answer(&noted, || format!("{}  {}  noted\n", run.dag_id, run.run_id))?;
     Ok(Exit::Done)
 }
 

@@ -42,6 +42,9 @@ const PARAGRAPH_LINES: usize = 8;
 
 /// Params, or a conf, of which `--output json` has all.
 const GIVEN_EXCERPT: usize = 400;
+/// What an instance is called, which may come from data.
+const LABEL_EXCERPT: usize = 40;
+
 /// So many failed instances are listed unasked.
 const INSTANCES_LISTED: usize = 20;
 
@@ -340,16 +343,22 @@ impl RunReport {
     fn render_end(&self, printer: Printer) -> String {
         let mut text = String::new();
         self.write_heading(printer, Detail::Brief, &mut text);
-        let failed = self.tasks.iter().filter(|task| task.state.is_failure()).count();
+        let own = || self.tasks.iter().filter(|task| task.map_index < 0); // an instance is part of its task
+        let count = |state: TaskState| own().filter(|task| task.state == state).count();
+        let (failed, upstream_failed) = (count(TaskState::Failed), count(TaskState::UpstreamFailed));
         if failed > 0 {
             self.write_tasks(printer, |task| task.state.is_failure(), &mut text);
             self.write_errors(Detail::Brief, &mut text);
             text.push('\n');
         }
-        let (all, shown) = (self.tasks.len() as u64, words::short_uuid(&self.run_uuid));
+        let (all, shown) = (own().count() as u64, words::short_uuid(&self.run_uuid));
         let tasks = words::counted(all, "task", "tasks");
         let _ = match failed {
             0 => writeln!(text, "{tasks}; `pinsched show {shown}` shows all of it"),
+            _ if upstream_failed > 0 => writeln!(
+                text,
+                "{failed} of {tasks} failed, {upstream_failed} upstream_failed; `pinsched show {shown}` shows all of it"
+            ),
             _ => writeln!(text, "{failed} of {tasks} failed; `pinsched show {shown}` shows all of it"),
         };
         text
@@ -474,7 +483,9 @@ impl TaskReport {
     fn name(&self) -> String {
         let count: u64 = self.instances.values().sum();
         match (self.map_index, &self.label) {
-            (0.., Some(label)) => format!("{}[{}] {label}", self.task_id, self.map_index),
+            (0.., Some(label)) => {
+                format!("{}[{}] {}", self.task_id, self.map_index, words::excerpt(label, LABEL_EXCERPT))
+            }
             (0.., None) => format!("{}[{}]", self.task_id, self.map_index),
             _ if count > 0 => format!("{} [{}]", self.task_id, words::count(count)),
             _ => self.task_id.clone(),

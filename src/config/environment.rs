@@ -1,13 +1,14 @@
 //! The process's environment, taken once. Everything else is handed this value, so that tests may hand in their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Every variable that has a value in UTF-8, and the search path.
+/// Every variable that has a value in UTF-8, the names of those that have another, and the search path.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
+    unreadable: BTreeSet<String>,
     path: Option<OsString>,
 }
 
@@ -29,10 +30,24 @@ impl Environment {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "config reads the environment")]
     pub fn capture() -> Self {
-        let variables = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
-        Self { variables, path: std::env::var_os("PATH") }
+        Self::of(std::env::vars_os(), std::env::var_os("PATH"))
+    }
+
+    /// These variables.
+    pub(super) fn of(given: impl Iterator<Item = (OsString, OsString)>, path: Option<OsString>) -> Self {
+        let mut environment = Self { path, ..Self::default() };
+        for (name, value) in given.filter_map(|(name, value)| Some((name.into_string().ok()?, value))) {
+            match value.into_string() {
+                Ok(value) => drop(environment.variables.insert(name, value)),
+                Err(_) => drop(environment.unreadable.insert(name)),
+            }
+        }
+        environment
+    }
+
+    /// The variables whose value is not UTF-8, in order of their names.
+    pub fn unreadable(&self) -> impl Iterator<Item = &str> {
+        self.unreadable.iter().map(String::as_str)
     }
 
     /// The variable's value; one that is empty counts as not set.
@@ -66,6 +81,6 @@ impl Environment {
 impl<const N: usize> From<[(&str, &str); N]> for Environment {
     fn from(pairs: [(&str, &str); N]) -> Self {
         let variables = pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        Self { variables, path: None }
+        Self { variables, ..Self::default() }
     }
 }

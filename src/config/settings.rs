@@ -15,7 +15,7 @@ use super::error::{ConfigError, Problem};
 use super::file;
 use super::keys::{CONNECTIONS, KAFKA_PROPERTIES, Key, VARIABLES, key};
 use super::observed::{self, OpenLineageSettings, TelemetrySettings};
-use super::unknown::unknown_variables;
+use super::unknown::{unknown_variables, unreadable_variables};
 use super::values::{Entry, Origin, Value, Values};
 use crate::domain::byte_size::parse_byte_size;
 use crate::domain::connection::Connection;
@@ -212,6 +212,7 @@ impl Settings {
         let file = read_file(flags, environment, directory)?;
         let values = Values::gather(file, environment, &flags.values);
         let mut problems = unknown_variables(environment);
+        problems.extend(unreadable_variables(environment));
         let settings = assemble(&values, environment, directory, &mut problems);
         match settings {
             Some(settings) if problems.is_empty() => Ok(settings),

@@ -325,3 +325,17 @@ fn the_variables_of_opentelemetry_and_openlineage_mean_what_their_own_clients_ta
     let said = refused("", Environment::from([("OTEL_EXPORTER_OTLP_HEADERS", "api-key:hush")]));
     assert!(said.contains("`name=value`, comma separated") && !said.contains("hush"), "{said}");
 }
+
+#[test]
+fn a_setting_that_is_not_utf_8_does_not_count_as_unset() {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt as _;
+    let bad = || OsString::from_vec(b"postgres://bob:p\xff@db/x".to_vec());
+    let names = ["DATABASE_URL", "AIRFLOW_CONN_WH", "PINSCHED_HOME", "LS_COLORS"];
+    let environment = Environment::of(names.into_iter().map(|name| (OsString::from(name), bad())), None);
+    insta::assert_snapshot!(refused("", environment), @"
+    AIRFLOW_CONN_WH: its value is not UTF-8
+    DATABASE_URL: its value is not UTF-8
+    PINSCHED_HOME: its value is not UTF-8
+    ");
+}

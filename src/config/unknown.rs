@@ -32,6 +32,22 @@ pub(super) fn unknown_variables(environment: &Environment) -> Vec<Problem> {
         .collect()
 }
 
+/// Every variable that a setting, a connection or a variable is read from, and whose value is not UTF-8: it would be as if
+/// nobody had set it.
+pub(super) fn unreadable_variables(environment: &Environment) -> Vec<Problem> {
+    let is_read = |variable: &&str| {
+        KEYS.iter().any(|key| key.variables.contains(variable))
+            || TABLES.iter().any(|table| variable.starts_with(table.prefix))
+            || [PREFIX, "AIRFLOW_CONN_", "AIRFLOW_VAR_"].iter().any(|prefix| variable.starts_with(prefix))
+    };
+    let unreadable = environment.unreadable().filter(is_read).map(|variable| Problem {
+        origin: Origin::Environment(variable.to_owned()),
+        message: "its value is not UTF-8".to_owned(),
+        help: None,
+    });
+    unreadable.collect()
+}
+
 /// The variable that was most likely meant: it is spelt almost so, or its key in `pinsched.toml` is, or it is one of a
 /// table's that begins almost so.
 fn did_you_mean(variable: &str) -> Option<String> {

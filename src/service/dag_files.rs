@@ -185,10 +185,18 @@ pub fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
         if path.is_dir() && !path.is_symlink() && !hidden {
             collect(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") && !hidden {
+        } else if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+            && !hidden
+            && !is_endless(&path)
+        {
             files.push(path);
         }
     }
+}
+
+/// Whether reading it might wait for ever: a named pipe, a socket or a device, which nobody puts into a folder of DAGs.
+fn is_endless(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| !found.is_file())
 }
 
 /// How many diagnostics of a severity there are.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use chrono::{DateTime, FixedOffset, NaiveDate, TimeDelta};
-use minijinja::value::{Enumerator, Kwargs, Object, Serde, from_args};
+use minijinja::value::{Enumerator, Kwargs, Object, Serde, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value, context};
 
 use crate::domain::Timestamp;
@@ -266,12 +266,33 @@ impl TaskInstance {
         if output.is_undefined() {
             return Err(refused(format!("the task `{task}` left no output")));
         }
+        if output.kind() == ValueKind::Seq {
+            return of_instances(task, &output, key);
+        }
         let found = output.get_attr(key.unwrap_or("return_value"))?;
         match (found.is_undefined(), key) {
             (false, _) => Ok(found),
             (true, None) => Ok(output),
             (true, Some(key)) => Err(refused(format!("the output of `{task}` has no key `{key}`"))),
         }
+    }
+}
+
+/// The same of a mapped task: a list, as in Airflow, of what each instance has by that key.
+fn of_instances(task: &str, outputs: &Value, key: Option<&str>) -> Result<Value, Error> {
+    let mut found = Vec::new();
+    for output in outputs.try_iter()? {
+        match (output.get_attr(key.unwrap_or("return_value"))?, key) {
+            (value, _) if !value.is_undefined() => found.push(value),
+            (_, None) => found.push(output),
+            (_, Some(_)) => {}
+        }
+    }
+    match key {
+        Some(key) if found.is_empty() && outputs.len() > Some(0) => {
+            Err(refused(format!("the outputs of the instances of `{task}` have no key `{key}`")))
+        }
+        _ => Ok(Value::from(found)),
     }
 }
 

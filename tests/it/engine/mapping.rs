@@ -61,13 +61,15 @@ async fn outputs_of_a_task_before_it_are_expanded_over_by_any_form() {
     letters: {operator: script, dependencies: [list], expand: {say: \"{{ outputs.list.said | list }}\"}}
     entries: {operator: script, dependencies: [list], say: \"{{ map_item.acts }}!\", expand_kwargs: \"{{ [{'acts': ['succeed']}] }}\"}
     whole: {operator: script, dependencies: [letters], say: \"no {{ ti.map_index }}\", expand_kwargs: \"{{ [{}, {}] }}\"}
-    again: {operator: script, dependencies: [letters], expand: {say: \"{{ outputs.letters | map(attribute='said') | list }}\"}}",
+    again: {operator: script, dependencies: [letters], expand: {say: \"{{ outputs.letters | map(attribute='said') | list }}\"}}
+    pulled: {operator: script, dependencies: [letters], expand: {say: \"{{ ti.xcom_pull('letters', key='said') }}\"}}",
         )
         .await;
     assert_eq!(drive(&house, &play).await, RunState::Success);
     assert_eq!(said(&house, &play, "letters").await, ["a", "b", "c"]);
     assert_eq!(said(&house, &play, "whole").await, ["no 0", "no 1"]);
     assert_eq!(said(&house, &play, "again").await, ["a", "b", "c"], "over the outputs of instances, too");
+    assert_eq!(said(&house, &play, "pulled").await, ["a", "b", "c"], "and in Airflow's words");
 }
 
 #[tokio::test]

@@ -60,6 +60,16 @@ async fn a_file_that_is_broken_when_the_service_begins_has_its_last_good_version
 }
 
 #[tokio::test]
+async fn a_named_pipe_among_the_files_is_not_waited_for() {
+    let mut served = Served::nothing().await;
+    assert!(std::process::Command::new("mkfifo").arg(served.path("pipe.yaml")).status().unwrap().success());
+    served.start().await;
+    served.write("orders.yaml", "orders: {tasks: {one: {operator: script}}}");
+    served.dag("orders", |state| state.version.is_some()).await;
+    served.stop().await;
+}
+
+#[tokio::test]
 async fn a_run_keeps_the_version_that_it_began_with() {
     let text = "orders: {tasks: {one: {operator: script, acts: [gate]}, two: {operator: script, dependencies: [one]}}}";
     let served = Served::by_one(&[("orders.yaml", text)]).await;
