@@ -1,5 +1,6 @@
 //! What a task left, as those after it see it: at hand, or in object storage where it was too large for a row.
 
+use std::io;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
@@ -115,11 +116,36 @@ impl From<Map<String, Value>> for Left {
     }
 }
 
+/// How many bytes a value is as JSON, without writing it anywhere.
+#[must_use]
+pub fn json_size(value: &Value) -> u64 {
+    struct Counter(u64);
+    impl io::Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len() as u64;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    let written = serde_json::to_writer(&mut counter, value);
+    debug_assert!(written.is_ok(), "a value is JSON, and counting does not fail");
+    counter.0
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_size_is_that_of_the_text() {
+        let value = json!({"a": ["é", 1, null, {"b": "\n"}]});
+        assert_eq!(json_size(&value), value.to_string().len() as u64);
+    }
 
     #[test]
     fn instances_outputs_are_one_list_when_all_are_at_hand() {

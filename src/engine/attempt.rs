@@ -14,7 +14,7 @@ use crate::connect::Endpoints;
 use crate::domain::dag::Task;
 use crate::domain::ids::{AttemptKey, TaskId};
 use crate::domain::left::Left;
-use crate::domain::mapping::{Expansion, Instance, Mapping};
+use crate::domain::mapping::{Expansion, Instance, MapLimits, Mapping};
 use crate::domain::plan::Ending;
 use crate::domain::template::{Outputs, TemplateScope, Wanted, names_output};
 use crate::engine::attempt_log;
@@ -262,7 +262,8 @@ impl Attempt {
         let label = |map_index, item: &Output| {
             expansion::label(facts, task, &outputs, Instance { map_index, item: item.clone() })
         };
-        let expanded = expansion::expand(&scope, mapping, self.max_map_length, label)?;
+        let limits = MapLimits { count: self.max_map_length, bytes: self.output_store.most() };
+        let expanded = expansion::expand(&scope, mapping, limits, label)?;
         log.line(format!("expanded into {} instances", expanded.count()));
         let _ = self.expansion.set(Arc::new(expanded)); // an attempt expands once
         Ok(Output::new())
