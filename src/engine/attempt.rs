@@ -186,7 +186,11 @@ impl Attempt {
             return self.expand(mapping, &log).await;
         }
         let outputs = self.upstream_outputs(&task.config).await?;
-        let named = self.lookup.named(&Wanted::in_config(&task.config)).await?;
+        // What an instance has of its own may hold a secret that the expansion looked up, maybe in another process: it is
+        // looked up again, so that it is masked here, too.
+        let expanded = task.mapping.as_ref().map(expansion::templates_of);
+        let wanted = serde_json::json!([&task.config, expanded]);
+        let named = self.lookup.named(&Wanted::in_config(&wanted)).await?;
         let templates = match &self.instance {
             Some(instance) => {
                 TemplateScope::for_instance(&self.run.facts, task, self.key.try_number, outputs.clone(), instance)
