@@ -198,9 +198,7 @@ impl Attempt {
             None => TemplateScope::for_task(&self.run.facts, task, self.key.try_number, outputs.clone()),
         };
         let templates = templates.with_named(named);
-        let mut config = templates
-            .render_config(&task.config, self.registration.kind.late_fields)
-            .map_err(|error| if error.may_pass { Failure::retry(&error) } else { Failure::fatal(&error) })?;
+        let mut config = templates.render_config(&task.config, self.registration.kind.late_fields)?;
         if let (Some(instance), Some(config)) = (&self.instance, config.as_object_mut()) {
             // What it has for itself was rendered when its task was expanded.
             config.extend(instance.item.iter().map(|(key, value)| (key.clone(), value.clone())));

@@ -35,13 +35,12 @@ pub(super) fn expand(
         }
         Over::Zipped(items) => templates.render_at("expand_kwargs", items).map(Over::Zipped),
     };
-    let items =
-        rendered.map_err(|error| Failure::fatal(&error))?.items(limits).map_err(|error| Failure::fatal(&error))?;
+    let items = rendered?.items(limits).map_err(|error| Failure::fatal(&error))?;
     if items.is_empty() {
         return Err(Failure::Skip("it is expanded over nothing".to_owned()));
     }
     let labels = (0_u32..).zip(&items).map(|(map_index, item)| label(map_index, item));
-    let labels = labels.collect::<Result<Vec<_>, TemplateError>>().map_err(|error| Failure::fatal(&error))?;
+    let labels = labels.collect::<Result<Vec<_>, TemplateError>>()?;
     Ok(Expansion { items, labels })
 }
 
