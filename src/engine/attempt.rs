@@ -31,6 +31,9 @@ use crate::store::{EndedAttempt, Store};
 /// How long an operator may take to stop after it was told: then its future is dropped. After a lost lease it is less.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long an output may take to be put into object storage, with its client's own tries: 64 MiB at 1 MB/s.
+const KEEP_LIMIT: Duration = Duration::from_secs(120);
+
 /// Why an attempt was told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -108,8 +111,7 @@ impl Attempt {
         );
         let work = async {
             let result = match self.supervised(log.clone()).await {
-                // It is put where it stays before the step that records it.
-                Ok(output) => self.output_store.keep(&self.store, self.key, output).await.map_err(Failure::from),
+                Ok(output) => self.kept(output).await,
                 Err(failure) => Err(failure),
             };
             match &result {
@@ -163,6 +165,29 @@ impl Attempt {
             Some(Err(Failure::Interrupted)) | None if is_too_long => Err(Failure::Retry(too_long())),
             Some(failure) => failure,
             None => Err(Failure::Interrupted),
+        }
+    }
+
+    /// Puts an output where it stays, before the step that records it. A run that is cancelled does not need it.
+    async fn kept(&self, output: Output) -> Result<Left, Failure> {
+        let stopped = async {
+            self.stop.token.cancelled().await;
+            if self.stop.reason() != Some(Stop::Cancelled) {
+                tokio::time::sleep(STOP_LIMIT).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            kept = self.output_store.keep(&self.store, self.key, output) => kept.map_err(Failure::from),
+            () = stopped => Err(Failure::Interrupted),
+            () = self.lease_lost_for(LOST_STOP_LIMIT) => {
+                self.stop.stop(Stop::LeaseLost);
+                Err(Failure::Interrupted)
+            }
+            () = tokio::time::sleep(KEEP_LIMIT) => {
+                let seconds = KEEP_LIMIT.as_secs();
+                Err(Failure::Retry(format!("the output could not be put into object storage within {seconds} s")))
+            }
         }
     }
 
