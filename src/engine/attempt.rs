@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::connect::Endpoints;
+use crate::domain::choice;
 use crate::domain::dag::Task;
 use crate::domain::ids::{AttemptKey, TaskId};
 use crate::domain::left::Left;
@@ -170,6 +171,9 @@ impl Attempt {
 
     /// Puts an output where it stays, before the step that records it. A run that is cancelled does not need it.
     async fn kept(&self, output: Output) -> Result<Left, Failure> {
+        if choice::chooses(self.task.operator) {
+            return self.output_store.keep_in_row(output).map_err(Failure::from);
+        }
         let stopped = async {
             self.stop.token.cancelled().await;
             if self.stop.reason() != Some(Stop::Cancelled) {

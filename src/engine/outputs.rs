@@ -174,6 +174,17 @@ impl OutputStore {
         self.client.get_or_init(|| S3::connect(&self.endpoint)).await
     }
 
+    /// An output that stays in its row, however large that gets within the limit for all: what follows from a decision
+    /// is looked up there.
+    ///
+    /// # Errors
+    /// When it is too large for any.
+    pub fn keep_in_row(&self, output: Output) -> Result<Left, OutputError> {
+        let output = Value::Object(output);
+        let (bytes, limit) = (json_size(&output), self.limits.most);
+        if bytes > limit { Err(OutputError::TooLarge { bytes, limit }) } else { Ok(Left::here(output)) }
+    }
+
     /// An output as it is recorded: as it is, or where it was put.
     ///
     /// # Errors
