@@ -17,7 +17,7 @@ use crate::domain::ids::{AttemptKey, TaskId};
 use crate::domain::left::Left;
 use crate::domain::mapping::{Expansion, Instance, MapLimits, Mapping};
 use crate::domain::plan::Ending;
-use crate::domain::template::{Outputs, TemplateScope, Wanted, names_output};
+use crate::domain::template::{Outputs, ReadOutputs, TemplateScope, Wanted};
 use crate::engine::attempt_log;
 use crate::engine::expansion;
 use crate::engine::holding::{HoldingWatch, LOST_STOP_LIMIT};
@@ -271,12 +271,12 @@ impl Attempt {
         if self.outputs.values().all(|(_, output)| output.value().is_some()) {
             return Ok(self.outputs.iter().map(|(id, (_, output))| (id.clone(), output.clone())).collect());
         }
-        let text = templates.to_string();
+        let read = ReadOutputs::in_config(templates);
         let mut outputs = Outputs::new();
         for (id, (_, output)) in &self.outputs {
             let is_operators = self.instance.is_some() || self.task.mapping.is_none();
             let is_needed = output.value().is_none()
-                && (names_output(&text, id) || is_operators && self.registration.kind.reads_outputs());
+                && (read.has(id) || is_operators && self.registration.kind.reads_outputs());
             let output = if is_needed { self.output_store.fetch(output).await? } else { output.clone() };
             outputs.insert(id.clone(), output);
         }

@@ -64,6 +64,10 @@ const LARGE: &str = "orders:
       dependencies: [each]
       bash_command: \"echo {{ outputs.large.return_value | length }} {{ outputs.each | map(attribute='return_value') | map('length') | join('+') }}\"
     careless: {operator: bash, dependencies: [each], bash_command: echo fine}
+    by_any_name:
+      operator: bash
+      dependencies: [each]
+      bash_command: \"echo {% for id in ['large'] %}{{ outputs[id].return_value | length }}{% endfor %}\"
 ";
 
 #[tokio::test]
@@ -86,6 +90,7 @@ async fn what_is_too_large_for_a_row_goes_to_object_storage_and_comes_back_and_g
     let spilled = tasks[0].spilled.as_ref().expect("it is not in the database");
     assert!(tasks[0].output.is_none());
     assert_eq!(tasks[2].output.as_ref().unwrap()["return_value"], "300000 300000+5");
+    assert_eq!(tasks[4].output.as_ref().unwrap()["return_value"], "300000");
     // By anybody, and checked.
     let fetched = engine.outputs.fetch_one(spilled).await.unwrap();
     assert_eq!(fetched["return_value"].as_str().map(str::len), Some(300_000));
@@ -146,12 +151,13 @@ async fn what_a_branch_decides_stays_in_the_database_however_small_a_row_is() {
     let house = House::open().await;
     let text = "orders:
   tasks:
-    choose: {operator: branch, follow: [left]}
-    left: {operator: bash, bash_command: \"true\", dependencies: [choose]}
+    choose: {operator: branch, follow: [ID]}
+    ID: {operator: bash, bash_command: \"true\", dependencies: [choose]}
     right: {operator: bash, bash_command: echo right, dependencies: [choose]}
-";
-    let play = play(&house, text).await;
-    let limits = OutputLimits { inline: 10, ..OutputLimits::default() };
+"
+    .replace("ID", &"left".repeat(30));
+    let play = play(&house, &text).await;
+    let limits = OutputLimits { inline: 100, ..OutputLimits::default() };
     let outputs = OutputStore::new(crate::attempts::nowhere().s3, limits);
     let driven = drive_with(&engine(&house, outputs).await, &house, &play).await;
     let choose = house.store.task_runs(play.run.key).await.unwrap().remove(0);
