@@ -8,6 +8,8 @@ use minijinja::value::Serde;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::domain::ids::TaskIndex;
+
 /// The output of a task; of a mapped task a list of its instances' outputs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub enum Left {
@@ -17,6 +19,17 @@ pub enum Left {
     Spilled(Arc<Spilled>),
     /// Of instances, some of whose outputs are in object storage.
     Each(Arc<Vec<Left>>),
+    /// Of a mapped task whose instances' outputs are read when somebody asks for them.
+    Listed(Arc<Listed>),
+}
+
+/// The list of what the instances of a mapped task left, read once.
+#[derive(Debug)]
+pub struct Listed {
+    /// The mapped task.
+    pub task: TaskIndex,
+    /// The list, once it was read.
+    pub read: OnceLock<Left>,
 }
 
 /// A value that templates take as their own without making it anew for each of them.
@@ -53,9 +66,15 @@ impl Left {
         // Whoever read them holds the only copy as a rule.
         let value = |output| match output {
             Self::Here(kept) => Arc::try_unwrap(kept).map_or_else(|kept| kept.value.clone(), |kept| kept.value),
-            Self::Spilled(_) | Self::Each(_) => Value::Null,
+            Self::Spilled(_) | Self::Each(_) | Self::Listed(_) => Value::Null,
         };
         Self::here(Value::Array(outputs.into_iter().map(value).collect()))
+    }
+
+    /// Of a mapped task: a list that nobody has read yet.
+    #[must_use]
+    pub fn listed(task: TaskIndex) -> Self {
+        Self::Listed(Arc::new(Listed { task, read: OnceLock::new() }))
     }
 
     /// The value, where it is at hand.
@@ -63,7 +82,7 @@ impl Left {
     pub fn value(&self) -> Option<&Value> {
         match self {
             Self::Here(kept) => Some(&kept.value),
-            Self::Spilled(_) | Self::Each(_) => None,
+            Self::Spilled(_) | Self::Each(_) | Self::Listed(_) => None,
         }
     }
 
@@ -72,7 +91,7 @@ impl Left {
     pub fn to_object(&self) -> Option<LeftObject> {
         match self {
             Self::Here(kept) if kept.value.is_object() => Some(LeftObject(Arc::clone(kept))),
-            Self::Here(_) | Self::Spilled(_) | Self::Each(_) => None,
+            Self::Here(_) | Self::Spilled(_) | Self::Each(_) | Self::Listed(_) => None,
         }
     }
 
@@ -87,7 +106,7 @@ impl Left {
     pub fn in_templates(&self) -> minijinja::Value {
         match self {
             Self::Here(kept) => kept.in_templates.get_or_init(|| minijinja::Value::from(Serde(&kept.value))).clone(),
-            Self::Spilled(_) | Self::Each(_) => minijinja::Value::UNDEFINED,
+            Self::Spilled(_) | Self::Each(_) | Self::Listed(_) => minijinja::Value::UNDEFINED,
         }
     }
 }

@@ -265,7 +265,7 @@ impl Attempt {
         operator.run(&context).await
     }
 
-    /// What the tasks before it left. What is in object storage is fetched where `templates` name it, or the
+    /// What the tasks before it left. What instances left, or is in object storage, is read where `templates` name it, or the
     /// operator may look for it itself.
     async fn upstream_outputs(&self, templates: &Value) -> Result<Outputs, Failure> {
         if self.outputs.values().all(|(_, output)| output.value().is_some()) {
@@ -277,7 +277,14 @@ impl Attempt {
             let is_operators = self.instance.is_some() || self.task.mapping.is_none();
             let is_needed = output.value().is_none()
                 && (read.has(id) || is_operators && self.registration.kind.reads_outputs());
-            let output = if is_needed { self.output_store.fetch(output).await? } else { output.clone() };
+            let output = match output {
+                _ if !is_needed => output.clone(),
+                Left::Listed(listed) => {
+                    let list = self.output_store.list(&self.store, self.run.key, listed).await?;
+                    self.output_store.fetch(&list).await?
+                }
+                output => self.output_store.fetch(output).await?,
+            };
             outputs.insert(id.clone(), output);
         }
         Ok(outputs)

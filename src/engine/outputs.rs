@@ -12,12 +12,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 use crate::connect::S3Endpoint;
 use crate::connect::s3::{PutOptions, S3, S3Error};
-use crate::domain::ids::AttemptKey;
-use crate::domain::left::{Left, Spilled, json_size};
+use crate::domain::ids::{AttemptKey, RunKey};
+use crate::domain::left::{Left, Listed, Spilled, json_size};
 use crate::engine::operator::{Failure, Output};
 use crate::store::Store;
 
@@ -95,6 +95,18 @@ pub enum OutputError {
         /// What is allowed.
         limit: u64,
     },
+    /// What the instances of a mapped task left is together larger than any output may be.
+    #[error(
+        "what the instances of the mapped task left is {bytes} bytes of JSON together, and `outputs.limit` \
+         (PINSCHED_OUTPUTS_LIMIT) allows a task that reads it {limit}: let each instance write its data to object storage \
+         and leave its URL, or raise the limit"
+    )]
+    ListTooLarge {
+        /// Their size.
+        bytes: u64,
+        /// What is allowed.
+        limit: u64,
+    },
     /// It is too large for a row, and there is nowhere else.
     #[error(
         "the output is {bytes} bytes of JSON, `outputs.inline_limit` (PINSCHED_OUTPUTS_INLINE_LIMIT) allows {limit} in the \
@@ -140,6 +152,7 @@ impl From<OutputError> for Failure {
     fn from(error: OutputError) -> Self {
         match &error {
             OutputError::TooLarge { .. }
+            | OutputError::ListTooLarge { .. }
             | OutputError::NowhereToSpill { .. }
             | OutputError::BadPlace(_)
             | OutputError::Changed { .. } => Self::fatal(&error),
@@ -155,13 +168,15 @@ pub struct OutputStore {
     limits: OutputLimits,
     endpoint: S3Endpoint,
     client: OnceCell<S3>,
+    /// Lists of instances' outputs are read one after the other: what one attempt has read, the next need not.
+    reading: Mutex<()>,
 }
 
 impl OutputStore {
     /// Of that object store, within these limits.
     #[must_use]
     pub fn new(endpoint: S3Endpoint, limits: OutputLimits) -> Self {
-        Self { limits, endpoint, client: OnceCell::new() }
+        Self { limits, endpoint, client: OnceCell::new(), reading: Mutex::new(()) }
     }
 
     /// The largest output that there may be.
@@ -218,20 +233,38 @@ impl OutputStore {
         Ok(Left::Spilled(Arc::new(Spilled { url: format!("s3://{}/{key}", place.bucket), bytes, sha256 })))
     }
 
+    /// What the instances of a mapped task of a run left, unless it is too large together; what of it is in object storage
+    /// is still to be fetched.
+    ///
+    /// # Errors
+    /// When it is too large, or the database does not answer.
+    pub async fn list(&self, store: &Store, run: RunKey, listed: &Listed) -> Result<Left, OutputError> {
+        let _turn = self.reading.lock().await;
+        if let Some(read) = listed.read.get() {
+            return Ok(read.clone());
+        }
+        let (bytes, limit) = (store.size_of_outputs(run, listed.task).await?, self.limits.most);
+        if bytes > limit {
+            return Err(OutputError::ListTooLarge { bytes, limit });
+        }
+        let read = store.list_outputs(run, listed.task).await?;
+        Ok(listed.read.get_or_init(|| read).clone())
+    }
+
     /// The output itself, wherever it is.
     ///
     /// # Errors
     /// When it does not come, or is not what was put there.
     pub async fn fetch(&self, left: &Left) -> Result<Left, OutputError> {
         match left {
-            Left::Here(_) => Ok(left.clone()),
+            Left::Here(_) | Left::Listed(_) => Ok(left.clone()),
             Left::Spilled(spilled) => self.fetch_one(spilled).await.map(Left::here),
             Left::Each(several) => {
                 let mut all = Vec::with_capacity(several.len());
                 for left in several.iter() {
                     all.push(match left {
                         Left::Spilled(spilled) => Left::here(self.fetch_one(spilled).await?),
-                        Left::Here(_) | Left::Each(_) => left.clone(),
+                        Left::Here(_) | Left::Each(_) | Left::Listed(_) => left.clone(),
                     });
                 }
                 Ok(Left::each(all))

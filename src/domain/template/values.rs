@@ -120,7 +120,7 @@ fn of_path(outputs: &Outputs, id: &str) -> Option<Value> {
 /// In the place of an output that was not fetched: whatever is read of it says so.
 fn not_fetched(task: &str) -> Value {
     let message = format!(
-        "the output of `{task}` is too large for the database and was not fetched: name the task in the template, as \
+        "the output of `{task}` was not read before the template was rendered: name the task in the template, as \
          `outputs['{task}']`"
     );
     Value::from(refused(message))
