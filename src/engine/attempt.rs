@@ -108,6 +108,7 @@ impl Attempt {
             dag.id = %self.run.facts.dag_id,
             run.id = %self.run.facts.run_id,
             task.id = %self.task.id,
+            task.map_index = self.instance.as_ref().map(|instance| instance.map_index),
             attempt = self.key.try_number
         );
         let work = async {
