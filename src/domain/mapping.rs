@@ -299,7 +299,9 @@ mod tests {
         assert_eq!(items(product), Err(MappingError::TooLarge { bytes: 3 * 33 + 3 * 2, limit: 100 }));
         assert_eq!(items(Over::Product(object(json!({"a": [long], "b": [1, 2]})))).unwrap().len(), 2);
         let refused = items(Over::Zipped(json!([{"a": long}, {"a": long}, {"a": long}]))).unwrap_err().to_string();
-        assert!(refused.contains("114 bytes") && refused.contains("`outputs.limit` (PINSCHED_OUTPUTS_LIMIT) allows 100"));
+        assert!(
+            refused.contains("114 bytes") && refused.contains("`outputs.limit` (PINSCHED_OUTPUTS_LIMIT) allows 100")
+        );
     }
 
     #[test]

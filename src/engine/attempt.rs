@@ -276,8 +276,8 @@ impl Attempt {
         let mut outputs = Outputs::new();
         for (id, (_, output)) in &self.outputs {
             let is_operators = self.instance.is_some() || self.task.mapping.is_none();
-            let is_needed = output.value().is_none()
-                && (read.has(id) || is_operators && self.registration.kind.reads_outputs());
+            let is_needed =
+                output.value().is_none() && (read.has(id) || is_operators && self.registration.kind.reads_outputs());
             let output = match output {
                 _ if !is_needed => output.clone(),
                 Left::Listed(listed) => {

@@ -137,8 +137,10 @@ impl Checker<'_, '_> {
                     .help("name the connection in another key; `map_item` says there which instance it is"),
             ),
             (["var", _, name, ..], Place::Expansion) if is_secret_name(name) => Some(
-                refuse(format!("`{name}` is a secret's name, and cannot be expanded over: the values are kept in the database"))?
-                    .help("name the variable in another key; `map_item` says there which instance it is"),
+                refuse(format!(
+                    "`{name}` is a secret's name, and cannot be expanded over: the values are kept in the database"
+                ))?
+                .help("name the variable in another key; `map_item` says there which instance it is"),
             ),
             (["map_item", key, ..], Place::Instance(Some(keys))) if !keys.iter().any(|known| known == key) => {
                 Some(refuse(format!("the instances have no `{key}` of their own"))?.did_you_mean(

@@ -208,10 +208,8 @@ async fn what_a_variable_hides_is_masked_in_an_instance_that_another_process_run
         )
         .await;
     let settings = SecretString::from(serde_json::json!({"token": "nobody-may-read-it"}).to_string());
-    let named = || NamedSettings {
-        variables: [("settings".to_owned(), settings.clone())].into(),
-        ..NamedSettings::default()
-    };
+    let named =
+        || NamedSettings { variables: [("settings".to_owned(), settings.clone())].into(), ..NamedSettings::default() };
     let process = async || {
         let engine = house.engine().await;
         let lookup = Lookup::new(engine.store.clone(), named(), SecretKeys::default(), Masks::default());
