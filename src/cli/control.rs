@@ -12,7 +12,7 @@ use crate::cli::table::Field;
 use crate::clock;
 use crate::domain::control::{Action, Reach};
 use crate::domain::dag::Dag;
-use crate::domain::ids::TaskRunKey;
+use crate::domain::ids::{TaskIndex, TaskRunKey};
 use crate::domain::mapping::TaskName;
 use crate::domain::task_state::TaskState;
 use crate::store::{Mode, Request, Run, Store, TaskRun, Word};
@@ -116,16 +116,16 @@ pub(crate) async fn restart(session: &Session, run: &str, all: bool, dry_run: bo
         true => task.map_of.is_none(),
         false => !is_done(task.state) && !has_undone(task),
     };
-    let undone: Vec<TaskName> = tasks.iter().filter(is_meant).map(TaskRun::name).collect();
+    let undone: Vec<TaskIndex> = tasks.iter().filter(is_meant).map(|task| task.task).collect();
     let wish = Wish {
         action: Action::Clear,
-        tasks: &undone,
+        tasks: &[],
         reach: Reach::default(),
         span: Span::default(),
         dry_run,
         words: "restarted by a person",
     };
-    let lines = if undone.is_empty() { Vec::new() } else { apply(&store, &run, &dag, &wish).await? };
+    let lines = if undone.is_empty() { Vec::new() } else { apply_to(&store, &run, &dag, &wish, &undone).await? };
     answer(session, &store, dry_run, lines).await
 }
 
@@ -189,7 +189,18 @@ async fn apply(store: &Store, run: &Run, dag: &Dag, wish: &Wish<'_>) -> anyhow::
     for name in wish.tasks {
         tasks.push(find_named(store, run, dag, name).await?);
     }
-    let request = Request { action: wish.action, tasks: &tasks, reach: wish.reach, words: wish.words };
+    apply_to(store, run, dag, wish, &tasks).await
+}
+
+/// The same to tasks whose places are known; the wish's own names are not looked at.
+async fn apply_to(
+    store: &Store,
+    run: &Run,
+    dag: &Dag,
+    wish: &Wish<'_>,
+    tasks: &[TaskIndex],
+) -> anyhow::Result<Vec<ChangeLine>> {
+    let request = Request { action: wish.action, tasks, reach: wish.reach, words: wish.words };
     let mode = if wish.dry_run { Mode::DryRun } else { Mode::Do };
     let changed = store.change_tasks(run.key, dag, request, mode, clock::now()).await?;
     Ok(changed

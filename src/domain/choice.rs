@@ -53,9 +53,13 @@ pub fn chosen(dag: &Dag, me: TaskIndex, names: &[String]) -> Result<Vec<TaskInde
 /// The tasks that decide what runs after them.
 #[must_use]
 pub fn choosers(dag: &Dag) -> Vec<TaskIndex> {
-    let chooses =
-        |operator: &str| matches!(operator, "branch" | "branch_python" | "short_circuit" | "short_circuit_python");
     dag.tasks().iter().filter(|task| chooses(task.operator)).map(|task| task.index).collect()
+}
+
+/// Whether tasks of that operator decide what runs after them.
+#[must_use]
+pub fn chooses(operator: &str) -> bool {
+    matches!(operator, "branch" | "branch_python" | "short_circuit" | "short_circuit_python")
 }
 
 /// The tasks right after one that decided, by its output, that they do not run. As in Airflow those only: what comes later

@@ -61,13 +61,14 @@ pub struct InstanceState {
 pub struct Standing<'a> {
     /// The DAG's tasks, in its order.
     pub states: &'a [TaskState],
-    /// The instances of mapped tasks, by index.
+    /// The instances of mapped tasks, in the order of their indexes.
     pub instances: &'a [InstanceState],
 }
 
 impl Standing<'_> {
     fn instance(&self, index: TaskIndex) -> Option<&InstanceState> {
-        self.instances.iter().find(|instance| instance.task == index)
+        let place = self.instances.binary_search_by_key(&index, |instance| instance.task).ok()?;
+        self.instances.get(place)
     }
 
     fn of(&self, map_of: TaskIndex) -> impl Iterator<Item = &InstanceState> {

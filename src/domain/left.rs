@@ -1,11 +1,14 @@
 //! What a task left, as those after it see it: at hand, or in object storage where it was too large for a row.
 
+use std::io;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use minijinja::value::Serde;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use crate::domain::ids::TaskIndex;
 
 /// The output of a task; of a mapped task a list of its instances' outputs. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -16,6 +19,17 @@ pub enum Left {
     Spilled(Arc<Spilled>),
     /// Of instances, some of whose outputs are in object storage.
     Each(Arc<Vec<Left>>),
+    /// Of a mapped task whose instances' outputs are read when somebody asks for them.
+    Listed(Arc<Listed>),
+}
+
+/// The list of what the instances of a mapped task left, read once.
+#[derive(Debug)]
+pub struct Listed {
+    /// The mapped task.
+    pub task: TaskIndex,
+    /// The list, once it was read.
+    pub read: OnceLock<Left>,
 }
 
 /// A value that templates take as their own without making it anew for each of them.
@@ -52,9 +66,15 @@ impl Left {
         // Whoever read them holds the only copy as a rule.
         let value = |output| match output {
             Self::Here(kept) => Arc::try_unwrap(kept).map_or_else(|kept| kept.value.clone(), |kept| kept.value),
-            Self::Spilled(_) | Self::Each(_) => Value::Null,
+            Self::Spilled(_) | Self::Each(_) | Self::Listed(_) => Value::Null,
         };
         Self::here(Value::Array(outputs.into_iter().map(value).collect()))
+    }
+
+    /// Of a mapped task: a list that nobody has read yet.
+    #[must_use]
+    pub fn listed(task: TaskIndex) -> Self {
+        Self::Listed(Arc::new(Listed { task, read: OnceLock::new() }))
     }
 
     /// The value, where it is at hand.
@@ -62,7 +82,7 @@ impl Left {
     pub fn value(&self) -> Option<&Value> {
         match self {
             Self::Here(kept) => Some(&kept.value),
-            Self::Spilled(_) | Self::Each(_) => None,
+            Self::Spilled(_) | Self::Each(_) | Self::Listed(_) => None,
         }
     }
 
@@ -71,7 +91,7 @@ impl Left {
     pub fn to_object(&self) -> Option<LeftObject> {
         match self {
             Self::Here(kept) if kept.value.is_object() => Some(LeftObject(Arc::clone(kept))),
-            Self::Here(_) | Self::Spilled(_) | Self::Each(_) => None,
+            Self::Here(_) | Self::Spilled(_) | Self::Each(_) | Self::Listed(_) => None,
         }
     }
 
@@ -86,7 +106,7 @@ impl Left {
     pub fn in_templates(&self) -> minijinja::Value {
         match self {
             Self::Here(kept) => kept.in_templates.get_or_init(|| minijinja::Value::from(Serde(&kept.value))).clone(),
-            Self::Spilled(_) | Self::Each(_) => minijinja::Value::UNDEFINED,
+            Self::Spilled(_) | Self::Each(_) | Self::Listed(_) => minijinja::Value::UNDEFINED,
         }
     }
 }
@@ -115,11 +135,36 @@ impl From<Map<String, Value>> for Left {
     }
 }
 
+/// How many bytes a value is as JSON, without writing it anywhere.
+#[must_use]
+pub fn json_size(value: &Value) -> u64 {
+    struct Counter(u64);
+    impl io::Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len() as u64;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    let written = serde_json::to_writer(&mut counter, value);
+    debug_assert!(written.is_ok(), "a value is JSON, and counting does not fail");
+    counter.0
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_size_is_that_of_the_text() {
+        let value = json!({"a": ["é", 1, null, {"b": "\n"}]});
+        assert_eq!(json_size(&value), value.to_string().len() as u64);
+    }
 
     #[test]
     fn instances_outputs_are_one_list_when_all_are_at_hand() {

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde_json::{Map, Value};
 
 use crate::domain::ids::{IdError, TaskId};
+use crate::domain::left::json_size;
 
 /// So many instances a task may have where no setting says otherwise.
 pub const LONGEST_MAP: u32 = 10_000;
@@ -87,6 +88,26 @@ pub enum MappingError {
         /// How many there may be.
         limit: u32,
     },
+    /// Instances whose values together are larger than what they are made from may be.
+    #[error(
+        "the values of its mapped instances would be {bytes} bytes of JSON together, and `outputs.limit` \
+         (PINSCHED_OUTPUTS_LIMIT) allows {limit}: write the data to object storage, and let its URLs be mapped"
+    )]
+    TooLarge {
+        /// Their size.
+        bytes: u64,
+        /// What is allowed.
+        limit: u64,
+    },
+}
+
+/// How many instances a task may have, and how large their values may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MapLimits {
+    /// So many instances.
+    pub count: u32,
+    /// So many bytes of JSON are the values of all of them.
+    pub bytes: u64,
 }
 
 impl Mapping {
@@ -101,15 +122,15 @@ impl Mapping {
 }
 
 impl Over {
-    /// The instances' values, of values that were rendered; at most `limit`.
+    /// The instances' values, of values that were rendered; what is over the limits is not made at all.
     ///
     /// # Errors
     /// [`MappingError`] says what the values came to instead.
-    pub fn items(self, limit: u32) -> Result<Vec<Map<String, Value>>, MappingError> {
+    pub fn items(self, limits: MapLimits) -> Result<Vec<Map<String, Value>>, MappingError> {
         match self {
-            Self::Product(values) => product(values, limit),
+            Self::Product(values) => product(values, limits),
             Self::Zipped(Value::Array(items)) => {
-                within(items.len(), limit)?;
+                within(items.len(), items.iter().map(json_size).sum(), limits)?;
                 items.into_iter().enumerate().map(|(position, item)| zipped(position, item)).collect()
             }
             Self::Zipped(other) => Err(MappingError::NoListOfObjects { found: describe(&other) }),
@@ -117,8 +138,12 @@ impl Over {
     }
 }
 
-fn within(count: usize, limit: u32) -> Result<(), MappingError> {
-    if count > limit as usize { Err(MappingError::TooMany { count, limit }) } else { Ok(()) }
+fn within(count: usize, bytes: u64, limits: MapLimits) -> Result<(), MappingError> {
+    match limits {
+        MapLimits { count: limit, .. } if count > limit as usize => Err(MappingError::TooMany { count, limit }),
+        MapLimits { bytes: limit, .. } if bytes > limit => Err(MappingError::TooLarge { bytes, limit }),
+        MapLimits { .. } => Ok(()),
+    }
 }
 
 fn zipped(position: usize, item: Value) -> Result<Map<String, Value>, MappingError> {
@@ -129,11 +154,16 @@ fn zipped(position: usize, item: Value) -> Result<Map<String, Value>, MappingErr
 }
 
 /// Every combination of one value for each key.
-fn product(values: Map<String, Value>, limit: u32) -> Result<Vec<Map<String, Value>>, MappingError> {
+fn product(values: Map<String, Value>, limits: MapLimits) -> Result<Vec<Map<String, Value>>, MappingError> {
     let lists = values.into_iter().map(|(key, value)| Ok((listed(&key, value)?, key)));
     let lists = lists.collect::<Result<Vec<(Vec<Value>, String)>, MappingError>>()?;
     let count = lists.iter().fold(1_usize, |count, (list, _)| count.saturating_mul(list.len()));
-    within(count, limit)?;
+    // Each value of a key comes once for each combination of the other keys' values.
+    let bytes = lists.iter().filter(|(list, _)| !list.is_empty()).map(|(list, key)| {
+        let own = list.iter().map(|value| json_size(value) + key.len() as u64).fold(0, u64::saturating_add);
+        own.saturating_mul((count / list.len()) as u64)
+    });
+    within(count, bytes.fold(0, u64::saturating_add), limits)?;
     let item = |mut number: usize| {
         // The last key's values follow each other at once.
         let mut chosen: Vec<(String, Value)> = Vec::with_capacity(lists.len());
@@ -228,7 +258,7 @@ mod tests {
     }
 
     fn items(over: Over) -> Result<Vec<Value>, MappingError> {
-        Ok(over.items(5)?.into_iter().map(Value::Object).collect())
+        Ok(over.items(MapLimits { count: 5, bytes: 100 })?.into_iter().map(Value::Object).collect())
     }
 
     #[test]
@@ -259,6 +289,19 @@ mod tests {
         assert!(refused(Over::Zipped(json!([{}, 3]))).starts_with("item 1 of `expand_kwargs` is a number"));
         let many = refused(Over::Product(object(json!({"x": [1, 2, 3], "y": [1, 2]}))));
         assert!(many.starts_with("it would have 6 mapped instances, and `max_map_length` allows 5; raise"), "{many}");
+    }
+
+    #[test]
+    fn values_that_are_too_large_together_are_refused_before_they_are_multiplied() {
+        let long = "x".repeat(30);
+        // 32 bytes and the key's one, for each of three values of the other key, and those.
+        let product = Over::Product(object(json!({"a": [long], "b": [1, 2, 3]})));
+        assert_eq!(items(product), Err(MappingError::TooLarge { bytes: 3 * 33 + 3 * 2, limit: 100 }));
+        assert_eq!(items(Over::Product(object(json!({"a": [long], "b": [1, 2]})))).unwrap().len(), 2);
+        let refused = items(Over::Zipped(json!([{"a": long}, {"a": long}, {"a": long}]))).unwrap_err().to_string();
+        assert!(
+            refused.contains("114 bytes") && refused.contains("`outputs.limit` (PINSCHED_OUTPUTS_LIMIT) allows 100")
+        );
     }
 
     #[test]

@@ -11,12 +11,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::connect::Endpoints;
+use crate::domain::choice;
 use crate::domain::dag::Task;
 use crate::domain::ids::{AttemptKey, TaskId};
 use crate::domain::left::Left;
-use crate::domain::mapping::{Expansion, Instance, Mapping};
+use crate::domain::mapping::{Expansion, Instance, MapLimits, Mapping};
 use crate::domain::plan::Ending;
-use crate::domain::template::{Outputs, TemplateScope, Wanted, names_output};
+use crate::domain::template::{Outputs, ReadOutputs, TemplateScope, Wanted};
 use crate::engine::attempt_log;
 use crate::engine::expansion;
 use crate::engine::holding::{HoldingWatch, LOST_STOP_LIMIT};
@@ -30,6 +31,9 @@ use crate::store::{EndedAttempt, Store};
 
 /// How long an operator may take to stop after it was told: then its future is dropped. After a lost lease it is less.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long an output may take to be put into object storage, with its client's own tries: 64 MiB at 1 MB/s.
+const KEEP_LIMIT: Duration = Duration::from_secs(120);
 
 /// Why an attempt was told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,14 +110,12 @@ impl Attempt {
             dag.id = %self.run.facts.dag_id,
             run.id = %self.run.facts.run_id,
             task.id = %self.task.id,
+            task.map_index = self.instance.as_ref().map(|instance| instance.map_index),
             attempt = self.key.try_number
         );
         let work = Box::pin(async {
             let result = match self.supervised(log.clone()).await {
-                // It is put where it stays before the step that records it.
-                Ok(output) => {
-                    Box::pin(self.output_store.keep(&self.store, self.key, output)).await.map_err(Failure::from)
-                }
+                Ok(output) => Box::pin(self.kept(output)).await,
                 Err(failure) => Err(failure),
             };
             match &result {
@@ -169,6 +171,32 @@ impl Attempt {
         }
     }
 
+    /// Puts an output where it stays, before the step that records it. A run that is cancelled does not need it.
+    async fn kept(&self, output: Output) -> Result<Left, Failure> {
+        if choice::chooses(self.task.operator) {
+            return self.output_store.keep_in_row(output).map_err(Failure::from);
+        }
+        let stopped = async {
+            self.stop.token.cancelled().await;
+            if self.stop.reason() != Some(Stop::Cancelled) {
+                tokio::time::sleep(STOP_LIMIT).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            kept = self.output_store.keep(&self.store, self.key, output) => kept.map_err(Failure::from),
+            () = stopped => Err(Failure::Interrupted),
+            () = self.lease_lost_for(LOST_STOP_LIMIT) => {
+                self.stop.stop(Stop::LeaseLost);
+                Err(Failure::Interrupted)
+            }
+            () = tokio::time::sleep(KEEP_LIMIT) => {
+                let seconds = KEEP_LIMIT.as_secs();
+                Err(Failure::Retry(format!("the output could not be put into object storage within {seconds} s")))
+            }
+        }
+    }
+
     /// Waits until the lease has been lost for so long.
     async fn lease_lost_for(&self, time: Duration) {
         tokio::select! {
@@ -189,7 +217,11 @@ impl Attempt {
             return Box::pin(self.expand(mapping, &log)).await;
         }
         let outputs = Box::pin(self.upstream_outputs(&task.config)).await?;
-        let named = Box::pin(self.lookup.named(&Wanted::in_config(&task.config))).await?;
+        // What an instance has of its own may hold a secret that the expansion looked up, maybe in another process: it is
+        // looked up again, so that it is masked here, too.
+        let expanded = task.mapping.as_ref().map(expansion::templates_of);
+        let wanted = serde_json::json!([&task.config, expanded]);
+        let named = Box::pin(self.lookup.named(&Wanted::in_config(&wanted))).await?;
         let templates = match &self.instance {
             Some(instance) => {
                 TemplateScope::for_instance(&self.run.facts, task, self.key.try_number, outputs.clone(), instance)
@@ -197,9 +229,7 @@ impl Attempt {
             None => TemplateScope::for_task(&self.run.facts, task, self.key.try_number, outputs.clone()),
         };
         let templates = templates.with_named(named);
-        let mut config = templates
-            .render_config(&task.config, self.registration.kind.late_fields)
-            .map_err(|error| if error.may_pass { Failure::retry(&error) } else { Failure::fatal(&error) })?;
+        let mut config = templates.render_config(&task.config, self.registration.kind.late_fields)?;
         if let (Some(instance), Some(config)) = (&self.instance, config.as_object_mut()) {
             // What it has for itself was rendered when its task was expanded.
             config.extend(instance.item.iter().map(|(key, value)| (key.clone(), value.clone())));
@@ -237,19 +267,26 @@ impl Attempt {
         operator.run(&context).await
     }
 
-    /// What the tasks before it left. What is in object storage is fetched where `templates` name it, or the
+    /// What the tasks before it left. What instances left, or is in object storage, is read where `templates` name it, or the
     /// operator may look for it itself.
     async fn upstream_outputs(&self, templates: &Value) -> Result<Outputs, Failure> {
         if self.outputs.values().all(|(_, output)| output.value().is_some()) {
             return Ok(self.outputs.iter().map(|(id, (_, output))| (id.clone(), output.clone())).collect());
         }
-        let text = templates.to_string();
+        let read = ReadOutputs::in_config(templates);
         let mut outputs = Outputs::new();
         for (id, (_, output)) in &self.outputs {
             let is_operators = self.instance.is_some() || self.task.mapping.is_none();
-            let is_needed = output.value().is_none()
-                && (names_output(&text, id) || is_operators && self.registration.kind.reads_outputs());
-            let output = if is_needed { self.output_store.fetch(output).await? } else { output.clone() };
+            let is_needed =
+                output.value().is_none() && (read.has(id) || is_operators && self.registration.kind.reads_outputs());
+            let output = match output {
+                _ if !is_needed => output.clone(),
+                Left::Listed(listed) => {
+                    let list = self.output_store.list(&self.store, self.run.key, listed).await?;
+                    self.output_store.fetch(&list).await?
+                }
+                output => self.output_store.fetch(output).await?,
+            };
             outputs.insert(id.clone(), output);
         }
         Ok(outputs)
@@ -265,7 +302,8 @@ impl Attempt {
         let label = |map_index, item: &Output| {
             expansion::label(facts, task, &outputs, Instance { map_index, item: item.clone() })
         };
-        let expanded = expansion::expand(&scope, mapping, self.max_map_length, label)?;
+        let limits = MapLimits { count: self.max_map_length, bytes: self.output_store.most() };
+        let expanded = expansion::expand(&scope, mapping, limits, label)?;
         log.line(format!("expanded into {} instances", expanded.count()));
         let _ = self.expansion.set(Arc::new(expanded)); // an attempt expands once
         Ok(Output::new())

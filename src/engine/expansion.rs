@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::domain::dag::Task;
-use crate::domain::mapping::{Expansion, Instance, Mapping, Over};
+use crate::domain::mapping::{Expansion, Instance, MapLimits, Mapping, Over};
 use crate::domain::template::{Outputs, RunFacts, TemplateError, TemplateScope};
 use crate::engine::operator::Failure;
 
@@ -23,7 +23,7 @@ pub(super) fn templates_of(mapping: &Mapping) -> Value {
 pub(super) fn expand(
     templates: &TemplateScope,
     mapping: &Mapping,
-    limit: u32,
+    limits: MapLimits,
     label: impl Fn(u32, &Map<String, Value>) -> Result<Option<String>, TemplateError>,
 ) -> Result<Expansion, Failure> {
     let rendered = match &mapping.over {
@@ -35,13 +35,12 @@ pub(super) fn expand(
         }
         Over::Zipped(items) => templates.render_at("expand_kwargs", items).map(Over::Zipped),
     };
-    let items =
-        rendered.map_err(|error| Failure::fatal(&error))?.items(limit).map_err(|error| Failure::fatal(&error))?;
+    let items = rendered?.items(limits).map_err(|error| Failure::fatal(&error))?;
     if items.is_empty() {
         return Err(Failure::Skip("it is expanded over nothing".to_owned()));
     }
     let labels = (0_u32..).zip(&items).map(|(map_index, item)| label(map_index, item));
-    let labels = labels.collect::<Result<Vec<_>, TemplateError>>().map_err(|error| Failure::fatal(&error))?;
+    let labels = labels.collect::<Result<Vec<_>, TemplateError>>()?;
     Ok(Expansion { items, labels })
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::domain::dag::Dag;
-use crate::domain::ids::RunKey;
+use crate::domain::ids::{RunKey, TaskIndex};
+use crate::domain::mapping::Instance;
 use crate::engine::running::{KnownOutputs, RunningRun};
 use crate::store::{EndedAttempt, RunBatch};
 
@@ -22,6 +23,23 @@ pub(super) struct Held {
     /// How often tasks of it had been cleared when its outputs were last known to hold.
     clears: Option<i32>,
     used: Instant,
+    /// Of the instances of mapped tasks that began here: their task, and which of its instances.
+    instances: HashMap<TaskIndex, (TaskIndex, u32)>,
+}
+
+impl Held {
+    /// These instances begin here.
+    pub(super) fn note_instances(&mut self, instances: &BTreeMap<TaskIndex, (TaskIndex, Instance)>) {
+        let noted = instances.iter().map(|(index, (map_of, instance))| (*index, (*map_of, instance.map_index)));
+        self.instances.extend(noted);
+    }
+
+    /// What a task is called, and which instance of it is meant, where one is.
+    pub(super) fn name_of(&self, task: TaskIndex) -> (Option<&str>, Option<u32>) {
+        let instance = self.instances.get(&task);
+        let described = instance.map_or(task, |(map_of, _)| *map_of);
+        (self.run.dag.task(described).map(|task| task.id.as_str()), instance.map(|(_, map_index)| *map_index))
+    }
 }
 
 /// The runs of a worker.
@@ -41,7 +59,8 @@ impl Hand {
     }
 
     pub(super) fn take_in(&mut self, run: RunningRun, now: Instant) {
-        self.runs.entry(run.key).or_insert(Held { run, outputs: KnownOutputs::default(), clears: None, used: now });
+        let (outputs, instances) = (KnownOutputs::default(), HashMap::new());
+        self.runs.entry(run.key).or_insert(Held { run, outputs, clears: None, used: now, instances });
     }
 
     pub(super) fn has(&self, run: RunKey) -> bool {

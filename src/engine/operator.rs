@@ -22,7 +22,7 @@ use crate::domain::ids::{AttemptKey, DagId, RunId, TaskId, TaskRunKey};
 use crate::domain::left::LeftObject;
 use crate::domain::operator_kind::OperatorKind;
 use crate::domain::plan::Skips;
-use crate::domain::template::{Outputs, TemplateScope, Wanted};
+use crate::domain::template::{Outputs, TemplateError, TemplateScope, Wanted};
 use crate::engine::lookup::{Lookup, LookupError};
 use crate::store::Store;
 
@@ -55,6 +55,12 @@ impl Failure {
     /// Another attempt would fail the same way.
     pub fn fatal(error: &(dyn std::error::Error + 'static)) -> Self {
         Self::Fatal(chain(error))
+    }
+}
+
+impl From<TemplateError> for Failure {
+    fn from(error: TemplateError) -> Self {
+        if error.may_pass { Self::retry(&error) } else { Self::fatal(&error) }
     }
 }
 

@@ -5,7 +5,6 @@
 //! is killed in between leaves an object that nobody refers to, which goes with its run.
 
 use std::fmt;
-use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +12,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 use crate::connect::S3Endpoint;
 use crate::connect::s3::{PutOptions, S3, S3Error};
-use crate::domain::ids::AttemptKey;
-use crate::domain::left::{Left, Spilled};
+use crate::domain::ids::{AttemptKey, RunKey};
+use crate::domain::left::{Left, Listed, Spilled, json_size};
 use crate::engine::operator::{Failure, Output};
 use crate::store::Store;
 
@@ -96,6 +95,18 @@ pub enum OutputError {
         /// What is allowed.
         limit: u64,
     },
+    /// What the instances of a mapped task left is together larger than any output may be.
+    #[error(
+        "what the instances of the mapped task left is {bytes} bytes of JSON together, and `outputs.limit` \
+         (PINSCHED_OUTPUTS_LIMIT) allows a task that reads it {limit}: let each instance write its data to object storage \
+         and leave its URL, or raise the limit"
+    )]
+    ListTooLarge {
+        /// Their size.
+        bytes: u64,
+        /// What is allowed.
+        limit: u64,
+    },
     /// It is too large for a row, and there is nowhere else.
     #[error(
         "the output is {bytes} bytes of JSON, `outputs.inline_limit` (PINSCHED_OUTPUTS_INLINE_LIMIT) allows {limit} in the \
@@ -141,6 +152,7 @@ impl From<OutputError> for Failure {
     fn from(error: OutputError) -> Self {
         match &error {
             OutputError::TooLarge { .. }
+            | OutputError::ListTooLarge { .. }
             | OutputError::NowhereToSpill { .. }
             | OutputError::BadPlace(_)
             | OutputError::Changed { .. } => Self::fatal(&error),
@@ -156,13 +168,15 @@ pub struct OutputStore {
     limits: OutputLimits,
     endpoint: S3Endpoint,
     client: OnceCell<S3>,
+    /// Lists of instances' outputs are read one after the other: what one attempt has read, the next need not.
+    reading: Mutex<()>,
 }
 
 impl OutputStore {
     /// Of that object store, within these limits.
     #[must_use]
     pub fn new(endpoint: S3Endpoint, limits: OutputLimits) -> Self {
-        Self { limits, endpoint, client: OnceCell::new() }
+        Self { limits, endpoint, client: OnceCell::new(), reading: Mutex::new(()) }
     }
 
     /// The largest output that there may be.
@@ -175,13 +189,24 @@ impl OutputStore {
         self.client.get_or_init(|| S3::connect(&self.endpoint)).await
     }
 
+    /// An output that stays in its row, however large that gets within the limit for all: what follows from a decision
+    /// is looked up there.
+    ///
+    /// # Errors
+    /// When it is too large for any.
+    pub fn keep_in_row(&self, output: Output) -> Result<Left, OutputError> {
+        let output = Value::Object(output);
+        let (bytes, limit) = (json_size(&output), self.limits.most);
+        if bytes > limit { Err(OutputError::TooLarge { bytes, limit }) } else { Ok(Left::here(output)) }
+    }
+
     /// An output as it is recorded: as it is, or where it was put.
     ///
     /// # Errors
     /// When it is too large, or cannot be put where it should go.
     pub async fn keep(&self, store: &Store, attempt: AttemptKey, output: Output) -> Result<Left, OutputError> {
         let output = Value::Object(output);
-        let bytes = size(&output);
+        let bytes = json_size(&output);
         let OutputLimits { inline, most, spill_to } = &self.limits;
         if bytes > *most {
             return Err(OutputError::TooLarge { bytes, limit: *most });
@@ -208,20 +233,38 @@ impl OutputStore {
         Ok(Left::Spilled(Arc::new(Spilled { url: format!("s3://{}/{key}", place.bucket), bytes, sha256 })))
     }
 
+    /// What the instances of a mapped task of a run left, unless it is too large together; what of it is in object storage
+    /// is still to be fetched.
+    ///
+    /// # Errors
+    /// When it is too large, or the database does not answer.
+    pub async fn list(&self, store: &Store, run: RunKey, listed: &Listed) -> Result<Left, OutputError> {
+        let _turn = self.reading.lock().await;
+        if let Some(read) = listed.read.get() {
+            return Ok(read.clone());
+        }
+        let (bytes, limit) = (store.size_of_outputs(run, listed.task).await?, self.limits.most);
+        if bytes > limit {
+            return Err(OutputError::ListTooLarge { bytes, limit });
+        }
+        let read = store.list_outputs(run, listed.task).await?;
+        Ok(listed.read.get_or_init(|| read).clone())
+    }
+
     /// The output itself, wherever it is.
     ///
     /// # Errors
     /// When it does not come, or is not what was put there.
     pub async fn fetch(&self, left: &Left) -> Result<Left, OutputError> {
         match left {
-            Left::Here(_) => Ok(left.clone()),
+            Left::Here(_) | Left::Listed(_) => Ok(left.clone()),
             Left::Spilled(spilled) => self.fetch_one(spilled).await.map(Left::here),
             Left::Each(several) => {
                 let mut all = Vec::with_capacity(several.len());
                 for left in several.iter() {
                     all.push(match left {
                         Left::Spilled(spilled) => Left::here(self.fetch_one(spilled).await?),
-                        Left::Here(_) | Left::Each(_) => left.clone(),
+                        Left::Here(_) | Left::Each(_) | Left::Listed(_) => left.clone(),
                     });
                 }
                 Ok(Left::each(all))
@@ -281,32 +324,12 @@ pub async fn delete_unused(store: &Store, outputs: &OutputStore) -> Result<u64, 
     }
 }
 
-/// How many bytes a value is as JSON, without writing it anywhere.
-fn size(value: &Value) -> u64 {
-    struct Counter(u64);
-    impl io::Write for Counter {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0 += bytes.len() as u64;
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut counter = Counter(0);
-    let written = serde_json::to_writer(&mut counter, value);
-    debug_assert!(written.is_ok(), "a value is JSON, and counting does not fail");
-    counter.0
-}
-
 fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -315,11 +338,5 @@ mod tests {
         assert_eq!(place("s3://lake/pinsched/outputs/"), Ok("s3://lake/pinsched/outputs".to_owned()));
         assert_eq!(place("s3://lake"), Ok("s3://lake/".to_owned()));
         assert!(place("lake/outputs").is_err() && place("s3:///x").is_err());
-    }
-
-    #[test]
-    fn the_size_is_that_of_the_text() {
-        let value = json!({"a": ["é", 1, null, {"b": "\n"}]});
-        assert_eq!(size(&value), value.to_string().len() as u64);
     }
 }

@@ -89,9 +89,9 @@ impl Store {
         let outcome = control::apply(dag, standing, &selected, request.action, &kept_back)
             .map_err(|source| StoreError::Inconsistent { run, source: source.into() })?;
         let changed = outcome.steps.iter().filter_map(|step| {
-            let (index, map_index) = match instances.iter().position(|instance| instance.task == step.task) {
-                Some(place) => (instances[place].map_of, Some(map_indexes[place])),
-                None => (step.task, None),
+            let (index, map_index) = match instances.binary_search_by_key(&step.task, |instance| instance.task) {
+                Ok(place) => (instances[place].map_of, Some(map_indexes[place])),
+                Err(_) => (step.task, None),
             };
             let name = TaskName { task: dag.task(index)?.id.clone(), map_index };
             Some(Changed { task: step.task, name, from: step.from, to: step.to })

@@ -86,7 +86,7 @@ pub(in crate::store) fn json(value: &Value) -> Value {
 pub(in crate::store) fn spilled(output: &Left) -> Option<Value> {
     match output {
         Left::Spilled(spilled) => serde_json::to_value(&**spilled).ok(),
-        Left::Here(_) | Left::Each(_) => None,
+        Left::Here(_) | Left::Each(_) | Left::Listed(_) => None,
     }
 }
 

@@ -125,8 +125,8 @@ impl Store {
             .collect()
     }
 
-    /// Those of a run's tasks that have ended, each with the output that it left, if it left one; of a mapped task the list
-    /// of its instances' outputs, without those that were skipped or failed.
+    /// Those of a run's tasks that have ended, each with the output that it left, if it left one; of a mapped task a list
+    /// that [`Self::list_outputs`] reads.
     pub async fn outputs(
         &self,
         run: RunKey,
@@ -152,7 +152,7 @@ impl Store {
         for row in rows {
             let index = TaskIndex(row.task_index.cast_unsigned());
             let output = match mapped.contains(&index) {
-                true => Some(self.outputs_of_instances(run, index).await?),
+                true => Some(Left::listed(index)),
                 false => rows::left(row.output, row.spilled)?,
             };
             left.insert(index, output);
@@ -160,8 +160,25 @@ impl Store {
         Ok(left)
     }
 
-    /// What the instances of a mapped task left, by `map_index`.
-    async fn outputs_of_instances(&self, run: RunKey, task: TaskIndex) -> Result<Left, StoreError> {
+    /// How many bytes of JSON the list is that [`Self::list_outputs`] reads, with what of it is in object storage.
+    pub async fn size_of_outputs(&self, run: RunKey, task: TaskIndex) -> Result<u64, StoreError> {
+        let bytes = sqlx::query_scalar!(
+            r#"SELECT COALESCE(sum(COALESCE((o.spilled ->> 'bytes')::bigint, octet_length(o.output::text))), 0)::bigint
+                   AS "bytes!"
+               FROM task_run AS t
+               JOIN task_output AS o ON o.run_key = t.run_key AND o.task_index = t.task_index
+               WHERE t.run_key = $1 AND t.map_of = $2 AND t.state = 'success'"#,
+            run.0,
+            task.0.cast_signed()
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(StoreError::query("add up the outputs of a mapped task"))?;
+        Ok(bytes.cast_unsigned())
+    }
+
+    /// What the instances of a mapped task left, by `map_index`, without those that were skipped or failed.
+    pub async fn list_outputs(&self, run: RunKey, task: TaskIndex) -> Result<Left, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT o.output AS "output?", o.spilled AS "spilled?"
                FROM task_run AS t

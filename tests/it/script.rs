@@ -48,6 +48,8 @@ enum Act {
     Fail,
     /// Fails for good.
     Refuse,
+    /// Fails for good, with what it has to say.
+    Tell,
     /// Panics.
     Panic,
     /// Runs until it is told to stop.
@@ -197,6 +199,7 @@ impl Operator for Script {
             Act::Succeed => {}
             Act::Fail => return Err(Failure::Retry("exit status 1".to_owned())),
             Act::Refuse => return Err(Failure::Fatal("no such table".to_owned())),
+            Act::Tell => return Err(Failure::Fatal(format!("it says {}", self.say))),
             Act::Panic => panic!("index out of bounds"),
             Act::Hang => {
                 context.cancel.cancelled().await;

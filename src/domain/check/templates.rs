@@ -7,6 +7,7 @@ use crate::domain::check::mapping;
 use crate::domain::check::tasks::{CheckedTask, CheckedTasks};
 use crate::domain::diagnostic::{Code, Diagnostic, closest, listed};
 use crate::domain::ids::TaskId;
+use crate::domain::masking::is_secret_name;
 use crate::domain::source::Span;
 use crate::domain::spec::{DagSpec, Problems, output_of};
 use crate::domain::template::names::{Reference, uses};
@@ -134,6 +135,12 @@ impl Checker<'_, '_> {
             (["conn", ..], Place::Expansion) => Some(
                 refuse("a connection cannot be expanded over: the values are kept in the database".to_owned())?
                     .help("name the connection in another key; `map_item` says there which instance it is"),
+            ),
+            (["var", _, name, ..], Place::Expansion) if is_secret_name(name) => Some(
+                refuse(format!(
+                    "`{name}` is a secret's name, and cannot be expanded over: the values are kept in the database"
+                ))?
+                .help("name the variable in another key; `map_item` says there which instance it is"),
             ),
             (["map_item", key, ..], Place::Instance(Some(keys))) if !keys.iter().any(|known| known == key) => {
                 Some(refuse(format!("the instances have no `{key}` of their own"))?.did_you_mean(

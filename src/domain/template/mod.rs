@@ -5,11 +5,13 @@ mod environment;
 mod facts;
 mod named;
 pub(in crate::domain) mod names;
+mod reads;
 mod values;
 
 pub use facts::RunFacts;
 pub(in crate::domain) use named::CONNECTION_FIELDS;
 pub use named::{Named, Wanted};
+pub use reads::ReadOutputs;
 
 use std::collections::BTreeMap;
 
@@ -240,12 +242,6 @@ fn names_what_may_appear(template: &str) -> bool {
     let may_appear = |root: &str| matches!(root, "outputs" | "ti" | "task_instance" | "var" | "conn");
     let found = names::uses(template).map(|found| found.references).unwrap_or_default();
     found.iter().any(|reference| reference.path.first().is_some_and(|root| may_appear(root)))
-}
-
-/// Whether templates in that text may name the output of that task: by its id, wherever outputs are named at all.
-#[must_use]
-pub fn names_output(text: &str, task: &TaskId) -> bool {
-    (text.contains("outputs") || text.contains("xcom_pull")) && text.contains(task.as_str())
 }
 
 /// Whether a string has anything to render.

@@ -402,7 +402,7 @@ impl<'a> Names<'a> {
             let range = whole_range(place);
             self.found.mistakes.push(Mistake { code: Code::TemplateFails, message, help, range });
         }
-        // Known only when it is rendered, as far as it is not fixed text.
+        // Known only when it is rendered, as far as it is not fixed text: it may then be any task's.
         self.reference(vec!["ti".to_owned()], whole_range(callee));
         let key = match key {
             Some(Expr::Const(key)) => key.value.as_str().map(ToOwned::to_owned),
@@ -418,6 +418,9 @@ impl<'a> Names<'a> {
             Some(one) => vec![one],
             None => Vec::new(),
         };
+        if is_open || items.iter().any(|item| !matches!(item, Expr::Const(_))) {
+            self.reference(vec!["outputs".to_owned()], whole_range(callee));
+        }
         for item in items {
             match item {
                 Expr::Const(id) => {

@@ -109,11 +109,21 @@ impl Object for UpstreamOutputs {
 /// `outputs['group.task']`.
 fn of_path(outputs: &Outputs, id: &str) -> Option<Value> {
     if let Some((_, output)) = outputs.iter().find(|(task, _)| task.as_str() == id) {
-        return Some(output.in_templates()).filter(|output| !output.is_undefined());
+        let value = output.in_templates();
+        return Some(if value.is_undefined() { not_fetched(id) } else { value });
     }
     let prefix = format!("{id}.");
     let is_there = outputs.keys().any(|task| task.as_str().starts_with(&prefix));
     is_there.then(|| Value::from_object(GroupOutputs { prefix, outputs: outputs.clone() }))
+}
+
+/// In the place of an output that was not fetched: whatever is read of it says so.
+fn not_fetched(task: &str) -> Value {
+    let message = format!(
+        "the output of `{task}` was not read before the template was rendered: name the task in the template, as \
+         `outputs['{task}']`"
+    );
+    Value::from(refused(message))
 }
 
 /// The outputs of the tasks of a group.

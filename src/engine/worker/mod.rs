@@ -394,9 +394,10 @@ impl<'a> Worker<'a> {
             if let Some(held) =
                 self.hand.held(*run).filter(|_| matches!(step.to, TaskState::Failed | TaskState::UpForRetry))
             {
-                let (facts, task) = (&held.run.facts, held.run.dag.task(step.task).map(|task| task.id.as_str()));
+                let (facts, (task, map_index)) = (&held.run.facts, held.name_of(step.task));
                 tracing::info!(
-                    dag.id = %facts.dag_id, run.id = %facts.run_id, task.id = task, state = %step.to, error,
+                    dag.id = %facts.dag_id, run.id = %facts.run_id, task.id = task, task.map_index = map_index,
+                    state = %step.to, error,
                     "a task failed"
                 );
             }

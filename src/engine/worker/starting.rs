@@ -66,6 +66,7 @@ impl Worker<'_> {
                 true => BTreeMap::new(),
                 false => store.instances(run, &others).await?,
             };
+            held.note_instances(&instances);
             let described = |task: TaskIndex| instances.get(&task).map_or(task, |(map_of, _)| *map_of);
             let ancestors: Vec<_> =
                 claimed.iter().map(|claimed| dag.ancestors(described(claimed.task_run.task))).collect();

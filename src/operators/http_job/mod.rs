@@ -117,7 +117,7 @@ impl HttpJob {
 
     async fn address(&self, template: &str, response: &Value, context: &TaskContext) -> Result<String, Failure> {
         let scope = context.templates_for(template).await?;
-        scope.render(template, &[("response", response.clone())]).map_err(|error| Failure::fatal(&error))
+        Ok(scope.render(template, &[("response", response.clone())])?)
     }
 }
 

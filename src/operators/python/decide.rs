@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::domain::choice;
-use crate::domain::operator_kind::OperatorKind;
+use crate::domain::operator_kind::{NOT_MAPPED, OperatorKind};
 use crate::domain::plan::Skips;
 use crate::engine::operator::{Failure, Operator, Output, Registration, TaskContext};
 
@@ -23,7 +23,7 @@ static BRANCH_KIND: OperatorKind = OperatorKind {
         "airflow.operators.python_operator.BranchPythonOperator",
     ],
     about: "Lets a Python function choose which of the tasks right after it run",
-    schema: || schemars::schema_for!(Python),
+    schema,
     check: |value| crate::operators::config::check(value, config::problems),
     late_fields: &[],
     file_keys: &["script", "python_callable_file"],
@@ -37,11 +37,18 @@ static SHORT_CIRCUIT_KIND: OperatorKind = OperatorKind {
         "airflow.operators.python_operator.ShortCircuitOperator",
     ],
     about: "Skips what comes after it unless a Python function returns something true",
-    schema: || schemars::schema_for!(Python),
+    schema,
     check: |value| crate::operators::config::check(value, config::problems),
     late_fields: &[],
     file_keys: &["script", "python_callable_file"],
 };
+
+/// The keys of a `python` task, for one whose decision is about what comes after it.
+fn schema() -> schemars::Schema {
+    let mut schema = schemars::schema_for!(Python);
+    schema.insert(NOT_MAPPED.to_owned(), Value::from("what it skips comes after the task as a whole"));
+    schema
+}
 
 struct Branch(Python);
 

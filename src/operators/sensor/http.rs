@@ -84,7 +84,7 @@ impl HttpSensor {
         let scope = context.templates_for(template).await?;
         let response = Value::Object(response.clone());
         let said = scope.render(template, &[("response", response)]);
-        Ok(holds(&Value::String(said.map_err(|error| Failure::fatal(&error))?)))
+        Ok(holds(&Value::String(said?)))
     }
 }
 

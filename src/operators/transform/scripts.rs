@@ -29,6 +29,7 @@ enum ScriptError {
 pub(super) async fn load(source: &SqlSource, context: &TaskContext) -> Result<Vec<Script>, Failure> {
     load_all(source, context).await.map_err(|error| match error {
         ScriptError::Lookup(error) => error.into(),
+        ScriptError::Render { ref source, .. } if source.may_pass => Failure::retry(&error),
         error => Failure::fatal(&error),
     })
 }

@@ -1,12 +1,19 @@
 //! Mapped tasks: expanded into instances, each with attempts of its own, and ended by their ends.
 
+use std::sync::Arc;
+
 use pinsched::clock;
+use pinsched::connect::NamedSettings;
 use pinsched::domain::control::{Action, Reach};
+use pinsched::domain::masking::Masks;
 use pinsched::domain::run_state::RunState;
 use pinsched::domain::task_state::TaskState;
 use pinsched::engine::Engine;
+use pinsched::engine::lookup::Lookup;
+use pinsched::engine::outputs::{OutputLimits, OutputStore};
 use pinsched::engine::shutdown::Shutdown;
-use pinsched::store::{Mode, Request, TaskRun};
+use pinsched::store::{Mode, Request, SecretKeys, TaskRun};
+use secrecy::SecretString;
 use serde_json::Value;
 
 use super::{drive, drive_with, whole_run};
@@ -190,6 +197,78 @@ async fn a_mapped_task_goes_on_where_a_killed_worker_left_it() {
     }
     let expanded = history.iter().filter(|at| at.event.as_str() == "expanded").count();
     assert_eq!(expanded, 1);
+}
+
+#[tokio::test]
+async fn what_a_variable_hides_is_masked_in_an_instance_that_another_process_runs() {
+    let house = House::open().await;
+    let play = house
+        .play(
+            "orders:
+  tasks:
+    each: {operator: script, acts: [refuse, tell], expand: {say: [\"{{ var.json.settings.token }}\"]}}",
+        )
+        .await;
+    let settings = SecretString::from(serde_json::json!({"token": "nobody-may-read-it"}).to_string());
+    let named =
+        || NamedSettings { variables: [("settings".to_owned(), settings.clone())].into(), ..NamedSettings::default() };
+    let process = async || {
+        let engine = house.engine().await;
+        let lookup = Lookup::new(engine.store.clone(), named(), SecretKeys::default(), Masks::default());
+        Engine { lookup, ..engine }
+    };
+    assert_eq!(drive_with(&process().await, &house, &play).await, RunState::Failed);
+    let (_, instances) = family(&house, &play, "each").await;
+    let request =
+        Request { action: Action::Clear, tasks: &[instances[0].task], reach: Reach::default(), words: "cleared" };
+    house.store.change_tasks(play.run.key, &play.dag, request, Mode::Do, clock::now()).await.unwrap();
+    assert_eq!(drive_with(&process().await, &house, &play).await, RunState::Failed);
+    let (_, instances) = family(&house, &play, "each").await;
+    assert_eq!(instances[0].error.as_deref(), Some("it says ***"));
+}
+
+#[tokio::test]
+async fn a_template_of_an_expansion_that_may_pass_is_tried_again() {
+    let house = House::open().await;
+    let play = house
+        .play(
+            "orders:
+  tasks:
+    absent: {operator: script, retries: 1, retry_delay: 0.01, expand: {say: [\"{{ var.value.nobody_made_it }}\"]}}
+    wrong: {operator: script, retries: 1, retry_delay: 0.01, expand: {say: [\"{{ dag_run.conf.nothing }}\"]}}",
+        )
+        .await;
+    assert_eq!(drive(&house, &play).await, RunState::Failed);
+    let tasks = house.store.task_runs(play.run.key).await.unwrap();
+    assert_eq!((tasks[0].try_number, tasks[1].try_number), (2, 1), "{tasks:?}");
+}
+
+#[tokio::test]
+async fn what_instances_left_is_read_by_those_who_name_it_and_refused_when_it_is_too_large_together() {
+    let house = House::open().await;
+    let play = house
+        .play(
+            "orders:
+  tasks:
+    each: {operator: script, expand: {say: [LONG, LONG, LONG]}}
+    careless: {operator: script, dependencies: [each], say: fine}
+    reader: {operator: script, retries: 2, dependencies: [each], say: \"{{ outputs.each | length }}\"}
+    product: {operator: script, dependencies: [careless], retries: 2, expand: {say: [LONG, LONG, LONG, LONG, LONG]}}"
+                .replace("LONG", &"x".repeat(100))
+                .as_str(),
+        )
+        .await;
+    let limits = OutputLimits { most: 400, ..OutputLimits::default() };
+    let outputs = Arc::new(OutputStore::new(crate::attempts::nowhere().s3, limits));
+    let engine = Engine { outputs, ..house.engine().await };
+    assert_eq!(drive_with(&engine, &house, &play).await, RunState::Failed);
+    let tasks = house.store.task_runs(play.run.key).await.unwrap();
+    assert_eq!(tasks[1].state, TaskState::Success, "it does not name them");
+    for task in &tasks[2..4] {
+        let error = task.error.as_deref().unwrap_or_default();
+        assert!(error.contains("`outputs.limit` (PINSCHED_OUTPUTS_LIMIT) allows"), "{error}");
+        assert_eq!(task.try_number, 1, "another try would find as much");
+    }
 }
 
 #[tokio::test]

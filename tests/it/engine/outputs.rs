@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use pinsched::clock;
 use pinsched::connect::s3::S3;
 use pinsched::connect::{S3Credentials, S3Endpoint};
+use pinsched::domain::control::{Action, Reach};
 use pinsched::domain::run_state::RunState;
+use pinsched::domain::task_state::TaskState;
 use pinsched::embedded::s3::{S3Server, S3ServerConfig};
-use pinsched::engine::Engine;
 use pinsched::engine::outputs::{OutputLimits, OutputStore, delete_unused};
+use pinsched::engine::shutdown::Shutdown;
+use pinsched::engine::{Driven, Engine};
 use pinsched::operators;
-use pinsched::store::NewRun;
+use pinsched::store::{Mode, NewRun, Request};
 use secrecy::SecretString;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +64,10 @@ const LARGE: &str = "orders:
       dependencies: [each]
       bash_command: \"echo {{ outputs.large.return_value | length }} {{ outputs.each | map(attribute='return_value') | map('length') | join('+') }}\"
     careless: {operator: bash, dependencies: [each], bash_command: echo fine}
+    by_any_name:
+      operator: bash
+      dependencies: [each]
+      bash_command: \"echo {% for id in ['large'] %}{{ outputs[id].return_value | length }}{% endfor %}\"
 ";
 
 #[tokio::test]
@@ -82,6 +90,7 @@ async fn what_is_too_large_for_a_row_goes_to_object_storage_and_comes_back_and_g
     let spilled = tasks[0].spilled.as_ref().expect("it is not in the database");
     assert!(tasks[0].output.is_none());
     assert_eq!(tasks[2].output.as_ref().unwrap()["return_value"], "300000 300000+5");
+    assert_eq!(tasks[4].output.as_ref().unwrap()["return_value"], "300000");
     // By anybody, and checked.
     let fetched = engine.outputs.fetch_one(spilled).await.unwrap();
     assert_eq!(fetched["return_value"].as_str().map(str::len), Some(300_000));
@@ -105,6 +114,59 @@ async fn what_is_too_large_for_a_row_goes_to_object_storage_and_comes_back_and_g
     assert_eq!(delete_unused(&house.store, &engine.outputs).await.unwrap(), 1);
     assert_eq!(s3.list("lake", "").await.unwrap().len(), 0);
     assert_eq!(delete_unused(&house.store, &engine.outputs).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_cancelled_run_does_not_wait_for_an_object_store_that_does_not_answer() {
+    // It takes connections, and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = S3Endpoint {
+        endpoint_url: Some(format!("http://{}", silent.local_addr().unwrap()).parse().unwrap()),
+        credentials: Some(S3Credentials {
+            access_key_id: "key".to_owned(),
+            secret_access_key: SecretString::from("secret"),
+        }),
+        ..crate::attempts::nowhere().s3
+    };
+    let limits = OutputLimits { spill_to: Some("s3://lake/outputs".parse().unwrap()), ..OutputLimits::default() };
+    let house = House::open().await;
+    let play = play(&house, LARGE).await;
+    let engine = engine(&house, OutputStore::new(endpoint, limits)).await;
+    let (run, shutdown) = (house.running(&play).await, Shutdown::default());
+    let cancelled = async {
+        let _connection = silent.accept().await.unwrap();
+        house.store.request_cancel(play.run.key, clock::now()).await.unwrap();
+        std::future::pending::<()>().await
+    };
+    let driven = tokio::select! {
+        driven = engine.drive(run, &shutdown) => driven.unwrap(),
+        () = cancelled => unreachable!("it is pending"),
+    };
+    assert_eq!(driven, Driven::Concluded(RunState::Failed));
+    assert_eq!(error_of(&house, &play, 0).await, "the run was cancelled");
+}
+
+#[tokio::test]
+async fn what_a_branch_decides_stays_in_the_database_however_small_a_row_is() {
+    let house = House::open().await;
+    let text = "orders:
+  tasks:
+    choose: {operator: branch, follow: [ID]}
+    ID: {operator: bash, bash_command: \"true\", dependencies: [choose]}
+    right: {operator: bash, bash_command: echo right, dependencies: [choose]}
+"
+    .replace("ID", &"left".repeat(30));
+    let play = play(&house, &text).await;
+    let limits = OutputLimits { inline: 100, ..OutputLimits::default() };
+    let outputs = OutputStore::new(crate::attempts::nowhere().s3, limits);
+    let driven = drive_with(&engine(&house, outputs).await, &house, &play).await;
+    let choose = house.store.task_runs(play.run.key).await.unwrap().remove(0);
+    assert_eq!((driven, choose.state), (RunState::Success, TaskState::Success), "{choose:?}");
+    // Cleared alone, what was not chosen is still kept back.
+    let tasks = [play.task("right")];
+    let request = Request { action: Action::Clear, tasks: &tasks, reach: Reach::default(), words: "cleared" };
+    let changed = house.store.change_tasks(play.run.key, &play.dag, request, Mode::Do, clock::now()).await.unwrap();
+    assert!(changed.iter().all(|one| one.to == TaskState::Skipped), "{changed:?}");
 }
 
 #[tokio::test]
