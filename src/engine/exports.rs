@@ -250,13 +250,15 @@ impl Exporter {
         let (found, failure);
         match due.attempt {
             None if due.is_end => {
-                failure = first_failure(&self.store, run.key).await?;
                 event.event = match (run.state, run.cancel_requested_at) {
                     (RunState::Success, _) => EventType::Complete,
                     (_, Some(_)) => EventType::Abort,
                     (_, None) => EventType::Fail,
                 };
-                event.error = failure.as_deref().filter(|_| event.event != EventType::Complete);
+                if event.event != EventType::Complete {
+                    failure = first_failure(&self.store, run.key).await?;
+                    event.error = failure.as_deref();
+                }
             }
             None => {}
             Some((task, fence)) => {

@@ -16,7 +16,6 @@ use crate::domain::callbacks::{Callback, Channel, Event};
 use crate::domain::connection::Connection;
 use crate::domain::dag::Task;
 use crate::domain::ids::RunKey;
-use crate::domain::task_state::TaskState;
 use crate::domain::template::{TemplateScope, Wanted};
 use crate::engine::lookup::{Lookup, LookupError};
 use crate::engine::operator::chain;
@@ -261,12 +260,9 @@ impl Notice<'_> {
 
 /// Which task of a run failed first, with its error.
 pub(super) async fn first_failure(store: &Store, run: RunKey) -> Result<Option<String>, StoreError> {
-    let tasks = store.task_runs(run).await?;
-    let failed = tasks.iter().filter(|task| task.state == TaskState::Failed);
-    let first = failed.min_by_key(|task| (task.finished_at, task.task));
-    Ok(first.map(|task| match &task.error {
-        Some(error) => format!("task `{}`: {error}", task.name()),
-        None => format!("task `{}` failed", task.name()),
+    Ok(store.first_failure(run).await?.map(|(task, error)| match error {
+        Some(error) => format!("task `{task}`: {error}"),
+        None => format!("task `{task}` failed"),
     }))
 }
 

@@ -3,6 +3,7 @@
 
 use crate::domain::Timestamp;
 use crate::domain::ids::{RunKey, TaskId, TaskIndex};
+use crate::domain::mapping::TaskName;
 use crate::store::{AttemptRecord, Store, StoreError, rows};
 
 /// How long a row is its sender's: longer than the exchanges of a large run's trace.
@@ -137,6 +138,26 @@ impl Store {
         .fetch_one(&self.pool)
         .await
         .map_err(StoreError::query("count what is to be told of a run"))
+    }
+
+    /// Which task of a run failed first, and why, if it said so.
+    pub async fn first_failure(&self, run: RunKey) -> Result<Option<(TaskName, Option<String>)>, StoreError> {
+        let row = sqlx::query!(
+            "SELECT task_id, map_index, error
+             FROM task_run
+             WHERE run_key = $1 AND state = 'failed'
+             ORDER BY finished_at, task_index
+             LIMIT 1",
+            run.0
+        )
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(StoreError::query("look for what failed first"))?;
+        row.map(|row| {
+            let (task, map_index) = (rows::id("a task id", &row.task_id)?, row.map_index.map(i32::cast_unsigned));
+            Ok((TaskName { task, map_index }, row.error))
+        })
+        .transpose()
     }
 
     /// All attempts of a run, by task and in the order of their fences; at most 100,000.
