@@ -17,7 +17,7 @@ use crate::domain::dag::Dag;
 use crate::domain::ids::TaskIndex;
 use crate::domain::ids::{RunKey, TaskId};
 use crate::domain::left::Left;
-use crate::domain::lineage::{EventType, LineageEvent, read_by, written_by};
+use crate::domain::lineage::{EventType, LineageEvent, names_data, read_by, reads_after, written_by};
 use crate::domain::masking::Masks;
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::AttemptOutcome;
@@ -272,9 +272,12 @@ impl Exporter {
                     event.error = record.error.as_deref().filter(|_| event.event == EventType::Fail);
                 }
                 if event.event == EventType::Complete
+                    && names_data(known.operator)
                     && let Some(dag) = dag
                 {
-                    let ancestors = dag.ancestors(task);
+                    let from = reads_after(known.operator);
+                    let names_it = |index: &TaskIndex| dag.task(*index).is_some_and(|task| Some(task.operator) == from);
+                    let ancestors: Vec<TaskIndex> = dag.ancestors(task).into_iter().filter(names_it).collect();
                     let wanted: Vec<TaskIndex> = ancestors.iter().copied().chain([task]).collect();
                     let outputs = self.store.outputs(run.key, dag, &wanted).await?;
                     let kafka = &self.endpoints.kafka.bootstrap_servers;
