@@ -14,8 +14,7 @@ use crate::connect::Endpoints;
 use crate::connect::notify::{Answer, NotifyError, Post, exchange};
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
-use crate::domain::ids::TaskIndex;
-use crate::domain::ids::{RunKey, TaskId};
+use crate::domain::ids::{RunKey, TaskIndex};
 use crate::domain::left::Left;
 use crate::domain::lineage::{EventType, LineageEvent, names_data, read_by, reads_after, written_by};
 use crate::domain::masking::Masks;
@@ -24,7 +23,7 @@ use crate::domain::task_state::AttemptOutcome;
 use crate::domain::trace::{self, TracedAttempt, TracedRun};
 use crate::engine::notices::first_failure;
 use crate::engine::versions::Versions;
-use crate::store::{AttemptRecord, DueExport, ExportKind, Exports, Run, Store, StoreError};
+use crate::store::{DueExport, ExportKind, Exports, Run, Store, StoreError, TaskAttempt};
 
 /// How many are sent at once.
 const BATCH: i64 = 16;
@@ -190,7 +189,7 @@ impl Exporter {
         let attempts = self.store.attempts_of_run(run.key).await?;
         let attempts: Vec<_> = attempts
             .into_iter()
-            .filter_map(|(task, id, record)| traced(task, id, record, dag).map(|attempt| self.masked(attempt)))
+            .filter_map(|attempt| traced(attempt, dag).map(|attempt| self.masked(attempt)))
             .collect();
         let failure = match (run.state, run.cancel_requested_at) {
             (RunState::Failed, Some(_)) => Some(run.cancel_reason.clone().unwrap_or("it was cancelled".to_owned())),
@@ -262,26 +261,24 @@ impl Exporter {
             }
             None => {}
             Some((task, fence)) => {
-                found = self.store.attempts(run.key, task).await?.into_iter().find(|attempt| attempt.fence == fence);
-                let known = dag.and_then(|dag| dag.task(task));
-                let (Some(record), Some(known)) = (&found, known) else { return Ok(Ok(())) };
+                found = self.store.attempt_of_run(run.key, task, fence).await?;
+                let (Some(attempt), Some(dag)) = (&found, dag) else { return Ok(Ok(())) };
+                let Some(known) = dag.task(attempt.of_task()) else { return Ok(Ok(())) };
+                let record = &attempt.record;
                 event.attempt = Some((task, &known.id, known.operator, fence));
                 if due.is_end {
                     event.at = record.finished_at.unwrap_or(due.happened_at);
                     event.event = how_it_ended(record.outcome);
                     event.error = record.error.as_deref().filter(|_| event.event == EventType::Fail);
                 }
-                if event.event == EventType::Complete
-                    && names_data(known.operator)
-                    && let Some(dag) = dag
-                {
+                if event.event == EventType::Complete && names_data(known.operator) {
                     let from = reads_after(known.operator);
                     let names_it = |index: &TaskIndex| dag.task(*index).is_some_and(|task| Some(task.operator) == from);
-                    let ancestors: Vec<TaskIndex> = dag.ancestors(task).into_iter().filter(names_it).collect();
+                    let ancestors: Vec<TaskIndex> = dag.ancestors(known.index).into_iter().filter(names_it).collect();
                     let wanted: Vec<TaskIndex> = ancestors.iter().copied().chain([task]).collect();
                     let outputs = self.store.outputs(run.key, dag, &wanted).await?;
                     let kafka = &self.endpoints.kafka.bootstrap_servers;
-                    (event.inputs, event.outputs) = data(dag, task, &ancestors, &outputs, kafka);
+                    (event.inputs, event.outputs) = data(dag, known.operator, task, &ancestors, &outputs, kafka);
                 }
             }
         }
@@ -298,11 +295,14 @@ impl Exporter {
     }
 }
 
-fn traced(task: TaskIndex, task_id: TaskId, record: AttemptRecord, dag: Option<&Dag>) -> Option<TracedAttempt> {
+fn traced(attempt: TaskAttempt, dag: Option<&Dag>) -> Option<TracedAttempt> {
+    let known = dag.and_then(|dag| dag.task(attempt.of_task()));
+    let TaskAttempt { task, task_id, instance_of, record } = attempt;
     Some(TracedAttempt {
         task,
         task_id,
-        operator: dag.and_then(|dag| dag.task(task)).map(|task| task.operator.to_owned()),
+        operator: known.map(|task| task.operator.to_owned()),
+        map_index: instance_of.map(|(_, index)| index),
         fence: record.fence,
         try_number: record.try_number,
         started_at: record.started_at,
@@ -325,6 +325,7 @@ type Datasets = BTreeSet<crate::domain::lineage::Dataset>;
 /// What a task read and wrote, by what it and the tasks before it left.
 fn data(
     dag: &Dag,
+    operator: &str,
     task: TaskIndex,
     ancestors: &[TaskIndex],
     outputs: &BTreeMap<TaskIndex, Option<Left>>,
@@ -332,10 +333,9 @@ fn data(
 ) -> (Datasets, Datasets) {
     let output = |task: &TaskIndex| outputs.get(task)?.as_ref()?.object();
     let before: Vec<_> = ancestors.iter().filter_map(|task| Some((dag.task(*task)?.operator, output(task)?))).collect();
-    let Some(known) = dag.task(task) else { return Default::default() };
     let own = output(&task);
-    let written = own.map(|own| written_by(known.operator, own, kafka)).unwrap_or_default();
-    (read_by(known.operator, own, &before, kafka), written)
+    let written = own.map(|own| written_by(operator, own, kafka)).unwrap_or_default();
+    (read_by(operator, own, &before, kafka), written)
 }
 
 async fn send(post: Post, passing: &[u16]) -> Result<(), Unsent> {

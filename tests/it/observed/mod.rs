@@ -2,6 +2,7 @@
 //! OpenLineage's client.
 
 mod mail;
+mod outbox;
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
