@@ -215,7 +215,7 @@ impl Exporter {
                 body: request.to_string().into_bytes(),
             };
             // OTLP says which answers mean that it may be tried again.
-            if let Err(unsent) = send(post, &[429, 502, 503, 504]).await {
+            if let Err(unsent) = send(post, "the collector", "telemetry.otlp_endpoint", &[429, 502, 503, 504]).await {
                 return Ok(Err(unsent));
             }
         }
@@ -291,7 +291,8 @@ impl Exporter {
         }
         let body = event.to_json().to_string().into_bytes();
         let post = Post { url: receiver.url.clone(), headers, body };
-        Ok(send(post, &[408, 425, 429, 500, 502, 503, 504]).await)
+        let passing = [408, 425, 429, 500, 502, 503, 504];
+        Ok(send(post, "the keeper of lineage", "openlineage.url", &passing).await)
     }
 }
 
@@ -338,9 +339,11 @@ fn data(
     (read_by(operator, own, &before, kafka), written)
 }
 
-async fn send(post: Post, passing: &[u16]) -> Result<(), Unsent> {
+/// Posts to `whom`, as people know it, of that setting; these statuses are worth another try.
+async fn send(post: Post, whom: &str, setting: &str, passing: &[u16]) -> Result<(), Unsent> {
+    let host = post.host()?;
     let Answer { status, retry_after } = exchange(post, LIMIT).await?;
-    let words = || format!("the receiver answered with {status}");
+    let words = || format!("{whom} at {host} (`{setting}`) answered with {status}");
     match status.as_u16() {
         200..300 => Ok(()),
         code if passing.contains(&code) => Err(Unsent::Again(words(), retry_after)),

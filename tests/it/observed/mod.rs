@@ -138,6 +138,25 @@ async fn programs_are_told_of_the_span_that_they_are_part_of() {
     assert_eq!(receiver.got().len(), 1);
 }
 
+#[tokio::test]
+async fn a_refusal_is_told_with_the_host_and_the_setting() {
+    let (mut servers, traces, lineage) = (JoinSet::new(), Receiver::default(), Receiver::default());
+    let (traces_url, lineage_url) = (traces.serve(&mut servers).await, lineage.serve(&mut servers).await);
+    traces.answer(&[StatusCode::UNAUTHORIZED]);
+    lineage.answer(&[StatusCode::BAD_GATEWAY, StatusCode::FORBIDDEN]);
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("orders.yaml"), "orders: {tasks: {one: {operator: empty}}}").unwrap();
+    let (_, _, stderr) =
+        run(&folder, &[("PINSCHED_OTLP_ENDPOINT", &traces_url), ("OPENLINEAGE_URL", &lineage_url)]).await;
+    for words in [
+        "the collector at 127.0.0.1 (`telemetry.otlp_endpoint`) answered with 401 Unauthorized",
+        "the keeper of lineage at 127.0.0.1 (`openlineage.url`) answered with 502 Bad Gateway",
+        "the keeper of lineage at 127.0.0.1 (`openlineage.url`) answered with 403 Forbidden",
+    ] {
+        assert!(stderr.contains(words), "{words}: {stderr}");
+    }
+}
+
 /// What happened by the events, as `START orders.one`, sorted.
 fn events(bodies: &[Value]) -> Vec<String> {
     let words =
