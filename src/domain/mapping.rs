@@ -10,9 +10,6 @@ use serde_json::{Map, Value};
 
 use crate::domain::ids::{IdError, TaskId};
 
-/// So many instances a task may have where no setting says otherwise.
-pub const LONGEST_MAP: u32 = 10_000;
-
 /// What a task is expanded over, templates not rendered yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mapping {
@@ -87,17 +84,6 @@ pub enum MappingError {
         /// How many there may be.
         limit: u32,
     },
-}
-
-impl Mapping {
-    /// The keys that are expanded, where they are written out.
-    #[must_use]
-    pub fn keys(&self) -> Option<Vec<&str>> {
-        match &self.over {
-            Over::Product(values) => Some(values.keys().map(String::as_str).collect()),
-            Over::Zipped(_) => None,
-        }
-    }
 }
 
 impl Over {

@@ -12,7 +12,6 @@ use secrecy::SecretString;
 use crate::clock;
 use crate::connect::Endpoints;
 use crate::connect::notify::{Answer, NotifyError, Post, exchange};
-use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskIndex};
 use crate::domain::left::Left;
@@ -21,7 +20,7 @@ use crate::domain::masking::Masks;
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::AttemptOutcome;
 use crate::domain::trace::{self, TracedAttempt, TracedRun};
-use crate::engine::notices::first_failure;
+use crate::engine::notices::{Waits, first_failure};
 use crate::engine::versions::Versions;
 use crate::store::{DueExport, ExportKind, Exports, Run, Store, StoreError, TaskAttempt};
 
@@ -31,14 +30,8 @@ const BATCH: i64 = 16;
 /// How long one exchange may take, as OTLP's own exporters have it.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The wait after a first failure; each further one is twice as long.
-const FIRST_WAIT: TimeDelta = TimeDelta::seconds(1);
-
-/// The longest wait.
-const LONGEST_WAIT: TimeDelta = TimeDelta::minutes(10);
-
-/// A receiver that was away for a day is not told any more.
-const PATIENCE: TimeDelta = TimeDelta::hours(24);
+/// The waits between tries.
+const WAITS: Waits = Waits { first: TimeDelta::seconds(1), longest: TimeDelta::minutes(10) };
 
 /// Who is told.
 #[derive(Debug, Clone, Default)]
@@ -158,7 +151,7 @@ impl Exporter {
         let now = clock::now();
         let (words, again) = match told {
             Ok(()) => return self.store.forget_export(due.id).await,
-            Err(Unsent::Again(words, wait)) => (words, next_try(due, wait, now)),
+            Err(Unsent::Again(words, wait)) => (words, WAITS.next_try(due.attempts, due.happened_at, wait, now)),
             Err(Unsent::Never(words)) => (words, None),
         };
         let words = self.masks.mask(&words);
@@ -349,13 +342,4 @@ async fn send(post: Post, whom: &str, setting: &str, passing: &[u16]) -> Result<
         code if passing.contains(&code) => Err(Unsent::Again(words(), retry_after)),
         _ => Err(Unsent::Never(words())),
     }
-}
-
-/// When it is tried again; not any more after a day.
-fn next_try(due: &DueExport, asked: Option<Duration>, now: Timestamp) -> Option<Timestamp> {
-    let doublings = u32::try_from(due.attempts - 1).unwrap_or(0).min(16);
-    let wait = FIRST_WAIT.checked_mul(1 << doublings).map_or(LONGEST_WAIT, |wait| wait.min(LONGEST_WAIT));
-    let asked = asked.and_then(|asked| TimeDelta::from_std(asked).ok()).unwrap_or_default();
-    let again = now.checked_add_signed(wait.max(asked))?;
-    (again - due.happened_at < PATIENCE).then_some(again)
 }

@@ -4,9 +4,7 @@
 //! A large output is one object, written before the step that records it and named by run, task and fence: an attempt that
 //! is killed in between leaves an object that nobody refers to, which goes with its run.
 
-use std::fmt;
 use std::io;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,21 +56,6 @@ pub struct SpillPlace {
     pub bucket: String,
     /// The beginning of the names, without a slash at its end; may be empty.
     pub prefix: String,
-}
-
-impl FromStr for SpillPlace {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (bucket, prefix) = split(text).ok_or("a place such as s3://bucket/prefix")?;
-        Ok(Self { bucket: bucket.to_owned(), prefix: prefix.trim_matches('/').to_owned() })
-    }
-}
-
-impl fmt::Display for SpillPlace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s3://{}/{}", self.bucket, self.prefix)
-    }
 }
 
 /// The bucket and the rest of an `s3://` URL.
@@ -320,14 +303,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn places_are_buckets_with_a_prefix_or_none() {
-        let place = |text: &str| text.parse::<SpillPlace>().map(|place| place.to_string());
-        assert_eq!(place("s3://lake/pinsched/outputs/"), Ok("s3://lake/pinsched/outputs".to_owned()));
-        assert_eq!(place("s3://lake"), Ok("s3://lake/".to_owned()));
-        assert!(place("lake/outputs").is_err() && place("s3:///x").is_err());
-    }
 
     #[test]
     fn the_size_is_that_of_the_text() {

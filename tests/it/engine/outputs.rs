@@ -8,7 +8,7 @@ use pinsched::connect::{S3Credentials, S3Endpoint};
 use pinsched::domain::run_state::RunState;
 use pinsched::embedded::s3::{S3Server, S3ServerConfig};
 use pinsched::engine::Engine;
-use pinsched::engine::outputs::{OutputLimits, OutputStore, delete_unused};
+use pinsched::engine::outputs::{OutputLimits, OutputStore, SpillPlace, delete_unused};
 use pinsched::operators;
 use pinsched::store::NewRun;
 use secrecy::SecretString;
@@ -77,11 +77,11 @@ const LARGE: &str = "orders:
 async fn what_is_too_large_for_a_row_goes_to_object_storage_and_comes_back_and_goes_with_its_run() {
     let folder = tempfile::tempdir().unwrap();
     let server = server(folder.path()).await;
-    let limits =
-        || OutputLimits { spill_to: Some("s3://lake/some/outputs".parse().unwrap()), ..OutputLimits::default() };
+    let place = SpillPlace { bucket: "lake".to_owned(), prefix: "some/outputs".to_owned() };
+    let limits = OutputLimits { spill_to: Some(place), ..OutputLimits::default() };
     let mut house = House::open().await;
     let play = play(&house, LARGE).await;
-    let engine = engine(&house, OutputStore::new(endpoint(&server), limits())).await;
+    let engine = engine(&house, OutputStore::new(endpoint(&server), limits)).await;
     assert_eq!(drive_with(&engine, &house, &play).await, RunState::Success);
     let tasks = house.store.task_runs(play.run.key).await.unwrap();
     let spilled = tasks[0].spilled.as_ref().expect("it is not in the database");
