@@ -1,6 +1,9 @@
 //! `pinsched clear`, `mark`, `restart`, `priority` and `note`: what people do to runs. It is written to the database; whoever
 //! runs the tasks acts on it.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use serde::Serialize;
 
 use crate::cli::colour::Colour;
@@ -43,12 +46,10 @@ impl ChangeLine {
     }
 }
 
-/// What is done to which tasks of which runs.
+/// What is done, to tasks that are named with it.
 struct Wish<'a> {
     action: Action,
-    tasks: &'a [TaskName],
     reach: Reach,
-    span: Span,
     dry_run: bool,
     words: &'a str,
 }
@@ -56,15 +57,8 @@ struct Wish<'a> {
 pub(crate) async fn clear(session: &Session, arguments: &ClearArguments) -> anyhow::Result<Exit> {
     let reach =
         Reach { upstream: arguments.upstream, downstream: arguments.downstream, only_failed: arguments.only_failed };
-    let wish = Wish {
-        action: Action::Clear,
-        tasks: &arguments.tasks,
-        reach,
-        span: arguments.span,
-        dry_run: arguments.dry_run,
-        words: "cleared by a person",
-    };
-    change(session, &arguments.run, &wish).await
+    let wish = Wish { action: Action::Clear, reach, dry_run: arguments.dry_run, words: "cleared by a person" };
+    change(session, &arguments.run, arguments.span, &arguments.tasks, &wish).await
 }
 
 pub(crate) async fn mark(session: &Session, arguments: &MarkArguments) -> anyhow::Result<Exit> {
@@ -73,9 +67,8 @@ pub(crate) async fn mark(session: &Session, arguments: &MarkArguments) -> anyhow
         MarkAs::Failed => (Action::MarkFailed, "marked as failed by a person"),
     };
     let reach = Reach { upstream: arguments.upstream, downstream: arguments.downstream, only_failed: false };
-    let tasks = &arguments.tasks;
-    let wish = Wish { action, tasks, reach, span: arguments.span, dry_run: arguments.dry_run, words };
-    change(session, &arguments.run, &wish).await
+    let wish = Wish { action, reach, dry_run: arguments.dry_run, words };
+    change(session, &arguments.run, arguments.span, &arguments.tasks, &wish).await
 }
 
 /// Stops one task of a run, which fails. One that is over stays as it is: `mark` is for those.
@@ -92,15 +85,9 @@ pub(crate) async fn cancel_task(session: &Session, run: &str, task: &TaskName) -
         return Ok(Exit::No);
     }
     drop(held);
-    let wish = Wish {
-        action: Action::MarkFailed,
-        tasks: std::slice::from_ref(task),
-        reach: Reach::default(),
-        span: Span::default(),
-        dry_run: false,
-        words: "cancelled by a person",
-    };
-    change(session, run, &wish).await
+    let wish =
+        Wish { action: Action::MarkFailed, reach: Reach::default(), dry_run: false, words: "cancelled by a person" };
+    change(session, run, Span::default(), std::slice::from_ref(task), &wish).await
 }
 
 /// Lets a run go on from any state: what did not succeed runs again, or all of it.
@@ -117,15 +104,8 @@ pub(crate) async fn restart(session: &Session, run: &str, all: bool, dry_run: bo
         false => !is_done(task.state) && !has_undone(task),
     };
     let undone: Vec<TaskIndex> = tasks.iter().filter(is_meant).map(|task| task.task).collect();
-    let wish = Wish {
-        action: Action::Clear,
-        tasks: &[],
-        reach: Reach::default(),
-        span: Span::default(),
-        dry_run,
-        words: "restarted by a person",
-    };
-    let lines = if undone.is_empty() { Vec::new() } else { apply_to(&store, &run, &dag, &wish, &undone).await? };
+    let wish = Wish { action: Action::Clear, reach: Reach::default(), dry_run, words: "restarted by a person" };
+    let lines = if undone.is_empty() { Vec::new() } else { apply(&store, &run, &dag, &undone, &wish).await? };
     answer(session, &store, dry_run, lines).await
 }
 
@@ -159,46 +139,63 @@ pub(crate) async fn note(session: &Session, run: &str, text: &str) -> anyhow::Re
     Ok(Exit::Done)
 }
 
-async fn change(session: &Session, run: &str, wish: &Wish<'_>) -> anyhow::Result<Exit> {
+/// Does it to the named tasks of a run, and of others where the span says so: all that is named is found before anything is
+/// done.
+async fn change(session: &Session, run: &str, span: Span, names: &[TaskName], wish: &Wish<'_>) -> anyhow::Result<Exit> {
     let (_held, store) = session.connect_store().await?;
     let run = find_run(&store, run).await?;
-    let mut runs = vec![run.clone()];
-    if wish.span.past || wish.span.future {
-        let from = (!wish.span.past).then_some(run.logical_date);
-        let to = (!wish.span.future).then_some(run.logical_date);
-        let others = store.runs_between(&run.dag_id, from, to).await?;
-        runs.extend(others.into_iter().filter(|other| other.key != run.key));
+    let dag = dag_file::of_run(&store, &run).await?;
+    let mut tasks = Vec::with_capacity(names.len());
+    for name in names {
+        tasks.push(find_named(&store, &run, &dag, name).await?);
+    }
+    let mut found = vec![(run.clone(), tasks)];
+    let mut dags = BTreeMap::from([(run.version, dag)]);
+    if span.past || span.future {
+        let from = (!span.past).then_some(run.logical_date);
+        let to = (!span.future).then_some(run.logical_date);
+        for other in store.runs_between(&run.dag_id, from, to).await? {
+            if other.key == run.key {
+                continue;
+            }
+            let dag = match dags.entry(other.version) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => unknown.insert(dag_file::of_run(&store, &other).await?),
+            };
+            let tasks = present(&store, &other, dag, names).await?;
+            if names.is_empty() || !tasks.is_empty() {
+                found.push((other, tasks));
+            }
+        }
     }
     let mut lines = Vec::new();
-    for one in &runs {
-        let dag = dag_file::of_run(&store, one).await?;
-        // Another run's DAG may be of another version, without some of the tasks.
-        if one.key != run.key
-            && wish.tasks.iter().all(|name| dag.task_named(&name.task).is_none())
-            && !wish.tasks.is_empty()
-        {
-            continue;
+    for (run, tasks) in &found {
+        if let Some(dag) = dags.get(&run.version) {
+            lines.extend(apply(&store, run, dag, tasks, wish).await?);
         }
-        lines.extend(apply(&store, one, &dag, wish).await?);
     }
     answer(session, &store, wish.dry_run, lines).await
 }
 
-async fn apply(store: &Store, run: &Run, dag: &Dag, wish: &Wish<'_>) -> anyhow::Result<Vec<ChangeLine>> {
-    let mut tasks = Vec::with_capacity(wish.tasks.len());
-    for name in wish.tasks {
-        tasks.push(find_named(store, run, dag, name).await?);
+/// Those of the named tasks that another run has: its DAG may be of another version, and its mapped tasks of another length.
+async fn present(store: &Store, run: &Run, dag: &Dag, names: &[TaskName]) -> anyhow::Result<Vec<TaskIndex>> {
+    let mut found = Vec::with_capacity(names.len());
+    for name in names {
+        let Some(task) = dag.task_named(&name.task) else { continue };
+        match name.map_index {
+            None => found.push(task.index),
+            Some(index) => found.extend(store.instance(run.key, task.index, index).await?),
+        }
     }
-    apply_to(store, run, dag, wish, &tasks).await
+    Ok(found)
 }
 
-/// The same to tasks whose places are known; the wish's own names are not looked at.
-async fn apply_to(
+async fn apply(
     store: &Store,
     run: &Run,
     dag: &Dag,
-    wish: &Wish<'_>,
     tasks: &[TaskIndex],
+    wish: &Wish<'_>,
 ) -> anyhow::Result<Vec<ChangeLine>> {
     let request = Request { action: wish.action, tasks, reach: wish.reach, words: wish.words };
     let mode = if wish.dry_run { Mode::DryRun } else { Mode::Do };

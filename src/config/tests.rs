@@ -203,6 +203,21 @@ fn a_slip_does_not_send_a_run_to_the_laptops_stack() {
 }
 
 #[test]
+fn a_place_for_outputs_is_a_bucket_with_a_prefix_or_none() {
+    let place = |text: &str| {
+        let environment = Environment::from([("PINSCHED_OUTPUTS_SPILL_TO", text)]);
+        load("", environment, &Flags::default()).map(|settings| settings.outputs.spill_to.unwrap())
+    };
+    let pair = |bucket: &str, prefix: &str| (bucket.to_owned(), prefix.to_owned());
+    assert_eq!(place("s3://lake/pinsched/outputs/").unwrap(), pair("lake", "pinsched/outputs"));
+    assert_eq!(place("s3://lake").unwrap(), pair("lake", ""));
+    for wrong in ["lake/outputs", "s3:///x"] {
+        let words = place(wrong).unwrap_err().to_string();
+        assert!(words.contains("a place such as s3://bucket/prefix"), "{words}");
+    }
+}
+
+#[test]
 fn a_named_file_must_be_there() {
     let flags = Flags::default().with_config(Some("absent.toml".into()));
     let error = Settings::load(&flags, &Environment::default(), Path::new("/")).unwrap_err();

@@ -142,6 +142,22 @@ fn datasets(datasets: &BTreeSet<Dataset>) -> Value {
     datasets.iter().map(|dataset| json!({"namespace": dataset.namespace, "name": dataset.name})).collect()
 }
 
+/// Whether the outputs of tasks of that operator say what they read or wrote.
+#[must_use]
+pub fn names_data(operator: &str) -> bool {
+    matches!(operator, "emulate" | "produce" | "sink" | "transform")
+}
+
+/// The operator whose tasks' outputs say what a task of that operator read, where its own does not.
+#[must_use]
+pub fn reads_after(operator: &str) -> Option<&'static str> {
+    match operator {
+        "produce" => Some("emulate"),
+        "transform" => Some("sink"),
+        _ => None,
+    }
+}
+
 /// What a task of that operator wrote, by what it left; nothing where its output does not say.
 #[must_use]
 pub fn written_by(operator: &str, output: &Map<String, Value>, kafka: &str) -> BTreeSet<Dataset> {
@@ -179,19 +195,13 @@ pub fn read_by(
     before: &[(&str, &Map<String, Value>)],
     kafka: &str,
 ) -> BTreeSet<Dataset> {
-    let of = |from: &str| {
-        let outputs = before.iter().filter(|(operator, _)| *operator == from);
-        outputs.flat_map(|(operator, output)| written_by(operator, output, kafka)).collect()
-    };
-    match operator {
-        "produce" => of("emulate"),
-        "sink" => {
-            let sunk = output.and_then(|output| read::<SinkOutput>(output).ok());
-            topics(sunk.map(|output| output.topics.into_keys().collect()).unwrap_or_default(), kafka)
-        }
-        "transform" => of("sink"),
-        _ => BTreeSet::new(),
+    if operator == "sink" {
+        let sunk = output.and_then(|output| read::<SinkOutput>(output).ok());
+        return topics(sunk.map(|output| output.topics.into_keys().collect()).unwrap_or_default(), kafka);
     }
+    let Some(from) = reads_after(operator) else { return BTreeSet::new() };
+    let outputs = before.iter().filter(|(operator, _)| *operator == from);
+    outputs.flat_map(|(operator, output)| written_by(operator, output, kafka)).collect()
 }
 
 fn staged(output: &EmulateOutput) -> Dataset {
@@ -237,6 +247,7 @@ mod tests {
         let sunk = object(&sunk);
         assert_eq!(named(&read_by("transform", None, &[("sink", &sunk)], kafka)), ["s3://b topics/u.pin"]);
         assert_eq!(named(&written_by("transform", &object(&transformed), kafka)), ["s3://r results/top.json"]);
+        assert!(["produce", "sink", "transform"].into_iter().all(names_data) && !names_data("bash"));
         assert!(written_by("bash", &sunk, kafka).is_empty() && written_by("sink", &Map::new(), kafka).is_empty());
     }
 

@@ -11,9 +11,6 @@ use serde_json::{Map, Value};
 use crate::domain::ids::{IdError, TaskId};
 use crate::domain::left::json_size;
 
-/// So many instances a task may have where no setting says otherwise.
-pub const LONGEST_MAP: u32 = 10_000;
-
 /// What a task is expanded over, templates not rendered yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mapping {
@@ -108,17 +105,6 @@ pub struct MapLimits {
     pub count: u32,
     /// So many bytes of JSON are the values of all of them.
     pub bytes: u64,
-}
-
-impl Mapping {
-    /// The keys that are expanded, where they are written out.
-    #[must_use]
-    pub fn keys(&self) -> Option<Vec<&str>> {
-        match &self.over {
-            Over::Product(values) => Some(values.keys().map(String::as_str).collect()),
-            Over::Zipped(_) => None,
-        }
-    }
 }
 
 impl Over {

@@ -53,6 +53,8 @@ pub struct TracedAttempt {
     pub task_id: TaskId,
     /// The task's operator; none where the DAG does not have the task any more.
     pub operator: Option<String>,
+    /// Which instance of a mapped task it is of.
+    pub map_index: Option<u32>,
     /// Its fence.
     pub fence: i64,
     /// The try that it belongs to.
@@ -141,6 +143,7 @@ fn attempt_span(run: &TracedRun, attempt: &TracedAttempt, retried: Option<&Trace
         text("state", attempt.outcome.as_str()),
     ];
     attributes.extend(attempt.operator.as_deref().map(|operator| text("operator", operator)));
+    attributes.extend(attempt.map_index.map(|index| number("map_index", i64::from(index))));
     let links: Vec<Value> = retried
         .map(|before| {
             let span = span_id(run.uuid, Some((before.task, before.fence)));
@@ -216,6 +219,7 @@ mod tests {
             task: TaskIndex(task),
             task_id: "load".parse().unwrap(),
             operator: Some("bash".to_owned()),
+            map_index: None,
             fence,
             try_number: 1,
             started_at: at(2),

@@ -12,19 +12,17 @@ use secrecy::SecretString;
 use crate::clock;
 use crate::connect::Endpoints;
 use crate::connect::notify::{Answer, NotifyError, Post, exchange};
-use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
-use crate::domain::ids::TaskIndex;
-use crate::domain::ids::{RunKey, TaskId};
+use crate::domain::ids::{RunKey, TaskIndex};
 use crate::domain::left::Left;
-use crate::domain::lineage::{EventType, LineageEvent, read_by, written_by};
+use crate::domain::lineage::{EventType, LineageEvent, names_data, read_by, reads_after, written_by};
 use crate::domain::masking::Masks;
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::AttemptOutcome;
 use crate::domain::trace::{self, TracedAttempt, TracedRun};
-use crate::engine::notices::first_failure;
+use crate::engine::notices::{Waits, first_failure};
 use crate::engine::versions::Versions;
-use crate::store::{AttemptRecord, DueExport, ExportKind, Exports, Run, Store, StoreError};
+use crate::store::{DueExport, ExportKind, Exports, Run, Store, StoreError, TaskAttempt};
 
 /// How many are sent at once.
 const BATCH: i64 = 16;
@@ -32,14 +30,8 @@ const BATCH: i64 = 16;
 /// How long one exchange may take, as OTLP's own exporters have it.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The wait after a first failure; each further one is twice as long.
-const FIRST_WAIT: TimeDelta = TimeDelta::seconds(1);
-
-/// The longest wait.
-const LONGEST_WAIT: TimeDelta = TimeDelta::minutes(10);
-
-/// A receiver that was away for a day is not told any more.
-const PATIENCE: TimeDelta = TimeDelta::hours(24);
+/// The waits between tries.
+const WAITS: Waits = Waits { first: TimeDelta::seconds(1), longest: TimeDelta::minutes(10) };
 
 /// Who is told.
 #[derive(Debug, Clone, Default)]
@@ -159,7 +151,7 @@ impl Exporter {
         let now = clock::now();
         let (words, again) = match told {
             Ok(()) => return self.store.forget_export(due.id).await,
-            Err(Unsent::Again(words, wait)) => (words, next_try(due, wait, now)),
+            Err(Unsent::Again(words, wait)) => (words, WAITS.next_try(due.attempts, due.happened_at, wait, now)),
             Err(Unsent::Never(words)) => (words, None),
         };
         let words = self.masks.mask(&words);
@@ -190,7 +182,7 @@ impl Exporter {
         let attempts = self.store.attempts_of_run(run.key).await?;
         let attempts: Vec<_> = attempts
             .into_iter()
-            .filter_map(|(task, id, record)| traced(task, id, record, dag).map(|attempt| self.masked(attempt)))
+            .filter_map(|attempt| traced(attempt, dag).map(|attempt| self.masked(attempt)))
             .collect();
         let failure = match (run.state, run.cancel_requested_at) {
             (RunState::Failed, Some(_)) => Some(run.cancel_reason.clone().unwrap_or("it was cancelled".to_owned())),
@@ -216,7 +208,7 @@ impl Exporter {
                 body: request.to_string().into_bytes(),
             };
             // OTLP says which answers mean that it may be tried again.
-            if let Err(unsent) = send(post, &[429, 502, 503, 504]).await {
+            if let Err(unsent) = send(post, "the collector", "telemetry.otlp_endpoint", &[429, 502, 503, 504]).await {
                 return Ok(Err(unsent));
             }
         }
@@ -250,33 +242,36 @@ impl Exporter {
         let (found, failure);
         match due.attempt {
             None if due.is_end => {
-                failure = first_failure(&self.store, run.key).await?;
                 event.event = match (run.state, run.cancel_requested_at) {
                     (RunState::Success, _) => EventType::Complete,
                     (_, Some(_)) => EventType::Abort,
                     (_, None) => EventType::Fail,
                 };
-                event.error = failure.as_deref().filter(|_| event.event != EventType::Complete);
+                if event.event != EventType::Complete {
+                    failure = first_failure(&self.store, run.key).await?;
+                    event.error = failure.as_deref();
+                }
             }
             None => {}
             Some((task, fence)) => {
-                found = self.store.attempts(run.key, task).await?.into_iter().find(|attempt| attempt.fence == fence);
-                let known = dag.and_then(|dag| dag.task(task));
-                let (Some(record), Some(known)) = (&found, known) else { return Ok(Ok(())) };
+                found = self.store.attempt_of_run(run.key, task, fence).await?;
+                let (Some(attempt), Some(dag)) = (&found, dag) else { return Ok(Ok(())) };
+                let Some(known) = dag.task(attempt.of_task()) else { return Ok(Ok(())) };
+                let record = &attempt.record;
                 event.attempt = Some((task, &known.id, known.operator, fence));
                 if due.is_end {
                     event.at = record.finished_at.unwrap_or(due.happened_at);
                     event.event = how_it_ended(record.outcome);
                     event.error = record.error.as_deref().filter(|_| event.event == EventType::Fail);
                 }
-                if event.event == EventType::Complete
-                    && let Some(dag) = dag
-                {
-                    let ancestors = dag.ancestors(task);
+                if event.event == EventType::Complete && names_data(known.operator) {
+                    let from = reads_after(known.operator);
+                    let names_it = |index: &TaskIndex| dag.task(*index).is_some_and(|task| Some(task.operator) == from);
+                    let ancestors: Vec<TaskIndex> = dag.ancestors(known.index).into_iter().filter(names_it).collect();
                     let wanted: Vec<TaskIndex> = ancestors.iter().copied().chain([task]).collect();
                     let outputs = self.store.outputs(run.key, dag, &wanted).await?;
                     let kafka = &self.endpoints.kafka.bootstrap_servers;
-                    (event.inputs, event.outputs) = data(dag, task, &ancestors, &outputs, kafka);
+                    (event.inputs, event.outputs) = data(dag, known.operator, task, &ancestors, &outputs, kafka);
                 }
             }
         }
@@ -289,15 +284,19 @@ impl Exporter {
         }
         let body = event.to_json().to_string().into_bytes();
         let post = Post { url: receiver.url.clone(), headers, body };
-        Ok(send(post, &[408, 425, 429, 500, 502, 503, 504]).await)
+        let passing = [408, 425, 429, 500, 502, 503, 504];
+        Ok(send(post, "the keeper of lineage", "openlineage.url", &passing).await)
     }
 }
 
-fn traced(task: TaskIndex, task_id: TaskId, record: AttemptRecord, dag: Option<&Dag>) -> Option<TracedAttempt> {
+fn traced(attempt: TaskAttempt, dag: Option<&Dag>) -> Option<TracedAttempt> {
+    let known = dag.and_then(|dag| dag.task(attempt.of_task()));
+    let TaskAttempt { task, task_id, instance_of, record } = attempt;
     Some(TracedAttempt {
         task,
         task_id,
-        operator: dag.and_then(|dag| dag.task(task)).map(|task| task.operator.to_owned()),
+        operator: known.map(|task| task.operator.to_owned()),
+        map_index: instance_of.map(|(_, index)| index),
         fence: record.fence,
         try_number: record.try_number,
         started_at: record.started_at,
@@ -320,6 +319,7 @@ type Datasets = BTreeSet<crate::domain::lineage::Dataset>;
 /// What a task read and wrote, by what it and the tasks before it left.
 fn data(
     dag: &Dag,
+    operator: &str,
     task: TaskIndex,
     ancestors: &[TaskIndex],
     outputs: &BTreeMap<TaskIndex, Option<Left>>,
@@ -327,27 +327,19 @@ fn data(
 ) -> (Datasets, Datasets) {
     let output = |task: &TaskIndex| outputs.get(task)?.as_ref()?.object();
     let before: Vec<_> = ancestors.iter().filter_map(|task| Some((dag.task(*task)?.operator, output(task)?))).collect();
-    let Some(known) = dag.task(task) else { return Default::default() };
     let own = output(&task);
-    let written = own.map(|own| written_by(known.operator, own, kafka)).unwrap_or_default();
-    (read_by(known.operator, own, &before, kafka), written)
+    let written = own.map(|own| written_by(operator, own, kafka)).unwrap_or_default();
+    (read_by(operator, own, &before, kafka), written)
 }
 
-async fn send(post: Post, passing: &[u16]) -> Result<(), Unsent> {
+/// Posts to `whom`, as people know it, of that setting; these statuses are worth another try.
+async fn send(post: Post, whom: &str, setting: &str, passing: &[u16]) -> Result<(), Unsent> {
+    let host = post.host()?;
     let Answer { status, retry_after } = exchange(post, LIMIT).await?;
-    let words = || format!("the receiver answered with {status}");
+    let words = || format!("{whom} at {host} (`{setting}`) answered with {status}");
     match status.as_u16() {
         200..300 => Ok(()),
         code if passing.contains(&code) => Err(Unsent::Again(words(), retry_after)),
         _ => Err(Unsent::Never(words())),
     }
-}
-
-/// When it is tried again; not any more after a day.
-fn next_try(due: &DueExport, asked: Option<Duration>, now: Timestamp) -> Option<Timestamp> {
-    let doublings = u32::try_from(due.attempts - 1).unwrap_or(0).min(16);
-    let wait = FIRST_WAIT.checked_mul(1 << doublings).map_or(LONGEST_WAIT, |wait| wait.min(LONGEST_WAIT));
-    let asked = asked.and_then(|asked| TimeDelta::from_std(asked).ok()).unwrap_or_default();
-    let again = now.checked_add_signed(wait.max(asked))?;
-    (again - due.happened_at < PATIENCE).then_some(again)
 }

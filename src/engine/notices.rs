@@ -4,6 +4,7 @@
 //! It is at least once: a process that dies after sending and before noting so leaves it to be sent again, under the same id.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use secrecy::SecretString;
@@ -16,7 +17,6 @@ use crate::domain::callbacks::{Callback, Channel, Event};
 use crate::domain::connection::Connection;
 use crate::domain::dag::Task;
 use crate::domain::ids::RunKey;
-use crate::domain::task_state::TaskState;
 use crate::domain::template::{TemplateScope, Wanted};
 use crate::engine::lookup::{Lookup, LookupError};
 use crate::engine::operator::chain;
@@ -27,11 +27,8 @@ use crate::store::{Due, Run, Store, StoreError};
 /// How many are sent at once.
 const BATCH: i64 = 8;
 
-/// The wait after a first failure; each further one is twice as long.
-const FIRST_WAIT: TimeDelta = TimeDelta::seconds(2);
-
-/// The longest wait.
-const LONGEST_WAIT: TimeDelta = TimeDelta::minutes(30);
+/// The waits between tries.
+const WAITS: Waits = Waits { first: TimeDelta::seconds(2), longest: TimeDelta::minutes(30) };
 
 /// A receiver that was away for a day is not told any more.
 const PATIENCE: TimeDelta = TimeDelta::hours(24);
@@ -103,7 +100,7 @@ impl Notifier {
         let now = clock::now();
         let (words, again) = match told {
             Ok(()) => return self.store.note_sent(due.id, now).await,
-            Err(NotifyError::Again(words)) => (words, next_try(due, now)),
+            Err(NotifyError::Again(words)) => (words, WAITS.next_try(due.attempts, due.happened_at, None, now)),
             Err(NotifyError::Never(words)) => (words, None),
         };
         let words = self.lookup.masks().mask(&words).into_owned();
@@ -261,21 +258,37 @@ impl Notice<'_> {
 
 /// Which task of a run failed first, with its error.
 pub(super) async fn first_failure(store: &Store, run: RunKey) -> Result<Option<String>, StoreError> {
-    let tasks = store.task_runs(run).await?;
-    let failed = tasks.iter().filter(|task| task.state == TaskState::Failed);
-    let first = failed.min_by_key(|task| (task.finished_at, task.task));
-    Ok(first.map(|task| match &task.error {
-        Some(error) => format!("task `{}`: {error}", task.name()),
-        None => format!("task `{}` failed", task.name()),
+    Ok(store.first_failure(run).await?.map(|(task, error)| match error {
+        Some(error) => format!("task `{task}`: {error}"),
+        None => format!("task `{task}` failed"),
     }))
 }
 
-/// When it is tried again; not any more after a day.
-fn next_try(due: &Due, now: Timestamp) -> Option<Timestamp> {
-    let doublings = u32::try_from(due.attempts - 1).unwrap_or(0).min(16);
-    let wait = FIRST_WAIT.checked_mul(1 << doublings).map_or(LONGEST_WAIT, |wait| wait.min(LONGEST_WAIT));
-    let again = now + wait;
-    (again - due.happened_at < PATIENCE || due.attempts < 3).then_some(again)
+/// How long it waits between tries of telling somebody.
+pub(super) struct Waits {
+    /// After a first failure; each further wait is twice as long.
+    pub(super) first: TimeDelta,
+    /// The longest one.
+    pub(super) longest: TimeDelta,
+}
+
+impl Waits {
+    /// When what happened at that instant, and was tried so often, is tried again, not before so long as the receiver asked
+    /// for; not any more after a day, unless it was hardly tried.
+    pub(super) fn next_try(
+        &self,
+        attempts: i32,
+        happened_at: Timestamp,
+        asked: Option<Duration>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let doublings = u32::try_from(attempts - 1).unwrap_or(0).min(16);
+        let wait = self.first.checked_mul(1 << doublings).map_or(self.longest, |wait| wait.min(self.longest));
+        let asked = asked.map(|asked| TimeDelta::from_std(asked).unwrap_or(TimeDelta::MAX));
+        let wait = asked.map_or(wait, |asked| wait.max(asked));
+        let again = now.checked_add_signed(wait)?;
+        (again - happened_at < PATIENCE || (attempts < 3 && wait < PATIENCE)).then_some(again)
+    }
 }
 
 fn as_text(value: &Value) -> String {
@@ -332,4 +345,25 @@ fn mail_server(connection: &Connection) -> Result<(MailServer, String), NotifyEr
     let login = connection.login.clone().zip(connection.password.clone());
     let ca_file = extra.get("ca_file").and_then(Value::as_str).map(Into::into);
     Ok((MailServer { host, port: connection.port, security, login, ca_file }, from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_and_end_after_a_day_and_heed_the_receiver() {
+        let happened = Timestamp::from_timestamp(0, 0).unwrap();
+        let after = |attempts, asked: Option<u64>, hours| {
+            let now = happened + TimeDelta::hours(hours);
+            WAITS
+                .next_try(attempts, happened, asked.map(Duration::from_secs), now)
+                .map(|again| (again - now).num_seconds())
+        };
+        let waits: Vec<_> = [1, 2, 3, 10, 11, 90].map(|attempts| after(attempts, None, 1).unwrap()).into();
+        assert_eq!(waits, [2, 4, 8, 1024, 1800, 1800]);
+        assert_eq!((after(1, Some(60), 1), after(11, Some(60), 1)), (Some(60), Some(1800)));
+        assert_eq!((after(40, None, 25), after(2, None, 25)), (None, Some(4)), "it is tried some times at least");
+        assert_eq!((after(1, Some(90_000), 1), after(1, Some(u64::MAX), 1)), (None, None), "that is too long");
+    }
 }

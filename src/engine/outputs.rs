@@ -4,8 +4,6 @@
 //! A large output is one object, written before the step that records it and named by run, task and fence: an attempt that
 //! is killed in between leaves an object that nobody refers to, which goes with its run.
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +16,7 @@ use crate::connect::S3Endpoint;
 use crate::connect::s3::{PutOptions, S3, S3Error};
 use crate::domain::ids::{AttemptKey, RunKey};
 use crate::domain::left::{Left, Listed, Spilled, json_size};
-use crate::engine::operator::{Failure, Output};
+use crate::engine::operator::{Failure, Output, chain};
 use crate::store::Store;
 
 /// The largest output that a row takes, where no setting says otherwise: Postgres keeps such a value in some pages aside.
@@ -57,21 +55,6 @@ pub struct SpillPlace {
     pub bucket: String,
     /// The beginning of the names, without a slash at its end; may be empty.
     pub prefix: String,
-}
-
-impl FromStr for SpillPlace {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (bucket, prefix) = split(text).ok_or("a place such as s3://bucket/prefix")?;
-        Ok(Self { bucket: bucket.to_owned(), prefix: prefix.trim_matches('/').to_owned() })
-    }
-}
-
-impl fmt::Display for SpillPlace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s3://{}/{}", self.bucket, self.prefix)
-    }
 }
 
 /// The bucket and the rest of an `s3://` URL.
@@ -290,36 +273,48 @@ impl OutputStore {
         serde_json::from_slice(&body).map_err(|_| OutputError::Changed { url: url() })
     }
 
-    /// Deletes all that was put below a place that [`Store::spills_to_delete`] names.
+    /// Deletes all that was put below a place that [`Store::spills_to_delete`] names. What was in a bucket went with it.
     ///
     /// # Errors
     /// When the object store refuses or does not answer.
     pub async fn delete_below(&self, place: &str) -> Result<(), OutputError> {
         let (bucket, prefix) = split(place).ok_or_else(|| OutputError::BadPlace(place.to_owned()))?;
-        let failed = |source| OutputError::Store { what: "deleted from", source };
         let client = self.client().await;
-        for object in client.list(bucket, prefix).await.map_err(failed)? {
-            client.delete(bucket, &object.key).await.map_err(failed)?;
+        let deleted = async {
+            for object in client.list(bucket, prefix).await? {
+                client.delete(bucket, &object.key).await?;
+            }
+            Ok(())
+        };
+        match deleted.await {
+            Ok(()) | Err(S3Error::NoSuchBucket { .. }) => Ok(()),
+            Err(source) => Err(OutputError::Store { what: "deleted from", source }),
         }
-        Ok(())
     }
 }
 
-/// Deletes the large outputs of runs that are gone; how many runs' they were. What is deleted before an error stays so.
+/// Deletes the large outputs of runs that are gone; how many runs' they were. What cannot be deleted keeps nothing else from
+/// it: it is logged, and stays for the next time.
 ///
 /// # Errors
-/// When the database or the object store does not answer.
+/// When the database does not answer; else the last error of the object store.
 pub async fn delete_unused(store: &Store, outputs: &OutputStore) -> Result<u64, OutputError> {
-    let mut deleted = 0;
+    let (mut deleted, mut last, mut failed) = (0, String::new(), None);
     loop {
-        let places = store.spills_to_delete(DELETED_AT_ONCE).await?;
-        if places.is_empty() {
-            return Ok(deleted);
-        }
+        let places = store.spills_to_delete(&last, DELETED_AT_ONCE).await?;
+        let Some(end) = places.last() else { return failed.map_or(Ok(deleted), Err) };
+        last.clone_from(end);
         for place in places {
-            outputs.delete_below(&place).await?;
-            store.forget_spill(&place).await?;
-            deleted += 1;
+            match outputs.delete_below(&place).await {
+                Ok(()) => {
+                    store.forget_spill(&place).await?;
+                    deleted += 1;
+                }
+                Err(error) => {
+                    tracing::warn!(place, error = %chain(&error), "large outputs of a run that is gone are still there");
+                    failed = Some(error);
+                }
+            }
         }
     }
 }

@@ -146,8 +146,9 @@ pub(in crate::store) async fn keep_version(
     let failed = StoreError::query("keep a version of a DAG");
     let hash = Sha256::digest(source.as_bytes()).to_vec();
     loop {
+        // Locked so that retention cannot delete it before it is referred to; who refers to it locks it no more than that.
         let kept = sqlx::query_scalar!(
-            "SELECT id FROM dag_version WHERE dag_id = $1 AND content_hash = $2 AND file = $3",
+            "SELECT id FROM dag_version WHERE dag_id = $1 AND content_hash = $2 AND file = $3 FOR KEY SHARE",
             dag_id.as_str(),
             &hash,
             file

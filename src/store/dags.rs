@@ -166,6 +166,8 @@ impl Store {
                     SELECT v.id, v.dag_id, v.file
                     FROM given AS g
                     JOIN dag_version AS v ON v.dag_id = g.dag_id AND v.content_hash = g.content_hash AND v.file = g.file
+                    ORDER BY v.id
+                    FOR KEY SHARE OF v -- retention deletes none of them before it is referred to
                 ), registered AS (
                     INSERT INTO dag AS d (dag_id, dag_version_id, is_paused, scheduled_until, max_active_runs,
                                           max_active_tasks)

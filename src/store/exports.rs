@@ -3,6 +3,7 @@
 
 use crate::domain::Timestamp;
 use crate::domain::ids::{RunKey, TaskId, TaskIndex};
+use crate::domain::mapping::TaskName;
 use crate::store::{AttemptRecord, Store, StoreError, rows};
 
 /// How long a row is its sender's: longer than the exchanges of a large run's trace.
@@ -60,6 +61,27 @@ pub struct DueExport {
     pub happened_at: Timestamp,
     /// How often it was tried to tell, this time included.
     pub attempts: i32,
+}
+
+/// An attempt, with whose it is.
+#[derive(Debug, Clone)]
+pub struct TaskAttempt {
+    /// The task run.
+    pub task: TaskIndex,
+    /// The task's id.
+    pub task_id: TaskId,
+    /// Of an instance: the mapped task, and which of its instances it is.
+    pub instance_of: Option<(TaskIndex, u32)>,
+    /// What became of it.
+    pub record: AttemptRecord,
+}
+
+impl TaskAttempt {
+    /// The task of the DAG that it is an attempt of.
+    #[must_use]
+    pub fn of_task(&self) -> TaskIndex {
+        self.instance_of.map_or(self.task, |(task, _)| task)
+    }
 }
 
 impl Store {
@@ -139,10 +161,32 @@ impl Store {
         .map_err(StoreError::query("count what is to be told of a run"))
     }
 
+    /// Which task of a run failed first, and why, if it said so.
+    pub async fn first_failure(&self, run: RunKey) -> Result<Option<(TaskName, Option<String>)>, StoreError> {
+        let row = sqlx::query!(
+            "SELECT task_id, map_index, error
+             FROM task_run
+             WHERE run_key = $1 AND state = 'failed'
+             ORDER BY finished_at, task_index
+             LIMIT 1",
+            run.0
+        )
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(StoreError::query("look for what failed first"))?;
+        row.map(|row| {
+            let (task, map_index) = (rows::id("a task id", &row.task_id)?, row.map_index.map(i32::cast_unsigned));
+            Ok((TaskName { task, map_index }, row.error))
+        })
+        .transpose()
+    }
+
     /// All attempts of a run, by task and in the order of their fences; at most 100,000.
-    pub async fn attempts_of_run(&self, run: RunKey) -> Result<Vec<(TaskIndex, TaskId, AttemptRecord)>, StoreError> {
-        let rows = sqlx::query!(
-            "SELECT t.task_index, t.task_id, a.fence, a.try_number, a.started_at, a.finished_at, a.outcome, a.error
+    pub async fn attempts_of_run(&self, run: RunKey) -> Result<Vec<TaskAttempt>, StoreError> {
+        sqlx::query_as!(
+            AttemptRow,
+            "SELECT t.task_index, t.task_id, t.map_of, t.map_index, a.fence, a.try_number, a.started_at, a.finished_at,
+                    a.outcome, a.error
              FROM task_run AS t
              JOIN attempt AS a ON a.run_key = t.run_key AND a.task_index = t.task_index
              WHERE t.run_key = $1
@@ -152,19 +196,68 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await
-        .map_err(StoreError::query("read a run's attempts"))?;
-        rows.into_iter()
-            .map(|row| {
-                let attempt = AttemptRecord {
-                    fence: row.fence,
-                    try_number: row.try_number,
-                    started_at: row.started_at,
-                    finished_at: row.finished_at,
-                    outcome: row.outcome.as_deref().map(rows::attempt_outcome).transpose()?,
-                    error: row.error,
-                };
-                Ok((TaskIndex(row.task_index.cast_unsigned()), rows::id("a task id", &row.task_id)?, attempt))
-            })
-            .collect()
+        .map_err(StoreError::query("read a run's attempts"))?
+        .into_iter()
+        .map(TaskAttempt::try_from)
+        .collect()
+    }
+
+    /// One attempt; none where its task run is gone, as an instance that was cleared away.
+    pub async fn attempt_of_run(
+        &self,
+        run: RunKey,
+        task: TaskIndex,
+        fence: i64,
+    ) -> Result<Option<TaskAttempt>, StoreError> {
+        sqlx::query_as!(
+            AttemptRow,
+            "SELECT t.task_index, t.task_id, t.map_of, t.map_index, a.fence, a.try_number, a.started_at, a.finished_at,
+                    a.outcome, a.error
+             FROM task_run AS t
+             JOIN attempt AS a ON a.run_key = t.run_key AND a.task_index = t.task_index
+             WHERE t.run_key = $1 AND t.task_index = $2 AND a.fence = $3",
+            run.0,
+            task.0.cast_signed(),
+            fence
+        )
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(StoreError::query("read an attempt"))?
+        .map(TaskAttempt::try_from)
+        .transpose()
+    }
+}
+
+struct AttemptRow {
+    task_index: i32,
+    task_id: String,
+    map_of: Option<i32>,
+    map_index: Option<i32>,
+    fence: i64,
+    try_number: i32,
+    started_at: Timestamp,
+    finished_at: Option<Timestamp>,
+    outcome: Option<String>,
+    error: Option<String>,
+}
+
+impl TryFrom<AttemptRow> for TaskAttempt {
+    type Error = StoreError;
+
+    fn try_from(row: AttemptRow) -> Result<Self, StoreError> {
+        let index = |index: i32| TaskIndex(index.cast_unsigned());
+        Ok(Self {
+            task: index(row.task_index),
+            task_id: rows::id("a task id", &row.task_id)?,
+            instance_of: row.map_of.map(index).zip(row.map_index.map(i32::cast_unsigned)),
+            record: AttemptRecord {
+                fence: row.fence,
+                try_number: row.try_number,
+                started_at: row.started_at,
+                finished_at: row.finished_at,
+                outcome: row.outcome.as_deref().map(rows::attempt_outcome).transpose()?,
+                error: row.error,
+            },
+        })
     }
 }

@@ -44,7 +44,7 @@ pub use control::{Changed, Mode, Request};
 pub use creation::{Begin, DagVersionId, NewRun};
 pub use dags::{DagKey, DagRegistration, DagState, Fired, ImportError, Pause, Tick};
 pub use error::StoreError;
-pub use exports::{DueExport, Exports, Kind as ExportKind};
+pub use exports::{DueExport, Exports, Kind as ExportKind, TaskAttempt};
 pub use external_jobs::ExternalJob;
 pub use history::Transition;
 pub use listening::{Listener, Word};

@@ -17,12 +17,16 @@ impl Store {
         Ok(())
     }
 
-    /// Places of runs that are gone, at most so many.
-    pub async fn spills_to_delete(&self, at_most: i64) -> Result<Vec<String>, StoreError> {
-        sqlx::query_scalar!("SELECT place FROM spill_place WHERE run_key IS NULL ORDER BY place LIMIT $1", at_most)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(StoreError::query("look for outputs of runs that are gone"))
+    /// Places of runs that are gone, by name and behind `after`, at most so many.
+    pub async fn spills_to_delete(&self, after: &str, at_most: i64) -> Result<Vec<String>, StoreError> {
+        sqlx::query_scalar!(
+            "SELECT place FROM spill_place WHERE run_key IS NULL AND place > $1 ORDER BY place LIMIT $2",
+            after,
+            at_most
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("look for outputs of runs that are gone"))
     }
 
     /// Forgets a place: nothing is there any more.

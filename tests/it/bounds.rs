@@ -120,6 +120,31 @@ async fn what_leaves_its_group_ends_with_the_task_all_the_same() {
     dies(output["return_value"].as_str().unwrap()).await;
 }
 
+/// Makes a cgroup two below the task's own, whose folder is `$nested` then.
+const NESTED: &str = "own=$(sed -n 's/^[0-9]*:[a-z,]*pids[a-z,]*:\\|^0:://p' /proc/self/cgroup | grep pinsched-)
+for root in /sys/fs/cgroup/pids /sys/fs/cgroup; do
+    if [ -d $root$own ]; then nested=$root$own/.hidden/below; mkdir -p $nested; break; fi
+done";
+
+#[tokio::test]
+async fn what_is_in_a_cgroup_below_the_tasks_own_ends_with_the_task_and_nothing_is_left_of_it() {
+    let mut run = bound().await;
+    if !has_cgroups(&mut run).await {
+        return;
+    }
+    let command = format!(
+        "{NESTED}
+sh -c \"echo 0 > $nested/cgroup.procs; exec setsid sleep 600\" >/dev/null 2>&1 &
+until grep -qx $! $nested/cgroup.procs; do :; done
+echo $! $nested"
+    );
+    let output = run.run("t", "bash", json!({"bash_command": command})).await.unwrap();
+    let (pid, nested) = output["return_value"].as_str().unwrap().split_once(' ').unwrap();
+    dies(pid).await;
+    let own = Path::new(nested).parent().and_then(Path::parent).unwrap();
+    assert!(own.to_string_lossy().contains("pinsched-") && !own.exists(), "{}", own.display());
+}
+
 /// Not a test of its own: the process that the next one kills.
 #[tokio::test]
 #[ignore = "`a_killed_pinsched_takes_along_what_left_its_group` runs it"]
@@ -132,7 +157,12 @@ async fn a_command_whose_child_leaves_its_group() {
     }
     let Attempt { context, mut log } = run.claim("slow").await;
     let printed = async { println!("\ngrandchild {}", log.next_line().await) };
-    let command = "setsid sleep 600 & echo $!; wait";
+    // It leaves its group, and its cgroup for one below.
+    let command = format!(
+        "{NESTED}\nsh -c \"echo 0 > $nested/cgroup.procs; exec setsid sleep 600\" & pid=$!
+until grep -qx $pid $nested/cgroup.procs; do :; done
+echo $pid; wait"
+    );
     let _ = tokio::join!(printed, attempts::run(&context, "bash", json!({"bash_command": command})));
 }
 

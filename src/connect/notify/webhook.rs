@@ -24,6 +24,16 @@ pub struct Post {
     pub body: Vec<u8>,
 }
 
+impl Post {
+    /// The host that it goes to.
+    ///
+    /// # Errors
+    /// When the address cannot be used.
+    pub fn host(&self) -> Result<String, NotifyError> {
+        Ok(host(self)?.1)
+    }
+}
+
 /// What a receiver answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
@@ -38,7 +48,7 @@ pub struct Answer {
 /// # Errors
 /// [`NotifyError`] names the host.
 pub async fn post(post: Post) -> Result<(), NotifyError> {
-    let host = host(&post)?.1;
+    let host = post.host()?;
     let Answer { status, .. } = exchange(post, LIMIT).await?;
     let passes = status.is_server_error()
         || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY);

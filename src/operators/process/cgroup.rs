@@ -46,14 +46,19 @@ pub(super) struct Seen {
 impl Cgroup {
     /// A new one for so many processes and threads, where this process may make one.
     pub(super) fn new(limit: NonZeroU32) -> io::Result<Option<Self>> {
-        let Some(parent) = PARENT.get_or_init(find_parent) else { return Ok(None) };
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = parent.join(format!("{NAME}{}-{number}", std::process::id()));
-        let named = |error: io::Error| {
-            io::Error::new(error.kind(), format!("could not set the cgroup {} up: {error}", path.display()))
+        let Some(parent) = PARENT.get_or_init(find_parent) else { return Ok(None) };
+        let (path, made) = loop {
+            let number = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path = parent.join(format!("{NAME}{}-{number}", std::process::id()));
+            match fs::create_dir(&path) {
+                // Of a process that had this id before, and was killed a moment ago.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => break (path, made),
+            }
         };
-        fs::create_dir(&path).map_err(named)?;
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        made.map_err(named)?;
         let mut cgroup = Self { path: path.clone(), entry: None, is_over: false };
         fs::write(path.join("pids.max"), limit.to_string()).map_err(named)?;
         cgroup.entry = Some(File::options().write(true).open(path.join("cgroup.procs")).map_err(named)?);
@@ -78,7 +83,7 @@ impl Cgroup {
     pub(super) async fn end(mut self) {
         self.is_over = true;
         let gone = async {
-            while !is_empty(&self.path) || fs::remove_dir(&self.path).is_err_and(|error| !is_absent(&error)) {
+            while !is_empty(&self.path) || remove(&self.path).is_err() {
                 kill_all(&self.path);
                 tokio::time::sleep(LOOK).await;
             }
@@ -94,30 +99,56 @@ impl Drop for Cgroup {
         if !self.is_over {
             kill_all(&self.path);
             // Not empty before those are gone: then the next pinsched removes it.
-            let _ = fs::remove_dir(&self.path);
+            let _ = remove(&self.path);
         }
     }
 }
 
-/// Kills all processes of a cgroup; none can be started in it any more.
+/// Kills all processes of a cgroup and of those below it; none can be started there any more.
 fn kill_all(cgroup: &Path) {
     // What cannot be written or read is gone already.
     let _ = fs::write(cgroup.join("pids.max"), "0");
     if fs::write(cgroup.join("cgroup.kill"), "1").is_ok() {
         return;
     }
-    for pid in processes(cgroup) {
+    for pid in with_those_below(cgroup).iter().flat_map(|cgroup| processes(cgroup)) {
         let _ = kill_process(pid, Signal::KILL);
     }
 }
 
+/// A cgroup, and those that a task made below it, each before those below it.
+fn with_those_below(cgroup: &Path) -> Vec<PathBuf> {
+    let mut all = vec![cgroup.to_owned()];
+    let mut next = 0;
+    while let Some(folder) = all.get(next) {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let below: Vec<PathBuf> = folders.map(|entry| entry.path()).collect();
+        all.extend(below);
+        next += 1;
+    }
+    all
+}
+
+/// Removes a cgroup without processes, and those below it first; one that is gone is fine.
+fn remove(cgroup: &Path) -> io::Result<()> {
+    for folder in with_those_below(cgroup).iter().rev() {
+        match fs::remove_dir(folder) {
+            Err(error) if !is_absent(&error) => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The processes of a cgroup itself.
 fn processes(cgroup: &Path) -> Vec<Pid> {
     let listed = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
     listed.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()
 }
 
 fn is_empty(cgroup: &Path) -> bool {
-    processes(cgroup).is_empty()
+    with_those_below(cgroup).iter().all(|cgroup| processes(cgroup).is_empty())
 }
 
 fn is_absent(error: &io::Error) -> bool {
@@ -218,21 +249,25 @@ fn make_room(cgroup: &Path) -> io::Result<PathBuf> {
 /// Tries it out.
 fn is_usable(parent: &Path) -> bool {
     let probe = parent.join(format!("{NAME}{}-probe", std::process::id()));
+    let _ = fs::remove_dir(&probe); // of one that had this id before
     let tried = fs::create_dir(&probe).and_then(|()| fs::write(probe.join("pids.max"), "1"));
     let _ = fs::remove_dir(&probe); // absent where it could not be made
     tried.is_ok()
 }
 
-/// Removes the cgroups of processes that are gone, with what still runs in them.
+/// Removes the cgroups of processes that are gone, with what still runs in them. This process has made none yet: those of
+/// its id are of one that had it before, as each that is a container's first has.
 fn remove_leftovers(parent: &Path) {
+    let own = std::process::id().cast_signed();
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let owner = name.to_str().and_then(|name| name.strip_prefix(NAME)?.split('-').next()?.parse().ok());
-        let Some(owner) = owner.and_then(Pid::from_raw) else { continue };
-        if test_kill_process(owner).is_err_and(|error| error == rustix::io::Errno::SRCH) {
+        let Some(owner) = owner else { continue };
+        let is_gone = |owner: Pid| test_kill_process(owner).is_err_and(|error| error == rustix::io::Errno::SRCH);
+        if owner == own || Pid::from_raw(owner).is_some_and(is_gone) {
             kill_all(&entry.path());
-            let _ = fs::remove_dir(entry.path()); // what is not gone yet goes the next time
+            let _ = remove(&entry.path()); // what is not gone yet goes the next time
         }
     }
 }

@@ -7,7 +7,6 @@
 //! the cgroup: it needs no process to do its part.
 
 use std::io;
-use std::num::NonZeroU32;
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -17,12 +16,19 @@ use super::bound::Bound;
 use super::cgroup::Seen;
 
 /// Deaf to the signals that ask a group to end, since it has to see to the end that they bring about. `$1` is the
-/// cgroup's folder, or empty: nothing can be started in it from then on, so that one look at it is enough.
+/// cgroup's folder, or empty: nothing can be started in it from then on, so that one look at it, and at those that the task
+/// made below it, is enough.
 const LEADER: &str = "trap '' TERM INT HUP
+kill_all() {
+    while read -r process; do kill -KILL \"$process\"; done < cgroup.procs
+    for below in */ .[!.]*/; do
+        if [ -d \"$below\" ] && cd \"$below\"; then kill_all; cd ..; fi
+    done
+}
 read -r line
 if [ -n \"$1\" ] && cd \"$1\"; then
     echo 0 > pids.max
-    while read -r process; do kill -KILL \"$process\"; done < cgroup.procs
+    kill_all
 fi
 kill -KILL 0";
 
@@ -34,9 +40,8 @@ pub(super) struct ProcessGroup {
 }
 
 impl ProcessGroup {
-    /// Starts the leader, and with it the group, of at most so many processes and threads at once.
-    pub(super) fn new(limit: Option<NonZeroU32>) -> io::Result<Self> {
-        let bound = Bound::new(limit)?;
+    /// Starts the leader, and with it the group, of processes that are bound so.
+    pub(super) fn new(bound: Bound) -> io::Result<Self> {
         let mut command = Command::new("sh");
         command.arg("-c").arg(LEADER).arg("sh").process_group(0);
         if let Bound::Cgroup(cgroup) = &bound {

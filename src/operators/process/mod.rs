@@ -25,6 +25,7 @@ use crate::domain::trace;
 use crate::engine::operator::{Failure, TaskContext};
 use crate::operators::config::Scalar;
 
+use bound::Bound;
 use group::ProcessGroup;
 use lines::Lines;
 
@@ -44,6 +45,8 @@ pub(super) enum ProcessError {
     NoDirectory(PathBuf),
     #[error("could not start `{program}`{}", if .source.kind() == io::ErrorKind::NotFound { ": is it installed?" } else { "" })]
     Spawn { program: &'static str, source: io::Error },
+    #[error("could not set up what bounds the command's processes (`engine.max_processes_per_task`)")]
+    Bound(#[source] io::Error),
     #[error("could not make a pipe for the command's output")]
     Pipe(#[source] io::Error),
     #[error("could not wait for the command")]
@@ -70,6 +73,7 @@ impl From<ProcessError> for Failure {
             ProcessError::NoDirectory(_) => Self::fatal(&error),
             ProcessError::Spawn { ref source, .. } if source.kind() == io::ErrorKind::NotFound => Self::fatal(&error),
             ProcessError::Spawn { .. }
+            | ProcessError::Bound(_)
             | ProcessError::Pipe(_)
             | ProcessError::Wait(_)
             | ProcessError::Stopped { .. }
@@ -145,7 +149,8 @@ pub(super) async fn run(
     context: &TaskContext,
 ) -> Result<Finished, ProcessError> {
     let limit = context.processes.limit;
-    let mut group = ProcessGroup::new(limit).map_err(|source| ProcessError::Spawn { program: "sh", source })?;
+    let bound = Bound::new(limit).map_err(ProcessError::Bound)?;
+    let mut group = ProcessGroup::new(bound).map_err(|source| ProcessError::Spawn { program: "sh", source })?;
     let (mut output, writer) = output_pipe().map_err(ProcessError::Pipe)?;
     command.stdin(Stdio::null()).stdout(writer.try_clone().map_err(ProcessError::Pipe)?).stderr(writer);
     command.kill_on_drop(true);

@@ -1,5 +1,6 @@
 //! Outputs of any size: kept in the database, put into the real S3 server and fetched from there, or refused.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use pinsched::clock;
@@ -9,7 +10,7 @@ use pinsched::domain::control::{Action, Reach};
 use pinsched::domain::run_state::RunState;
 use pinsched::domain::task_state::TaskState;
 use pinsched::embedded::s3::{S3Server, S3ServerConfig};
-use pinsched::engine::outputs::{OutputLimits, OutputStore, delete_unused};
+use pinsched::engine::outputs::{OutputLimits, OutputStore, SpillPlace, delete_unused};
 use pinsched::engine::shutdown::Shutdown;
 use pinsched::engine::{Driven, Engine};
 use pinsched::operators;
@@ -40,6 +41,16 @@ async fn engine(house: &House, outputs: OutputStore) -> Engine {
 
 async fn error_of(house: &House, play: &Play, task: usize) -> String {
     house.store.task_runs(play.run.key).await.unwrap().remove(task).error.unwrap_or_default()
+}
+
+async fn server(folder: &Path) -> S3Server {
+    let config = S3ServerConfig {
+        root: folder.join("s3"),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        access_key_id: "key".to_owned(),
+        secret_access_key: SecretString::from("secret"),
+    };
+    S3Server::start(config, CancellationToken::new()).await.unwrap()
 }
 
 fn endpoint(server: &S3Server) -> S3Endpoint {
@@ -73,18 +84,12 @@ const LARGE: &str = "orders:
 #[tokio::test]
 async fn what_is_too_large_for_a_row_goes_to_object_storage_and_comes_back_and_goes_with_its_run() {
     let folder = tempfile::tempdir().unwrap();
-    let config = S3ServerConfig {
-        root: folder.path().join("s3"),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        access_key_id: "key".to_owned(),
-        secret_access_key: SecretString::from("secret"),
-    };
-    let server = S3Server::start(config, CancellationToken::new()).await.unwrap();
-    let limits =
-        || OutputLimits { spill_to: Some("s3://lake/some/outputs".parse().unwrap()), ..OutputLimits::default() };
+    let server = server(folder.path()).await;
+    let place = SpillPlace { bucket: "lake".to_owned(), prefix: "some/outputs".to_owned() };
+    let limits = OutputLimits { spill_to: Some(place), ..OutputLimits::default() };
     let mut house = House::open().await;
     let play = play(&house, LARGE).await;
-    let engine = engine(&house, OutputStore::new(endpoint(&server), limits())).await;
+    let engine = engine(&house, OutputStore::new(endpoint(&server), limits)).await;
     assert_eq!(drive_with(&engine, &house, &play).await, RunState::Success);
     let tasks = house.store.task_runs(play.run.key).await.unwrap();
     let spilled = tasks[0].spilled.as_ref().expect("it is not in the database");
@@ -116,6 +121,25 @@ async fn what_is_too_large_for_a_row_goes_to_object_storage_and_comes_back_and_g
     assert_eq!(delete_unused(&house.store, &engine.outputs).await.unwrap(), 0);
 }
 
+/// One bucket is gone with all that was in it, one cannot be named, and one is fine.
+#[tokio::test]
+async fn what_cannot_be_deleted_keeps_nothing_else_from_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = server(folder.path()).await;
+    let mut house = House::open().await;
+    let outputs = OutputStore::new(endpoint(&server), OutputLimits::default());
+    let s3 = S3::connect(&endpoint(&server)).await;
+    s3.ensure_bucket("lake").await.unwrap();
+    s3.put("lake", "z/0/1.json", "{}".into(), Default::default()).await.unwrap();
+    for place in ["file:///a/", "s3://gone/a/", "s3://lake/z/"] {
+        house.execute(&format!("INSERT INTO spill_place (place) VALUES ('{place}')")).await;
+    }
+    let error = delete_unused(&house.store, &outputs).await.unwrap_err();
+    assert_eq!(error.to_string(), "the output's place `file:///a/` is no s3:// URL");
+    assert_eq!(house.store.spills_to_delete("", 9).await.unwrap(), ["file:///a/"]);
+    assert_eq!(s3.list("lake", "").await.unwrap().len(), 0);
+}
+
 #[tokio::test]
 async fn a_cancelled_run_does_not_wait_for_an_object_store_that_does_not_answer() {
     // It takes connections, and says nothing.
@@ -128,7 +152,10 @@ async fn a_cancelled_run_does_not_wait_for_an_object_store_that_does_not_answer(
         }),
         ..crate::attempts::nowhere().s3
     };
-    let limits = OutputLimits { spill_to: Some("s3://lake/outputs".parse().unwrap()), ..OutputLimits::default() };
+    let limits = OutputLimits {
+        spill_to: Some(SpillPlace { bucket: "lake".to_owned(), prefix: "outputs".to_owned() }),
+        ..OutputLimits::default()
+    };
     let house = House::open().await;
     let play = play(&house, LARGE).await;
     let engine = engine(&house, OutputStore::new(endpoint, limits)).await;

@@ -2,6 +2,7 @@
 //! OpenLineage's client.
 
 mod mail;
+mod outbox;
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -135,6 +136,26 @@ async fn programs_are_told_of_the_span_that_they_are_part_of() {
     let (_, report, _) = run(&folder, &[("PINSCHED_OTLP_ENDPOINT", &url), ("OTEL_SDK_DISABLED", "true")]).await;
     assert_eq!(report["tasks"][0]["output"]["return_value"], "");
     assert_eq!(receiver.got().len(), 1);
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_with_the_host_and_the_setting() {
+    let (mut servers, traces, lineage) = (JoinSet::new(), Receiver::default(), Receiver::default());
+    let (traces_url, lineage_url) = (traces.serve(&mut servers).await, lineage.serve(&mut servers).await);
+    traces.answer(&[StatusCode::UNAUTHORIZED]);
+    lineage.answer(&[StatusCode::FORBIDDEN; 8]);
+    let folder = TempDir::new().unwrap();
+    // Its end falls between two looks at what there is to tell.
+    let text = "orders: {tasks: {one: {operator: bash, bash_command: sleep 0.5}}}";
+    std::fs::write(folder.path().join("orders.yaml"), text).unwrap();
+    let (_, _, stderr) =
+        run(&folder, &[("PINSCHED_OTLP_ENDPOINT", &traces_url), ("OPENLINEAGE_URL", &lineage_url)]).await;
+    for words in [
+        "the collector at 127.0.0.1 (`telemetry.otlp_endpoint`) answered with 401 Unauthorized",
+        "the keeper of lineage at 127.0.0.1 (`openlineage.url`) answered with 403 Forbidden",
+    ] {
+        assert!(stderr.contains(words), "{words}: {stderr}");
+    }
 }
 
 /// What happened by the events, as `START orders.one`, sorted.

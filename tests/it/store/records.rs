@@ -55,6 +55,23 @@ async fn outputs_are_kept_as_they_were_left() {
 }
 
 #[tokio::test]
+async fn what_failed_first_is_told_with_its_words() {
+    let house = House::open().await;
+    let play = house.play(TEXT).await;
+    let worker = worker(&house).await;
+    let claimed = claim(&house.store, &worker, 2).await;
+    assert_eq!(house.store.first_failure(play.run.key).await.unwrap(), None);
+    for (place, words) in [(1, Some("no shelf")), (0, None)] {
+        let mut refused = ended(&claimed[place], Ending::Failed { retryable: false, jitter: 0.0 });
+        refused.error = words.map(str::to_owned);
+        end(&house.store, &play, vec![refused]).await;
+    }
+    let (task, error) = house.store.first_failure(play.run.key).await.unwrap().expect("two have failed");
+    let first = play.dag.task(claimed[1].task_run.task).unwrap();
+    assert_eq!((task.to_string(), error.as_deref()), (first.id.to_string(), Some("no shelf")));
+}
+
+#[tokio::test]
 async fn words_that_postgres_cannot_hold_are_replaced() {
     let house = House::open().await;
     let play = house.play(TEXT).await;

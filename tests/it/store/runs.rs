@@ -1,11 +1,15 @@
 //! Runs are created whole or not at all, and found again.
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
 use pinsched::clock;
 use pinsched::domain::run_state::RunState;
 use pinsched::domain::run_type::RunType;
 use pinsched::engine::operator::chain;
 use pinsched::store::{DagRegistration, NewRun, StoreError};
+use secrecy::ExposeSecret;
+use sqlx::{Connection, PgConnection};
 
 use super::{assert_history_is_legal, claim, end, states, succeeded, worker};
 use crate::dags::{self, House, dag};
@@ -99,6 +103,32 @@ async fn runs_are_created_while_their_dag_is_registered_anew() {
     }
     let failures: Vec<String> = creators.join_all().await.into_iter().filter_map(Result::err).collect();
     assert!(failures.is_empty(), "{failures:?}");
+}
+
+/// Nothing refers to the version any more, and whoever keeps house is about to delete it.
+#[tokio::test]
+async fn a_version_that_retention_deletes_at_the_same_moment_is_kept_anew() {
+    let mut house = House::open().await;
+    let play = house.play(TEXT).await;
+    house.execute("DELETE FROM run").await;
+    house.execute("BEGIN").await;
+    assert_eq!(house.execute("DELETE FROM dag_version").await, 1);
+    let store = house.store.clone();
+    let new = dags::new_run(&play.dag, TEXT);
+    let created = store.create_run(&new, clock::now());
+    let deleted = async {
+        let mut watch = PgConnection::connect(house.url.expose_secret()).await.unwrap();
+        let mut look = tokio::time::interval(Duration::from_millis(10));
+        let waits =
+            "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut watch).await.unwrap() {
+            look.tick().await;
+        }
+        sqlx::query("COMMIT").execute(&mut house.sql).await.unwrap();
+    };
+    let both = tokio::time::timeout(Duration::from_secs(60), async { tokio::join!(created, deleted) });
+    let (created, ()) = both.await.expect("the one waits for the other");
+    assert_eq!(store.run_source(created.unwrap().key).await.unwrap().source, TEXT);
 }
 
 #[tokio::test]

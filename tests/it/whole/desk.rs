@@ -347,3 +347,42 @@ async fn templates_read_the_conf_that_a_trigger_gave() {
     assert!(stderr.contains("has no param `day`"), "{stderr}");
     desk.stop().await;
 }
+
+/// Of three runs, one has a third instance.
+#[tokio::test]
+async fn what_is_named_in_several_runs_is_done_to_those_that_have_it() {
+    let text = "orders:
+  schedule: none
+  params: {many: 2}
+  tasks:
+    each:
+      operator: bash
+      bash_command: \"true\"
+      expand: {skip_on_exit_code: \"{{ range(100, 100 + params.many) | list }}\"}
+";
+    let desk = Desk::with(text).await;
+    desk.knows("orders").await;
+    for (run, many) in [("first", "2"), ("second", "3"), ("third", "2")] {
+        let conf = format!("{{\"many\": {many}}}");
+        let (code, _, stderr) = desk.ask(&["trigger", "orders", "--run-id", run, "--conf", &conf, "--wait"]).await;
+        assert_eq!(code, Some(0), "{stderr}");
+    }
+    let all = ["--past", "--future"];
+    let (code, _, stderr) =
+        desk.ask(&[&["mark", "orders@first", "each[2]", "--as", "failed"][..], &all].concat()).await;
+    assert_eq!(code, Some(2), "the run that is named has to have it");
+    assert!(stderr.contains("has no instance [2]"), "{stderr}");
+    let report = desk.json(&[&["clear", "orders@second", "each[2]", "--dry-run"][..], &all].concat()).await;
+    let changed: Vec<(&str, i64)> = report["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| (line["run_id"].as_str().unwrap(), line["map_index"].as_i64().unwrap()))
+        .collect();
+    assert_eq!(changed, [("second", -1), ("second", 2)]);
+    let report = desk.json(&[&["clear", "orders@second", "each[1]", "--dry-run"][..], &all].concat()).await;
+    let runs: std::collections::BTreeSet<&str> =
+        report["changes"].as_array().unwrap().iter().map(|line| line["run_id"].as_str().unwrap()).collect();
+    assert_eq!(runs.into_iter().collect::<Vec<_>>(), ["first", "second", "third"]);
+    desk.stop().await;
+}
