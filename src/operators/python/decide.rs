@@ -110,6 +110,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::domain::check::check;
+    use crate::domain::source::SourceFile;
+
+    #[test]
+    fn what_decides_is_not_mapped() {
+        for operator in ["branch_python", "short_circuit_python"] {
+            let task = format!("{{operator: {operator}, python_callable: a:b, expand: {{op_args: [[1], [2]]}}}}");
+            let file = SourceFile::new("a.yaml", format!("a:\n  tasks:\n    choose: {task}\n"));
+            let found = check(&file, &crate::operators::catalog()).diagnostics;
+            let refused = format!("a task of the operator `{operator}` cannot be mapped: what it skips comes after");
+            assert!(format!("{found:?}").contains(&refused), "{found:?}");
+        }
+    }
 
     #[test]
     fn a_branch_takes_ids_and_nothing_else() {

@@ -252,13 +252,13 @@ async fn what_instances_left_is_read_by_those_who_name_it_and_refused_when_it_is
   tasks:
     each: {operator: script, expand: {say: [LONG, LONG, LONG]}}
     careless: {operator: script, dependencies: [each], say: fine}
-    reader: {operator: script, retries: 2, dependencies: [each], say: \"{{ outputs.each | length }}\"}
+    reader: {operator: script, retries: 2, dependencies: [each], say: \"{{ outputs.each | length }} left\"}
     product: {operator: script, dependencies: [careless], retries: 2, expand: {say: [LONG, LONG, LONG, LONG, LONG]}}"
                 .replace("LONG", &"x".repeat(100))
                 .as_str(),
         )
         .await;
-    let limits = OutputLimits { most: 400, ..OutputLimits::default() };
+    let limits = OutputLimits { most: 350, ..OutputLimits::default() };
     let outputs = Arc::new(OutputStore::new(crate::attempts::nowhere().s3, limits));
     let engine = Engine { outputs, ..house.engine().await };
     assert_eq!(drive_with(&engine, &house, &play).await, RunState::Failed);
