@@ -226,6 +226,7 @@ pub(super) async fn waiting(url: &str, folder: &Path) {
 }
 
 /// What claiming and completing cost beside years of finished tasks.
+#[expect(clippy::disallowed_methods, reason = "how large the history is to be is no setting of the product's")]
 pub(super) async fn history(url: &str) {
     let rows: i64 = std::env::var("PINSCHED_BENCH_HISTORY").map_or(HISTORY, |rows| rows.parse().unwrap());
     let (empty, full) = (database(url, "bench_empty").await, database(url, "bench_full").await);

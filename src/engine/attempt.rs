@@ -174,7 +174,7 @@ impl Attempt {
     /// Puts an output where it stays, before the step that records it. A run that is cancelled does not need it.
     async fn kept(&self, output: Output) -> Result<Left, Failure> {
         if choice::chooses(self.task.operator) {
-            return self.output_store.keep_in_row(output).map_err(Failure::from);
+            return self.output_store.keep_in_row(output);
         }
         let stopped = async {
             self.stop.token.cancelled().await;
