@@ -1,6 +1,5 @@
 //! Drives one run to its end in this process, with progress and Ctrl-C; what `run`, `resume` and `cancel` share.
 
-use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,27 +57,33 @@ pub(crate) async fn drive(
     let exporter = (!exporter.is_idle()).then_some(exporter);
     let notifier = dag.has_callbacks().then(|| Notifier::new(store.clone(), versions, engine.lookup.clone()));
     let shutdown = Shutdown::default();
-    let work = async {
+    let (over, last) = tokio::sync::watch::channel(None);
+    let telling = async {
+        tokio::join!(tell(notifier.as_ref(), run.key, last.clone()), tell(exporter.as_ref(), run.key, last.clone()))
+    };
+    tokio::pin!(telling);
+    let driving = async {
+        let work = watch(engine.drive_as(sign, running, &shutdown), &display, &shutdown);
+        tokio::pin!(work);
         tokio::select! {
-            driven = watch(engine.drive_as(sign, running, &shutdown), &display, &shutdown) => driven,
-            never = told(notifier.as_ref(), run.key) => match never {},
-            never = told(exporter.as_ref(), run.key) => match never {},
+            driven = &mut work => (driven, None),
+            gone = keep(resolved.stack.as_mut(), |news| display.say(news)) => {
+                display.end(); // what follows from it is not told besides
+                shutdown.stop();
+                (work.await, Some(gone))
+            }
         }
     };
-    tokio::pin!(work);
     let (driven, gone) = tokio::select! {
-        driven = &mut work => (driven, None),
-        gone = keep(resolved.stack.as_mut(), |news| display.say(news)) => {
-            display.end(); // what follows from it is not told besides
-            shutdown.stop();
-            (work.await, Some(gone))
-        }
+        ended = driving => ended,
+        _ = &mut telling => unreachable!("it goes on until the run is over"),
     };
     let is_stopped = !matches!(driven, Ok(Driven::Concluded(_))); // somebody wants it to end
     if gone.is_none() {
         let limit = if is_stopped { HURRIED_WORDS } else { LAST_WORDS };
-        let last = tokio::join!(finish(notifier.as_ref(), run.key, limit), finish(exporter.as_ref(), run.key, limit));
-        for unsent in [last.0, last.1].into_iter().flatten() {
+        over.send_replace(Some(limit));
+        let (callbacks, exports) = telling.await;
+        for unsent in [callbacks, exports].into_iter().flatten() {
             display.say(&format!("not all {unsent} could be sent; `pinsched serve` goes on with them for a day"));
         }
     }
@@ -122,19 +127,18 @@ pub(crate) async fn drive_stored(
     drive(session, resolved, store, run, dag, sign).await
 }
 
-/// Tells what happens in the run while it goes on, where anybody is told.
-async fn told(outbox: Option<&impl Outbox>, run: RunKey) -> Infallible {
+/// Sends what happens in the run, until it is over and some time more; what of it could not be sent.
+async fn tell<O: Outbox>(
+    outbox: Option<&O>,
+    run: RunKey,
+    mut last: tokio::sync::watch::Receiver<Option<Duration>>,
+) -> Option<&'static str> {
     match outbox {
-        Some(outbox) => notifier::follow(outbox, Some(run)).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Sends what happened in the run; what of it could not be sent.
-async fn finish<O: Outbox>(outbox: Option<&O>, run: RunKey, limit: Duration) -> Option<&'static str> {
-    match outbox {
-        Some(outbox) if !notifier::finish(outbox, run, limit).await => Some(O::WHAT),
-        _ => None,
+        Some(outbox) => (!notifier::tell(outbox, run, last).await).then_some(O::WHAT),
+        None => {
+            let _ = last.wait_for(Option::is_some).await; // there is nobody to tell
+            None
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::clock;
+use tokio::sync::watch;
+
 use crate::domain::ids::RunKey;
 use crate::engine::exports::Exporter;
 use crate::engine::notices::Notifier;
@@ -55,15 +56,37 @@ impl Outbox for Exporter {
     }
 }
 
-/// Sends what is due, of one run or of all, until its future is dropped.
-pub async fn follow<O: Outbox>(outbox: &O, of: Option<RunKey>) -> std::convert::Infallible {
-    loop {
-        match outbox.send_due(of).await {
-            Ok(0) => {}
-            Ok(_) => continue,
-            Err(error) => tracing::warn!(error = %chain(&error), "{} could not be sent; trying again", O::WHAT),
+/// Sends what happens in one run while it goes on, and once it is over what is left, for as long as `last` then says; whether
+/// all of it was sent or given up. What is being sent when the run ends is sent: half a message would be told again later.
+pub async fn tell<O: Outbox>(outbox: &O, run: RunKey, last: watch::Receiver<Option<Duration>>) -> bool {
+    let give_up = async {
+        let limit = last.clone().wait_for(Option::is_some).await.ok().and_then(|limit| *limit);
+        tokio::time::sleep(limit.unwrap_or_default()).await;
+    };
+    let all_sent = async {
+        let mut last = last.clone();
+        loop {
+            match outbox.send_due(Some(run)).await {
+                Ok(0) => {}
+                Ok(_) => continue,
+                Err(error) => tracing::warn!(error = %chain(&error), "{} could not be sent; trying again", O::WHAT),
+            }
+            if last.borrow().is_none() {
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK) => {}
+                    _ = last.changed() => {}
+                }
+            } else if matches!(outbox.has_more(run).await, Ok(false)) {
+                return;
+            } else {
+                tokio::time::sleep(LAST_LOOK).await;
+            }
         }
-        tokio::time::sleep(LOOK).await;
+    };
+    tokio::select! {
+        biased;
+        () = all_sent => true,
+        () = give_up => false,
     }
 }
 
@@ -88,19 +111,4 @@ async fn send_until<O: Outbox>(outbox: &O, shutdown: &Shutdown) {
             () = tokio::time::sleep(wait) => {}
         }
     }
-}
-
-/// Sends what happened in a run, for at most `limit`; whether all of it was sent or given up.
-pub async fn finish<O: Outbox>(outbox: &O, run: RunKey, limit: Duration) -> bool {
-    let began = clock::monotonic();
-    while began.elapsed() < limit {
-        let sent = tokio::time::timeout(limit.saturating_sub(began.elapsed()), outbox.send_due(Some(run))).await;
-        if matches!(sent, Ok(Ok(0)) | Ok(Err(_)) | Err(_)) {
-            match outbox.has_more(run).await {
-                Ok(false) => return true,
-                Ok(true) | Err(_) => tokio::time::sleep(LAST_LOOK).await,
-            }
-        }
-    }
-    false
 }

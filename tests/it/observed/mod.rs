@@ -93,6 +93,7 @@ async fn a_run_is_a_trace_that_a_collector_takes() {
     assert_eq!(code, Some(1), "{stderr}");
     let got = receiver.got();
     assert_eq!(got.len(), 2, "refused once, and sent again");
+    assert!(!stderr.contains("not all"), "what was being sent when the run ended was sent: {stderr}");
     assert_eq!(got[0].1, got[1].1);
     assert!(got.iter().all(|(headers, _)| headers["x-tenant"] == "shop one"));
     assert!(got.iter().all(|(headers, _)| headers["content-type"] == "application/json"));
