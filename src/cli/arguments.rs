@@ -179,14 +179,14 @@ pub(crate) enum Command {
     Why {
         /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
         run: String,
-        /// The task, or TASK[N] for an instance of a mapped one
+        /// The task, or `TASK[N]` for an instance of a mapped one
         task: TaskName,
     },
     /// Set the priority of a task of a run that has not begun
     Priority {
         /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
         run: String,
-        /// The task, or TASK[N] for an instance of a mapped one
+        /// The task, or `TASK[N]` for an instance of a mapped one
         task: TaskName,
         /// Higher goes first
         #[arg(allow_negative_numbers = true)]
@@ -249,7 +249,7 @@ and as the first line of a DAG file, for the YAML language server:
     Show {
         /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
         run: String,
-        /// Only this task; of a mapped one all instances, or one as TASK[N]
+        /// Only this task; of a mapped one all instances, or one as `TASK[N]`
         #[arg(long)]
         task: Option<TaskName>,
     },
@@ -266,7 +266,7 @@ and as the first line of a DAG file, for the YAML language server:
     Cancel {
         /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
         run: String,
-        /// Only this task of it, or TASK[N] for an instance of a mapped one
+        /// Only this task of it, or `TASK[N]` for an instance of a mapped one
         task: Option<TaskName>,
     },
     /// Go on with a run that was killed or stopped, from where it stood
@@ -409,7 +409,7 @@ pub(crate) enum GraphFormat {
 pub(crate) struct LogsArguments {
     /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
     pub(crate) run: String,
-    /// The task, or TASK[N] for an instance of a mapped one
+    /// The task, or `TASK[N]` for an instance of a mapped one
     pub(crate) task: TaskName,
     /// Which attempt, counted from 1 [default: the last one]
     #[arg(long, value_name = "N")]

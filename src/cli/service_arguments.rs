@@ -36,7 +36,7 @@ pub(crate) struct Span {
 pub(crate) struct ClearArguments {
     /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
     pub(crate) run: String,
-    /// The tasks, or TASK[N] for an instance of a mapped one [default: all]
+    /// The tasks, or `TASK[N]` for an instance of a mapped one [default: all]
     pub(crate) tasks: Vec<TaskName>,
     /// Also all that they wait for
     #[arg(long)]
@@ -67,7 +67,7 @@ pub(crate) enum MarkAs {
 pub(crate) struct MarkArguments {
     /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
     pub(crate) run: String,
-    /// The tasks, or TASK[N] for an instance of a mapped one
+    /// The tasks, or `TASK[N]` for an instance of a mapped one
     #[arg(required = true)]
     pub(crate) tasks: Vec<TaskName>,
     /// What they are taken for
