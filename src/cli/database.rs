@@ -1,5 +1,6 @@
 //! `pinsched db`: the schema, what is past keeping, backups.
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -241,6 +242,14 @@ async fn backup(session: &Session, file: &Path) -> anyhow::Result<Exit> {
     beside.push(".part");
     let beside = PathBuf::from(beside);
     let mut dump = client(session, "pg_dump", &url)?;
+    // It has logs, params and outputs as they are. pg_dump writes into the file that is there, whoever may read it.
+    let _ = std::fs::remove_file(&beside); // a backup that was cut short
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&beside)
+        .with_context(|| format!("could not write {}", beside.display()))?;
     dump.args(["--format=custom", "--no-owner", "--no-privileges", "--file"]).arg(&beside);
     let dumped = run(dump, "pg_dump").await;
     if let Err(error) = dumped {

@@ -31,7 +31,7 @@ pub(crate) enum DbCommand {
     #[command(after_help = "Example:
   pinsched db backup /var/backups/pinsched.dump")]
     Backup {
-        /// The file; one that is there is replaced once the new one is whole
+        /// The file, which only its owner may read; one that is there is replaced once the new one is whole
         file: PathBuf,
     },
     /// Fill an empty database from such a file, by pg_restore

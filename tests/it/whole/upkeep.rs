@@ -1,5 +1,6 @@
 //! `pinsched db` and `pinsched clean` as processes, and a served process that is asked how it does.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 
 use pinsched::connect::s3::PutOptions;
@@ -89,6 +90,8 @@ async fn what_is_backed_up_is_restored_into_another_database() {
     let url = house.url.expose_secret().to_owned();
     let file = folder.path().join("pinsched.dump").to_string_lossy().into_owned();
     let backed_up = json_on(&folder, &url, &["db", "backup", &file]).await;
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "it has logs and params: {mode:o}");
     assert_eq!(backed_up["bytes"].as_u64(), Some(std::fs::metadata(&file).unwrap().len()));
     assert!(!folder.path().join("pinsched.dump.part").exists());
 
