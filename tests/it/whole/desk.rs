@@ -99,7 +99,7 @@ async fn a_trigger_tells_the_run_and_where_to_look_and_its_end_what_failed() {
     assert_eq!(code, Some(1));
     assert!(stdout.contains("the shelf is empty") && stdout.contains("upstream_failed"), "{stdout}");
     assert!(!stdout.contains("good"), "what succeeded is not listed: {stdout}");
-    assert!(stdout.contains("2 of 3 tasks failed; `pinsched show "), "{stdout}");
+    assert!(stdout.contains("1 of 3 tasks failed, 1 upstream_failed; `pinsched show "), "{stdout}");
     let report = desk.json(&["show", "two"]).await;
     assert_eq!((report["tasks"].as_array().unwrap().len(), &report["triggered_by"]), (3, &"cli".into()));
     desk.stop().await;
