@@ -1,6 +1,7 @@
 //! A DAG that was checked: what the engine plans with. Only `domain::check` makes one.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono_tz::Tz;
@@ -194,7 +195,7 @@ pub struct Task {
     /// At most so many of it at once in a run: of a mapped task's instances.
     pub max_active_tis_per_dagrun: Option<u32>,
     /// What it is expanded over, where it is mapped.
-    pub mapping: Option<Mapping>,
+    pub mapping: Option<Arc<Mapping>>,
     /// Markdown about it.
     pub doc_md: Option<String>,
 }

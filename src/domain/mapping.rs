@@ -6,10 +6,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::domain::ids::{IdError, TaskId};
 use crate::domain::left::json_size;
+use crate::domain::template::Wanted;
 
 /// What a task is expanded over, templates not rendered yet.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +19,28 @@ pub struct Mapping {
     pub over: Over,
     /// A template that names an instance for people (Airflow's `map_index_template`).
     pub label: Option<String>,
+    /// What all of its templates name: each instance looks it up, so that it is found once and not by each.
+    pub wanted: Wanted,
+}
+
+impl Mapping {
+    /// A mapping with what its templates name.
+    #[must_use]
+    pub fn new(over: Over, label: Option<String>) -> Self {
+        let mut mapping = Self { over, label, wanted: Wanted::default() };
+        mapping.wanted = Wanted::in_config(&mapping.templates());
+        mapping
+    }
+
+    /// All of its templates.
+    #[must_use]
+    pub fn templates(&self) -> Value {
+        let over = match &self.over {
+            Over::Product(values) => Value::Object(values.clone()),
+            Over::Zipped(items) => items.clone(),
+        };
+        json!([over, self.label])
+    }
 }
 
 /// Where the values of the instances come from.

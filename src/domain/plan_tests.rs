@@ -108,7 +108,7 @@ fn dag_of(drawn: &[Drawn], schedule: Schedule) -> Dag {
         mapping: (drawn.instances > 0).then(|| {
             // Of the values only how many there are counts here.
             let over = Over::Zipped(Value::Array(vec![Value::Null; drawn.instances]));
-            Mapping { over, label: None }
+            Mapping::new(over, None).into()
         }),
         doc_md: None,
     });

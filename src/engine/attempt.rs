@@ -219,9 +219,11 @@ impl Attempt {
         let outputs = Box::pin(self.upstream_outputs(&task.config)).await?;
         // What an instance has of its own may hold a secret that the expansion looked up, maybe in another process: it is
         // looked up again, so that it is masked here, too.
-        let expanded = task.mapping.as_ref().map(expansion::templates_of);
-        let wanted = serde_json::json!([&task.config, expanded]);
-        let named = Box::pin(self.lookup.named(&Wanted::in_config(&wanted))).await?;
+        let mut wanted = Wanted::in_config(&task.config);
+        if let Some(mapping) = &task.mapping {
+            wanted.extend(&mapping.wanted);
+        }
+        let named = Box::pin(self.lookup.named(&wanted)).await?;
         let templates = match &self.instance {
             Some(instance) => {
                 TemplateScope::for_instance(&self.run.facts, task, self.key.try_number, outputs.clone(), instance)
@@ -295,9 +297,8 @@ impl Attempt {
     /// The attempt of a mapped task: it makes the instances, and does nothing else.
     async fn expand(&self, mapping: &Mapping, log: &TaskLog) -> Result<Output, Failure> {
         let (facts, task) = (&self.run.facts, &self.task);
-        let templates = expansion::templates_of(mapping);
-        let outputs = self.upstream_outputs(&templates).await?;
-        let named = self.lookup.named(&Wanted::in_config(&templates)).await?;
+        let outputs = self.upstream_outputs(&mapping.templates()).await?;
+        let named = self.lookup.named(&mapping.wanted).await?;
         let scope = TemplateScope::for_task(facts, task, self.key.try_number, outputs.clone()).with_named(named);
         let label = |map_index, item: &Output| {
             expansion::label(facts, task, &outputs, Instance { map_index, item: item.clone() })

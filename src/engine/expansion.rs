@@ -3,21 +3,12 @@
 //! Nothing is written here. The step that records the attempt's end writes the instances with it: an attempt that dies
 //! before leaves none, and the next one expands anew.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::domain::dag::Task;
 use crate::domain::mapping::{Expansion, Instance, MapLimits, Mapping, Over};
 use crate::domain::template::{Outputs, RunFacts, TemplateError, TemplateScope};
 use crate::engine::operator::Failure;
-
-/// What a mapped task's expansion and labels name, for looking up variables.
-pub(super) fn templates_of(mapping: &Mapping) -> Value {
-    let over = match &mapping.over {
-        Over::Product(values) => Value::Object(values.clone()),
-        Over::Zipped(items) => items.clone(),
-    };
-    json!([over, mapping.label])
-}
 
 /// Expands a mapped task; nothing to expand over skips it.
 pub(super) fn expand(

@@ -108,7 +108,7 @@ pub enum OutputError {
     /// The object store refused or did not answer.
     #[error("the output could not be {what} object storage")]
     Store {
-        /// `put into` or `fetched from`.
+        /// `put into`, `fetched from` or `deleted from`.
         what: &'static str,
         /// Why.
         #[source]

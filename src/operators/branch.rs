@@ -52,6 +52,18 @@ fn build(config: Value) -> Result<Box<dyn Operator>, serde_json::Error> {
     Ok(Box::new(serde_json::from_value::<Branch>(config)?))
 }
 
+/// Lets those tasks run of all right after this one, and says so.
+pub(super) fn follow(context: &TaskContext, names: &[String]) -> Result<(), Failure> {
+    let me = context.attempt.task_run.task;
+    let chosen = choice::chosen(&context.dag, me, names).map_err(|error| Failure::fatal(&error))?;
+    context.log.line(match names {
+        [] => "nothing is followed: all tasks right after this one are skipped".to_owned(),
+        names => format!("following {}", names.join(", ")),
+    });
+    context.choice.skip(Skips::AllBut(chosen));
+    Ok(())
+}
+
 #[async_trait]
 impl Operator for Branch {
     async fn run(&self, context: &TaskContext) -> Result<Output, Failure> {
@@ -62,13 +74,7 @@ impl Operator for Branch {
             Names::One(name) => vec![name.trim().to_owned()],
             Names::Several(names) => names.iter().map(|name| name.trim().to_owned()).collect(),
         };
-        let me = context.attempt.task_run.task;
-        let chosen = choice::chosen(&context.dag, me, &names).map_err(|error| Failure::fatal(&error))?;
-        context.log.line(match names.as_slice() {
-            [] => "nothing is followed: all tasks right after this one are skipped".to_owned(),
-            names => format!("following {}", names.join(", ")),
-        });
-        context.choice.skip(Skips::AllBut(chosen));
+        follow(context, &names)?;
         let mut output = Output::new();
         output.insert("return_value".to_owned(), Value::from(names));
         Ok(output)

@@ -121,7 +121,7 @@ macro_rules! select_dags {
 }
 
 impl Store {
-    /// Registers DAGs as their files have them now: each keeps that version, and one that is new begins. One transaction.
+    /// Registers DAGs as their files have them now: each keeps that version, and one that is new begins.
     pub async fn register_dags(
         &self,
         registrations: &[DagRegistration<'_>],

@@ -84,6 +84,20 @@ impl TaskAttempt {
     }
 }
 
+/// Selects attempts of tasks that are there; `$rest` is what follows the tables.
+macro_rules! select_attempts {
+    ($rest:literal $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            AttemptRow,
+            "SELECT t.task_index, t.task_id, t.map_of, t.map_index, a.fence, a.try_number, a.started_at, a.finished_at,
+                    a.outcome, a.error
+             FROM task_run AS t
+             JOIN attempt AS a ON a.run_key = t.run_key AND a.task_index = t.task_index " + $rest,
+            $($argument),*
+        )
+    };
+}
+
 impl Store {
     /// Claims what is due of these kinds, of one run or of all, at most `most`, for five minutes: whoever dies with it
     /// leaves it to others.
@@ -183,13 +197,8 @@ impl Store {
 
     /// All attempts of a run, by task and in the order of their fences; at most 100,000.
     pub async fn attempts_of_run(&self, run: RunKey) -> Result<Vec<TaskAttempt>, StoreError> {
-        sqlx::query_as!(
-            AttemptRow,
-            "SELECT t.task_index, t.task_id, t.map_of, t.map_index, a.fence, a.try_number, a.started_at, a.finished_at,
-                    a.outcome, a.error
-             FROM task_run AS t
-             JOIN attempt AS a ON a.run_key = t.run_key AND a.task_index = t.task_index
-             WHERE t.run_key = $1
+        select_attempts!(
+            "WHERE t.run_key = $1
              ORDER BY t.task_index, a.fence
              LIMIT 100000",
             run.0
@@ -209,13 +218,8 @@ impl Store {
         task: TaskIndex,
         fence: i64,
     ) -> Result<Option<TaskAttempt>, StoreError> {
-        sqlx::query_as!(
-            AttemptRow,
-            "SELECT t.task_index, t.task_id, t.map_of, t.map_index, a.fence, a.try_number, a.started_at, a.finished_at,
-                    a.outcome, a.error
-             FROM task_run AS t
-             JOIN attempt AS a ON a.run_key = t.run_key AND a.task_index = t.task_index
-             WHERE t.run_key = $1 AND t.task_index = $2 AND a.fence = $3",
+        select_attempts!(
+            "WHERE t.run_key = $1 AND t.task_index = $2 AND a.fence = $3",
             run.0,
             task.0.cast_signed(),
             fence

@@ -123,7 +123,7 @@ pub(super) fn check(spec: &TaskSpec, operator: &Described, problems: &mut Proble
         }
         (None, None) => return None,
     };
-    Some(Mapping { over, label: label.map(|label| label.value.clone()) })
+    Some(Mapping::new(over, label.map(|label| label.value.clone())))
 }
 
 /// A value with dag-factory's `task_id.output` as the template that it stands for.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -301,7 +302,7 @@ fn check_task<'s>(
         let found = mapping::mismatches_of_rest(spec, operator, &config, operator.kind.name, spec.id.span);
         found.into_iter().for_each(|problem| problems.add(problem));
     }
-    let mapping = operator.as_deref().and_then(|operator| mapping::check(spec, operator, problems));
+    let mapping = operator.as_deref().and_then(|operator| mapping::check(spec, operator, problems)).map(Arc::new);
     let fits = problems.errors() == errors_before;
     not_zero(
         "execution_timeout",

@@ -58,6 +58,12 @@ impl Wanted {
         wanted
     }
 
+    /// Those too.
+    pub fn extend(&mut self, others: &Self) {
+        self.variables.extend(others.variables.iter().cloned());
+        self.connections.extend(others.connections.iter().cloned());
+    }
+
     /// Whether nothing has to be looked up.
     #[must_use]
     pub fn is_empty(&self) -> bool {

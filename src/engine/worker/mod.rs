@@ -329,9 +329,11 @@ impl<'a> Worker<'a> {
                 slots: u32::try_from(slots).unwrap_or(u32::MAX),
                 of: self.assignment.claims(),
             });
-            let happened = self.hand.happened(portion);
-            let batches: Vec<RunBatch<'_>> =
-                happened.iter().map(|(run, dag, ended)| RunBatch { run: *run, dag, ended: ended.clone() }).collect();
+            let mut happened = self.hand.happened(portion);
+            let batches: Vec<RunBatch<'_>> = happened
+                .iter_mut()
+                .map(|(run, dag, ended)| RunBatch { run: *run, dag, ended: std::mem::take(ended) })
+                .collect();
             let now = clock::now();
             let step = Step { batches, claim };
             let begun = clock::monotonic();

@@ -7,6 +7,7 @@ use crate::domain::choice;
 use crate::domain::operator_kind::{NOT_MAPPED, OperatorKind};
 use crate::domain::plan::Skips;
 use crate::engine::operator::{Failure, Operator, Output, Registration, TaskContext};
+use crate::operators::branch::follow;
 
 use super::config::{self, Python};
 
@@ -67,13 +68,7 @@ impl Operator for Branch {
     async fn run(&self, context: &TaskContext) -> Result<Output, Failure> {
         let output = self.0.execute(context).await?;
         let names = names(output.get("return_value")).map_err(Failure::Fatal)?;
-        let me = context.attempt.task_run.task;
-        let chosen = choice::chosen(&context.dag, me, &names).map_err(|error| Failure::fatal(&error))?;
-        context.log.line(match names.as_slice() {
-            [] => "nothing is followed: all tasks right after this one are skipped".to_owned(),
-            names => format!("following {}", names.join(", ")),
-        });
-        context.choice.skip(Skips::AllBut(chosen));
+        follow(context, &names)?;
         Ok(output)
     }
 }

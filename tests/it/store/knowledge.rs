@@ -27,6 +27,19 @@ async fn go_on(
     stepper.step(&Step { batches, claim }, clock::now()).await.unwrap()
 }
 
+/// The tasks that one slot takes, each when the one before is over.
+async fn order_of_three(house: &House, play: &Play) -> Vec<String> {
+    let worker = worker(house).await;
+    let mut stepper = house.store.stepper();
+    let (mut order, mut done) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let claimed = go_on(&mut stepper, play, done, &worker, 1).await.claimed;
+        order.push(play.dag.task(claimed[0].task_run.task).unwrap().id.to_string());
+        done = vec![succeeded(&claimed[0])];
+    }
+    order
+}
+
 #[tokio::test]
 async fn a_run_that_another_moved_on_is_planned_anew() {
     let house = House::open().await;
@@ -117,16 +130,7 @@ async fn what_a_step_releases_waits_behind_what_waits_with_a_higher_priority() {
     after: {operator: script, priority_weight: 1, dependencies: [first]}",
         )
         .await;
-    let worker = worker(&house).await;
-    let mut stepper = house.store.stepper();
-    let mut order = Vec::new();
-    let mut done = Vec::new();
-    for _ in 0..3 {
-        let claimed = go_on(&mut stepper, &play, done, &worker, 1).await.claimed;
-        order.push(play.dag.task(claimed[0].task_run.task).unwrap().id.to_string());
-        done = vec![succeeded(&claimed[0])];
-    }
-    assert_eq!(order, ["first", "waiting", "after"]);
+    assert_eq!(order_of_three(&house, &play).await, ["first", "waiting", "after"]);
 }
 
 /// With two slots the queue is seen to be empty, and then filled by a step that claims nothing.
@@ -287,14 +291,5 @@ async fn what_a_step_releases_does_not_pass_what_waits_with_limits_of_its_own() 
     after: {operator: script, weight_rule: absolute, priority_weight: 1, dependencies: [first]}",
         )
         .await;
-    let worker = worker(&house).await;
-    let mut stepper = house.store.stepper();
-    let mut order = Vec::new();
-    let mut done = Vec::new();
-    for _ in 0..3 {
-        let claimed = go_on(&mut stepper, &play, done, &worker, 1).await.claimed;
-        order.push(play.dag.task(claimed[0].task_run.task).unwrap().id.to_string());
-        done = vec![succeeded(&claimed[0])];
-    }
-    assert_eq!(order, ["first", "waiting", "after"]);
+    assert_eq!(order_of_three(&house, &play).await, ["first", "waiting", "after"]);
 }
