@@ -73,9 +73,10 @@ pub(crate) async fn mark(session: &Session, arguments: &MarkArguments) -> anyhow
 
 /// Stops one task of a run, which fails. One that is over stays as it is: `mark` is for those.
 pub(crate) async fn cancel_task(session: &Session, run: &str, task: &TaskName) -> anyhow::Result<Exit> {
-    let (held, store) = session.connect_store().await?;
+    let (_held, store) = session.connect_store().await?;
     let found = find_run(&store, run).await?;
-    let index = find_named(&store, &found, &dag_file::of_run(&store, &found).await?, task).await?;
+    let dag = dag_file::of_run(&store, &found).await?;
+    let index = find_named(&store, &found, &dag, task).await?;
     let tasks = store.task_runs(found.key).await?;
     if let Some(over) = tasks.iter().find(|run| run.task == index && run.state.is_final()) {
         session.printer.error(&format!(
@@ -84,10 +85,10 @@ pub(crate) async fn cancel_task(session: &Session, run: &str, task: &TaskName) -
         ));
         return Ok(Exit::No);
     }
-    drop(held);
     let wish =
         Wish { action: Action::MarkFailed, reach: Reach::default(), dry_run: false, words: "cancelled by a person" };
-    change(session, run, Span::default(), std::slice::from_ref(task), &wish).await
+    let lines = apply(&store, &found, &dag, &[index], &wish).await?;
+    answer(session, &store, wish.dry_run, lines).await
 }
 
 /// Lets a run go on from any state: what did not succeed runs again, or all of it.
