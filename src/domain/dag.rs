@@ -1,6 +1,7 @@
 //! A DAG that was checked: what the engine plans with. Only `domain::check` makes one.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -212,6 +213,21 @@ pub enum WeightRule {
     Absolute,
 }
 
+/// A task of a DAG that is shared: thousands may be at work, and none holds a copy of what its file says.
+#[derive(Debug, Clone)]
+pub struct SharedTask {
+    dag: Arc<Dag>,
+    index: TaskIndex,
+}
+
+impl Deref for SharedTask {
+    type Target = Task;
+
+    fn deref(&self) -> &Task {
+        &self.dag.tasks[self.index.as_usize()] // it was there when this was made, and a DAG does not change
+    }
+}
+
 /// Tasks that belong together: drawn as one, and waited for as one. The engine knows tasks alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskGroup {
@@ -302,6 +318,12 @@ impl Dag {
     #[must_use]
     pub fn task(&self, index: TaskIndex) -> Option<&Task> {
         self.tasks.get(index.as_usize())
+    }
+
+    /// The task at `index`, to be kept without a copy of it.
+    #[must_use]
+    pub fn share_task(self: &Arc<Self>, index: TaskIndex) -> Option<SharedTask> {
+        self.task(index).map(|_| SharedTask { dag: Arc::clone(self), index })
     }
 
     /// The task with that id.

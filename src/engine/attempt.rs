@@ -12,18 +12,19 @@ use tracing::Instrument;
 
 use crate::connect::Endpoints;
 use crate::domain::choice;
-use crate::domain::dag::Task;
+use crate::domain::dag::SharedTask;
 use crate::domain::ids::{AttemptKey, TaskId};
 use crate::domain::left::Left;
 use crate::domain::mapping::{Expansion, Instance, MapLimits, Mapping};
 use crate::domain::plan::Ending;
-use crate::domain::template::{Outputs, ReadOutputs, TemplateScope, Wanted};
-use crate::engine::attempt_log;
+use crate::domain::template::{Named, Outputs, ReadOutputs, TemplateScope, Wanted};
+use crate::engine::attempt_log::{self, LogBook};
 use crate::engine::expansion;
 use crate::engine::holding::{HoldingWatch, LOST_STOP_LIMIT};
 use crate::engine::lookup::Lookup;
 use crate::engine::operator::{
-    Choice, Deferring, Failure, Output, Processes, Progress, Registration, TaskContext, TaskLog, UpstreamOutput,
+    Choice, Deferring, Failure, Operator, Output, Processes, Progress, Registration, TaskContext, TaskLog, Templates,
+    UpstreamOutput,
 };
 use crate::engine::outputs::OutputStore;
 use crate::engine::running::RunningRun;
@@ -68,10 +69,18 @@ impl StopHandle {
     }
 }
 
+/// How an operator is told to stop, and why.
+#[derive(Clone)]
+struct Stops {
+    cancel: CancellationToken,
+    timed_out: CancellationToken,
+    handed_back: CancellationToken,
+}
+
 /// All that an attempt needs.
 pub(crate) struct Attempt {
     pub(crate) key: AttemptKey,
-    pub(crate) task: Task,
+    pub(crate) task: SharedTask,
     /// Which instance it is, of a mapped task that was expanded.
     pub(crate) instance: Option<Instance>,
     pub(crate) run: RunningRun,
@@ -79,6 +88,7 @@ pub(crate) struct Attempt {
     pub(crate) outputs: BTreeMap<TaskId, (&'static str, Left)>,
     pub(crate) registration: Registration,
     pub(crate) store: Store,
+    pub(crate) logs: Arc<LogBook>,
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) memory_limit: u64,
     pub(crate) processes: Processes,
@@ -97,14 +107,12 @@ pub(crate) struct Attempt {
 
 impl Attempt {
     /// Runs it to its end, and its log to the database before that; `None` when it has nothing to say any more.
-    pub(crate) async fn execute(self) -> Option<EndedAttempt> {
-        let (log_sender, log_receiver) = tokio::sync::mpsc::unbounded_channel();
-        let log = TaskLog::new(log_sender);
+    pub(crate) async fn execute(self: Box<Self>) -> Option<EndedAttempt> {
+        let (log, lines) = TaskLog::new();
         let log_ended = CancellationToken::new();
         let masked = self.lookup.masks().stream();
         // The parts are boxed, since a future that is moved before it is awaited takes its place twice, and thousands may wait.
-        let writer =
-            Box::pin(attempt_log::write(self.store.clone(), self.key, log_receiver, masked, log_ended.clone()));
+        let writer = Box::pin(attempt_log::write(Arc::clone(&self.logs), self.key, lines, masked, log_ended.clone()));
         let span = tracing::info_span!(
             "task",
             dag.id = %self.run.facts.dag_id,
@@ -135,8 +143,8 @@ impl Attempt {
     async fn supervised(&self, log: TaskLog) -> Result<Output, Failure> {
         let limit = self.task.execution_timeout.unwrap_or(Duration::MAX);
         let cancel = self.stop.token.child_token();
-        let timed_out = CancellationToken::new();
-        let mut work = Box::pin(AssertUnwindSafe(self.operate(log, cancel.clone(), timed_out.clone())).catch_unwind());
+        let stops = Stops { cancel, timed_out: CancellationToken::new(), handed_back: CancellationToken::new() };
+        let mut work = Box::pin(AssertUnwindSafe(self.operate(log, stops.clone())).catch_unwind());
         let flatten = |caught: Result<Result<Output, Failure>, Box<dyn std::any::Any + Send>>| match caught {
             Ok(result) => result,
             Err(panic) => Err(Failure::Retry(format!("the operator panicked: {}", panic_text(panic.as_ref())))),
@@ -151,9 +159,11 @@ impl Attempt {
             }
         };
         if is_too_long {
-            timed_out.cancel();
+            stops.timed_out.cancel();
+        } else if self.stop.reason() == Some(Stop::Shutdown) {
+            stops.handed_back.cancel();
         }
-        cancel.cancel();
+        stops.cancel.cancel();
         let stopped = tokio::select! {
             result = &mut work => Some(flatten(result)),
             () = tokio::time::sleep(STOP_LIMIT) => None,
@@ -206,32 +216,27 @@ impl Attempt {
         tokio::time::sleep(time).await;
     }
 
-    async fn operate(
-        &self,
-        log: TaskLog,
-        cancel: CancellationToken,
-        timed_out: CancellationToken,
-    ) -> Result<Output, Failure> {
-        let task = &self.task;
-        if let Some(mapping) = task.mapping.as_ref().filter(|_| self.instance.is_none()) {
+    async fn operate(&self, log: TaskLog, stops: Stops) -> Result<Output, Failure> {
+        if let Some(mapping) = self.task.mapping.as_ref().filter(|_| self.instance.is_none()) {
             return Box::pin(self.expand(mapping, &log)).await;
         }
-        let outputs = Box::pin(self.upstream_outputs(&task.config)).await?;
+        let (operator, context) = Box::pin(self.prepared(log, stops)).await?;
+        operator.run(&context).await
+    }
+
+    /// The operator, made of what the templates gave, and what it may know.
+    async fn prepared(&self, log: TaskLog, stops: Stops) -> Result<(Box<dyn Operator>, Box<TaskContext>), Failure> {
+        let task = &self.task;
+        let outputs = Arc::new(self.upstream_outputs(&task.config).await?);
         // What an instance has of its own may hold a secret that the expansion looked up, maybe in another process: it is
         // looked up again, so that it is masked here, too.
         let mut wanted = Wanted::in_config(&task.config);
         if let Some(mapping) = &task.mapping {
             wanted.extend(&mapping.wanted);
         }
-        let named = Box::pin(self.lookup.named(&wanted)).await?;
-        let templates = match &self.instance {
-            Some(instance) => {
-                TemplateScope::for_instance(&self.run.facts, task, self.key.try_number, outputs.clone(), instance)
-            }
-            None => TemplateScope::for_task(&self.run.facts, task, self.key.try_number, outputs.clone()),
-        };
-        let templates = templates.with_named(named);
-        let mut config = templates.render_config(&task.config, self.registration.kind.late_fields)?;
+        let named = self.lookup.named(&wanted).await?;
+        let templates = self.templates(&outputs, named);
+        let mut config = templates.scope().render_config(&task.config, self.registration.kind.late_fields)?;
         if let (Some(instance), Some(config)) = (&self.instance, config.as_object_mut()) {
             // What it has for itself was rendered when its task was expanded.
             config.extend(instance.item.iter().map(|(key, value)| (key.clone(), value.clone())));
@@ -241,7 +246,7 @@ impl Attempt {
             Some((id.clone(), UpstreamOutput { operator: (*operator).to_owned(), output }))
         });
         let operator = (self.registration.build)(config).map_err(|error| Failure::fatal(&error))?;
-        let context = TaskContext {
+        let context = Box::new(TaskContext {
             attempt: self.key,
             dag_id: self.run.facts.dag_id.clone(),
             run_id: self.run.facts.run_id.clone(),
@@ -260,13 +265,28 @@ impl Attempt {
             output_limit: self.output_store.most(),
             templates,
             lookup: self.lookup.clone(),
-            cancel,
-            timed_out,
+            cancel: stops.cancel,
+            timed_out: stops.timed_out,
+            handed_back: stops.handed_back,
             log,
             progress: Arc::clone(&self.progress),
             deferring: self.deferring.clone(),
-        };
-        operator.run(&context).await
+        });
+        Ok((operator, context))
+    }
+
+    /// What the attempt's templates see.
+    fn templates(&self, outputs: &Arc<Outputs>, named: Named) -> Templates {
+        let (facts, task, try_number) = (Arc::clone(&self.run.facts), self.task.clone(), self.key.try_number);
+        let (instance, outputs) = (self.instance.clone(), Arc::clone(outputs));
+        Templates::new(move || {
+            let outputs = Outputs::clone(&outputs);
+            let scope = match &instance {
+                Some(instance) => TemplateScope::for_instance(&facts, &task, try_number, outputs, instance),
+                None => TemplateScope::for_task(&facts, &task, try_number, outputs),
+            };
+            scope.with_named(named.clone())
+        })
     }
 
     /// What the tasks before it left. What instances left, or is in object storage, is read where `templates` name it, or the

@@ -4,14 +4,15 @@
 //! instant, and the outside world must end up the same. It keeps what it must not lose through [`TaskContext::store`],
 //! under its fence.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use serde_json::Value;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
@@ -132,19 +133,21 @@ pub struct TaskContext {
     /// short name.
     pub upstream: BTreeMap<TaskId, UpstreamOutput>,
     /// The outputs of all upstreams; of a mapped one the list of its instances' outputs.
-    pub outputs: Outputs,
+    pub outputs: Arc<Outputs>,
     /// Which instance of a mapped task it is.
     pub map_index: Option<u32>,
     /// The largest output that there may be, in bytes of JSON (`outputs.limit`).
     pub output_limit: u64,
     /// Renders the fields that the operator's kind names as late ones.
-    pub templates: TemplateScope,
+    pub templates: Templates,
     /// Finds connections and variables by name.
     pub lookup: Lookup,
     /// Cancelled when the attempt should stop.
     pub cancel: CancellationToken,
     /// Cancelled before that, where it stops since it took longer than its `execution_timeout`.
     pub timed_out: CancellationToken,
+    /// Cancelled before that, where its process stops: a later attempt of the same try goes on with what this one began.
+    pub handed_back: CancellationToken,
     /// The attempt's log.
     pub log: TaskLog,
     /// How far it is, for who watches.
@@ -190,6 +193,25 @@ impl Deferring {
     }
 }
 
+/// Makes what an attempt's late templates see, when they are rendered: it is larger than all else that an attempt which
+/// waits has to hold.
+#[derive(Clone)]
+pub struct Templates(Arc<dyn Fn() -> TemplateScope + Send + Sync>);
+
+impl Templates {
+    /// As `scope` makes it.
+    #[must_use]
+    pub fn new(scope: impl Fn() -> TemplateScope + Send + Sync + 'static) -> Self {
+        Self(Arc::new(scope))
+    }
+
+    /// What the templates see.
+    #[must_use]
+    pub fn scope(&self) -> TemplateScope {
+        (self.0)()
+    }
+}
+
 impl TaskContext {
     /// The templates for a text that came from elsewhere than the task's configuration, with the variables and connections
     /// that it names.
@@ -199,9 +221,9 @@ impl TaskContext {
     pub async fn templates_for(&self, text: &str) -> Result<TemplateScope, LookupError> {
         let wanted = Wanted::in_text(text);
         if wanted.is_empty() {
-            return Ok(self.templates.clone());
+            return Ok(self.templates.scope());
         }
-        Ok(self.templates.with_named(self.lookup.named(&wanted).await?))
+        Ok(self.templates.scope().with_named(self.lookup.named(&wanted).await?))
     }
 }
 
@@ -216,21 +238,92 @@ pub struct UpstreamOutput {
 
 /// The lines that an attempt logs; written to the store in chunks, never lost after the attempt's end.
 #[derive(Clone)]
-pub struct TaskLog {
-    sender: tokio::sync::mpsc::UnboundedSender<String>,
+pub struct TaskLog(Arc<Writers>);
+
+/// All that write one log: the last one's end is the log's.
+struct Writers(Arc<Said>);
+
+impl Drop for Writers {
+    fn drop(&mut self) {
+        self.0.lines().are_complete = true;
+        self.0.changed.notify_one();
+    }
+}
+
+/// What was said and not read. A channel of the runtime's is ten times as large where nothing is said, and thousands of
+/// attempts may be silent for days.
+#[derive(Default)]
+struct Said {
+    lines: Mutex<Lines>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Lines {
+    unread: VecDeque<String>,
+    /// Nobody is left who writes, or who reads.
+    are_complete: bool,
+}
+
+impl Said {
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl TaskLog {
-    /// A log whose lines arrive at `sender`'s other end.
+    /// A log, and where its lines are read.
     #[must_use]
-    pub fn new(sender: tokio::sync::mpsc::UnboundedSender<String>) -> Self {
-        Self { sender }
+    pub fn new() -> (Self, LogReader) {
+        let said = Arc::new(Said::default());
+        (Self(Arc::new(Writers(Arc::clone(&said)))), LogReader(said))
     }
 
     /// Adds a line (no `\n` at its end). Never payloads, never secrets.
     pub fn line(&self, line: impl Into<String>) {
-        // The other end is gone only when the attempt is: nobody is left to read.
-        let _ = self.sender.send(line.into());
+        let said = &self.0.0;
+        let mut lines = said.lines();
+        if lines.are_complete {
+            return; // the attempt is over: nobody is left to read
+        }
+        lines.unread.push_back(line.into());
+        drop(lines);
+        said.changed.notify_one();
+    }
+}
+
+/// Reads the lines of a [`TaskLog`].
+pub struct LogReader(Arc<Said>);
+
+impl LogReader {
+    /// The next line; nothing once no writer is left, or the log was closed, and all was read.
+    pub async fn next(&mut self) -> Option<String> {
+        loop {
+            {
+                let mut lines = self.0.lines();
+                if let Some(line) = lines.unread.pop_front() {
+                    if lines.unread.is_empty() {
+                        lines.unread = VecDeque::new(); // its room, too, is given back
+                    }
+                    return Some(line);
+                }
+                if lines.are_complete {
+                    return None;
+                }
+            }
+            self.0.changed.notified().await; // what was said since the look above is remembered
+        }
+    }
+
+    /// Takes no more lines than those that were said by now.
+    pub fn close(&mut self) {
+        self.0.lines().are_complete = true;
+    }
+}
+
+impl Drop for LogReader {
+    fn drop(&mut self) {
+        *self.0.lines() = Lines { unread: VecDeque::new(), are_complete: true };
     }
 }
 

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use crate::domain::Timestamp;
 use crate::domain::ids::DagId;
 use crate::domain::run_state::RunState;
-use crate::store::creation::{insert_run, keep_version};
+use crate::store::creation::{Turn, insert_run, keep_version};
 use crate::store::runs::cancel_runs;
 use crate::store::{DagKey, NewRun, Store, StoreError, rows};
 
@@ -94,7 +94,7 @@ impl Store {
                     *version.insert(kept)
                 }
             };
-            let run = insert_run(&mut transaction, run, new.dag.0, version, false, now).await?;
+            let run = insert_run(&mut transaction, run, new.dag.0, version, Turn::Later, now).await?;
             sqlx::query!(
                 "UPDATE run SET backfill_id = $2, backfill_place = $3 WHERE id = $1",
                 run.key.0,

@@ -73,6 +73,17 @@ struct DagRow {
     max_active_runs: i32,
 }
 
+/// Whether a new run begins at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) enum Turn {
+    /// It does.
+    Now,
+    /// It waits.
+    Later,
+    /// It does while fewer of its DAG's runs go on than this, which is asked under the lock of the DAG's row.
+    Below(i32),
+}
+
 impl Store {
     /// Creates a run: with all of its task runs if it begins, in one transaction. It is there whole or not at all.
     ///
@@ -81,13 +92,13 @@ impl Store {
     pub async fn create_run(&self, new: &NewRun<'_>, now: Timestamp) -> Result<Run, StoreError> {
         let failed = StoreError::query("create a run");
         let mut transaction = self.pool.begin().await.map_err(&failed)?;
-        let version = keep_version(&mut transaction, new.dag.id(), new.file, new.source, now).await?;
-        let dag = lock_dag(&mut transaction, new.dag).await?;
-        let begins = match new.begin {
-            Begin::DrivenBy(_) => true,
-            Begin::InTurn => !dag.is_paused && active_runs(&mut transaction, dag.id).await? < dag.max_active_runs,
+        let (version, dag) = lock_with_version(&mut transaction, new, now).await?;
+        let turn = match new.begin {
+            Begin::DrivenBy(_) => Turn::Now,
+            Begin::InTurn if dag.is_paused => Turn::Later,
+            Begin::InTurn => Turn::Below(dag.max_active_runs),
         };
-        let run = insert_run(&mut transaction, new, dag.id, version, begins, now).await?;
+        let run = insert_run(&mut transaction, new, dag.id, version, turn, now).await?;
         transaction.commit().await.map_err(&failed)?;
         Ok(run)
     }
@@ -135,6 +146,10 @@ impl Store {
     }
 }
 
+fn content_hash(source: &str) -> Vec<u8> {
+    Sha256::digest(source.as_bytes()).to_vec()
+}
+
 /// Keeps a file's text as a version of the DAG, once.
 pub(in crate::store) async fn keep_version(
     connection: &mut PgConnection,
@@ -144,7 +159,7 @@ pub(in crate::store) async fn keep_version(
     now: Timestamp,
 ) -> Result<DagVersionId, StoreError> {
     let failed = StoreError::query("keep a version of a DAG");
-    let hash = Sha256::digest(source.as_bytes()).to_vec();
+    let hash = content_hash(source);
     loop {
         // Locked so that retention cannot delete it before it is referred to; who refers to it locks it no more than that.
         let kept = sqlx::query_scalar!(
@@ -177,6 +192,35 @@ pub(in crate::store) async fn keep_version(
     }
 }
 
+/// Keeps a new run's file as a version, and locks its DAG's row until the transaction's end: one question where both are
+/// known. The version's row is locked before the DAG's, as everywhere.
+async fn lock_with_version(
+    connection: &mut PgConnection,
+    new: &NewRun<'_>,
+    now: Timestamp,
+) -> Result<(DagVersionId, DagRow), StoreError> {
+    let known = sqlx::query!(
+        r#"WITH version AS MATERIALIZED (
+               SELECT id FROM dag_version WHERE dag_id = $1 AND content_hash = $2 AND file = $3 FOR KEY SHARE)
+           SELECT d.id, d.is_paused, d.max_active_runs, version.id AS version
+           FROM version
+           JOIN dag AS d ON d.dag_id = $1
+           FOR NO KEY UPDATE OF d"#,
+        new.dag.id().as_str(),
+        &content_hash(new.source),
+        new.file
+    )
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(StoreError::query("lock a DAG"))?;
+    if let Some(row) = known {
+        let dag = DagRow { id: row.id, is_paused: row.is_paused, max_active_runs: row.max_active_runs };
+        return Ok((DagVersionId(row.version), dag));
+    }
+    let version = keep_version(connection, new.dag.id(), new.file, new.source, now).await?;
+    Ok((version, lock_dag(connection, new.dag).await?))
+}
+
 /// Locks the DAG's row until the transaction's end; makes it for a DAG that is seen for the first time.
 async fn lock_dag(connection: &mut PgConnection, dag: &Dag) -> Result<DagRow, StoreError> {
     let failed = StoreError::query("lock a DAG");
@@ -206,39 +250,38 @@ async fn lock_dag(connection: &mut PgConnection, dag: &Dag) -> Result<DagRow, St
     }
 }
 
-/// How many of a DAG's runs go on that count against its limit.
-async fn active_runs(connection: &mut PgConnection, dag: i64) -> Result<i32, StoreError> {
-    let count = sqlx::query_scalar!(
-        r#"SELECT count(*)::int AS "count!" FROM run
-           WHERE dag_key = $1 AND state = 'running' AND backfill_id IS NULL AND owner_id IS NULL"#,
-        dag
-    );
-    count.fetch_one(connection).await.map_err(StoreError::query("count a DAG's runs"))
-}
-
 /// Inserts the run, and its tasks where it begins.
 pub(in crate::store) async fn insert_run(
     transaction: &mut PgConnection,
     new: &NewRun<'_>,
     dag_key: i64,
     version: DagVersionId,
-    begins: bool,
+    turn: Turn,
     now: Timestamp,
 ) -> Result<Run, StoreError> {
     let uuid = Uuid::now_v7();
-    let state = if begins { RunState::Running } else { RunState::Queued };
-    let started_at = begins.then_some(now);
+    let below = match turn {
+        Turn::Now => None,
+        Turn::Later => Some(0),
+        Turn::Below(limit) => Some(limit),
+    };
     let owner = match new.begin {
         Begin::DrivenBy(owner) => Some(owner),
         Begin::InTurn => None,
     };
-    let key = sqlx::query_scalar!(
-        "INSERT INTO run (uuid, dag_key, dag_id, run_id, dag_version_id, run_type, logical_date, rerun,
-                          data_interval_start, data_interval_end, params, conf, note, triggered_by, state,
-                          tasks_unfinished, queued_at, started_at, owner_id, timeout_limit, timeout_at, notifies)
-         VALUES ($1, $2, $3, $4, $5, $6::text, $7, $8, $9, $10, $11, $12, $13, $14, $15::text, $16, $17, $18::timestamptz, $19,
-                 make_interval(secs => $20), $18::timestamptz + make_interval(secs => $20), $21)
-         RETURNING id",
+    let made = sqlx::query!(
+        r#"INSERT INTO run (uuid, dag_key, dag_id, run_id, dag_version_id, run_type, logical_date, rerun,
+                            data_interval_start, data_interval_end, params, conf, note, triggered_by, state,
+                            tasks_unfinished, queued_at, started_at, owner_id, timeout_limit, timeout_at, notifies)
+           SELECT $1, $2, $3, $4, $5, $6::text, $7, $8, $9, $10, $11, $12, $13, $14,
+                  CASE WHEN begins THEN 'running' ELSE 'queued' END, $15, $16, CASE WHEN begins THEN $16::timestamptz END,
+                  $17, make_interval(secs => $18),
+                  CASE WHEN begins THEN $16::timestamptz + make_interval(secs => $18) END, $19
+           FROM (SELECT $20::int IS NULL OR $20 > 0 AND $20 > (
+                     SELECT count(*) FROM run AS o
+                     WHERE o.dag_key = $2 AND o.state = 'running' AND o.backfill_id IS NULL AND o.owner_id IS NULL)
+                     AS begins) AS turn
+           RETURNING id, state = 'running' AS "begins!""#,
         uuid,
         dag_key,
         new.dag.id().as_str(),
@@ -253,20 +296,20 @@ pub(in crate::store) async fn insert_run(
         rows::json(&Value::Object(new.conf.clone())),
         new.note.map(rows::text),
         new.triggered_by,
-        state.as_str(),
         rows::stored(u32::try_from(new.dag.tasks().len()).unwrap_or(u32::MAX)),
         now,
-        started_at,
         owner.map(|owner| owner.0),
         new.dag.settings.dagrun_timeout.map(|limit| limit.as_secs_f64()),
         notices::counts(&new.dag.settings.callbacks) as Option<Vec<i16>>,
+        below,
     )
     .fetch_one(&mut *transaction)
     .await
     .map_err(|source| StoreError::run_exists(source, new.dag.id(), &new.run_id))?;
+    let key = made.id;
     notices::expect_deadline(transaction, new.dag, Watched::Queued { logical_date: new.logical_date }, key, now)
         .await?;
-    if begins {
+    if made.begins {
         insert_task_runs(transaction, new.dag, dag_key, key, now).await?;
         notices::expect_deadline(transaction, new.dag, Watched::Begun, key, now).await?;
     }
@@ -285,9 +328,9 @@ pub(in crate::store) async fn insert_run(
         conf: new.conf.clone(),
         note: new.note.map(ToOwned::to_owned),
         triggered_by: new.triggered_by.to_owned(),
-        state,
+        state: if made.begins { RunState::Running } else { RunState::Queued },
         queued_at: now,
-        started_at,
+        started_at: made.begins.then_some(now),
         finished_at: None,
         cancel_requested_at: None,
         cancel_reason: None,

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use crate::domain::Timestamp;
 use crate::domain::dag::{Dag, Overlap};
 use crate::domain::ids::{DagId, RunKey};
-use crate::store::creation::insert_run;
+use crate::store::creation::{Turn, insert_run};
 use crate::store::runs::cancel_runs;
 use crate::store::{DagVersionId, NewRun, Run, Store, StoreError, rows};
 
@@ -332,7 +332,8 @@ impl Store {
         }
         let active = unfinished.iter().filter(|run| run.state == "running").count();
         let begins = i32::try_from(active).is_ok_and(|active| active < dag.max_active_runs);
-        let run = insert_run(&mut transaction, &tick.new, tick.dag.0, tick.version, begins, now).await?;
+        let turn = if begins { Turn::Now } else { Turn::Later };
+        let run = insert_run(&mut transaction, &tick.new, tick.dag.0, tick.version, turn, now).await?;
         transaction.commit().await.map_err(&failed)?;
         Ok(Fired::Run(Box::new(run), cancelled))
     }

@@ -3,23 +3,42 @@
 use crate::domain::ids::{AttemptKey, RunKey, TaskIndex};
 use crate::store::{Store, StoreError, rows};
 
+/// A part of an attempt's log.
+#[derive(Debug, Clone)]
+pub struct LogChunk {
+    /// Whose.
+    pub attempt: AttemptKey,
+    /// Its number, from 0.
+    pub seq: i32,
+    /// Its lines.
+    pub body: String,
+}
+
 impl Store {
-    /// Appends a chunk to an attempt's log. `seq` numbers the chunks from 0; a chunk that is written again stands as it
+    /// Appends chunks to the logs of attempts, each another one, in one commit. A chunk that is written again stands as it
     /// came last.
-    pub async fn append_log(&self, attempt: AttemptKey, seq: i32, body: &str) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// None of them is written.
+    pub async fn append_logs(&self, chunks: &[LogChunk]) -> Result<(), StoreError> {
+        let runs: Vec<i64> = chunks.iter().map(|chunk| chunk.attempt.task_run.run.0).collect();
+        let tasks: Vec<i32> = chunks.iter().map(|chunk| chunk.attempt.task_run.task.0.cast_signed()).collect();
+        let fences: Vec<i64> = chunks.iter().map(|chunk| chunk.attempt.fence).collect();
+        let places: Vec<i32> = chunks.iter().map(|chunk| chunk.seq).collect();
+        let bodies: Vec<String> = chunks.iter().map(|chunk| rows::text(&chunk.body)).collect();
         sqlx::query!(
             "INSERT INTO attempt_log (run_key, task_index, fence, seq, body)
-             VALUES ($1, $2, $3, $4, $5)
+             SELECT * FROM unnest($1::bigint[], $2::int[], $3::bigint[], $4::int[], $5::text[])
              ON CONFLICT (run_key, task_index, fence, seq) DO UPDATE SET body = EXCLUDED.body",
-            attempt.task_run.run.0,
-            attempt.task_run.task.0.cast_signed(),
-            attempt.fence,
-            seq,
-            rows::text(body),
+            &runs,
+            &tasks,
+            &fences,
+            &places,
+            &bodies,
         )
         .execute(&self.pool)
         .await
-        .map_err(StoreError::query("write a task's log"))?;
+        .map_err(StoreError::query("write the logs of tasks"))?;
         Ok(())
     }
 

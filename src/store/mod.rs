@@ -49,6 +49,7 @@ pub use external_jobs::ExternalJob;
 pub use history::Transition;
 pub use listening::{Listener, Word};
 pub use load::Load;
+pub use logs::LogChunk;
 pub use notices::{Due, Notification};
 pub use pools::Pool;
 pub use runs::{Run, RunSource};

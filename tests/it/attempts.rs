@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use pinsched::connect::{Endpoints, KafkaEndpoint, NamedSettings, S3Endpoint};
 use pinsched::domain::ids::{AttemptKey, RunKey, TaskId, TaskIndex, TaskRunKey};
 use pinsched::domain::left::Left;
@@ -11,13 +12,12 @@ use pinsched::domain::masking::Masks;
 use pinsched::domain::template::TemplateScope;
 use pinsched::engine::lookup::Lookup;
 use pinsched::engine::operator::{
-    Deferring, Failure, Output, Processes, Progress, TaskContext, TaskLog, UpstreamOutput,
+    Deferring, Failure, LogReader, Output, Processes, Progress, TaskContext, TaskLog, Templates, UpstreamOutput,
 };
 use pinsched::store::{SecretKeys, Store};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, Row};
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -44,7 +44,7 @@ pub struct Attempt {
 }
 
 /// What an attempt logged.
-pub struct Log(UnboundedReceiver<String>);
+pub struct Log(LogReader);
 
 impl TestRun {
     pub async fn start() -> Self {
@@ -133,7 +133,7 @@ impl TestRun {
         .fetch_one(&mut self.connection)
         .await
         .unwrap();
-        let (sender, log) = tokio::sync::mpsc::unbounded_channel();
+        let (log, lines) = TaskLog::new();
         let key = AttemptKey {
             run_uuid: self.uuid,
             task_run: TaskRunKey { run: self.key, task: TaskIndex(u32::try_from(index).unwrap()) },
@@ -153,11 +153,16 @@ impl TestRun {
             endpoints: Arc::new(self.endpoints.clone()),
             memory_limit: 512 * 1024 * 1024,
             processes: self.processes,
-            outputs: self.upstream.iter().map(|(id, left)| (id.clone(), Left::from((*left.output).clone()))).collect(),
+            outputs: Arc::new(
+                self.upstream.iter().map(|(id, left)| (id.clone(), Left::from((*left.output).clone()))).collect(),
+            ),
             upstream: self.upstream.clone(),
             map_index: None,
             output_limit: 64 << 20,
-            templates: TemplateScope::new(self.variables.clone()),
+            templates: {
+                let variables = self.variables.clone();
+                Templates::new(move || TemplateScope::new(variables.clone()))
+            },
             lookup: Lookup::new(
                 self.store.clone(),
                 self.endpoints.named.clone(),
@@ -166,11 +171,12 @@ impl TestRun {
             ),
             cancel: CancellationToken::new(),
             timed_out: CancellationToken::new(),
-            log: TaskLog::new(sender),
+            handed_back: CancellationToken::new(),
+            log,
             progress: Arc::new(Progress::default()),
             deferring: Deferring::of_nobody(key),
         };
-        Attempt { context, log: Log(log) }
+        Attempt { context, log: Log(lines) }
     }
 
     /// Claims the task and runs the operator with that configuration, checked first as the DAG file's would be.
@@ -192,13 +198,13 @@ pub async fn run(context: &TaskContext, operator: &str, config: Value) -> Result
 impl Log {
     /// The lines logged so far that were not taken yet.
     pub fn lines(&mut self) -> Vec<String> {
-        std::iter::from_fn(|| self.0.try_recv().ok()).collect()
+        std::iter::from_fn(|| self.0.next().now_or_never().flatten()).collect()
     }
 
     /// The next line, waiting for it.
     pub async fn next_line(&mut self) -> String {
         let deadline = std::time::Duration::from_secs(30);
-        tokio::time::timeout(deadline, self.0.recv()).await.expect("a line within 30 s").expect("the attempt goes on")
+        tokio::time::timeout(deadline, self.0.next()).await.expect("a line within 30 s").expect("the attempt goes on")
     }
 }
 

@@ -21,6 +21,7 @@ use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;
 use crate::engine::EngineError;
 use crate::engine::attempt::{Stop, StopHandle};
+use crate::engine::attempt_log::LogBook;
 use crate::engine::bells::{Bell, Bells};
 use crate::engine::drive::{Driven, Engine};
 use crate::engine::hand::{Hand, Unwritten};
@@ -118,6 +119,7 @@ pub(super) struct Worker<'a> {
     live: HashMap<TaskRunKey, Live>,
     /// Attempts say here that they wait for something outside.
     deferring: (UnboundedSender<Held>, UnboundedReceiver<Held>),
+    logs: Arc<LogBook>,
     orphanage: Orphanage,
     next_ready: Option<Instant>,
     wants_work: bool,
@@ -152,6 +154,7 @@ impl<'a> Worker<'a> {
             attempts: JoinSet::new(),
             live: HashMap::new(),
             deferring: unbounded_channel(),
+            logs: Arc::new(LogBook::new(engine.store.clone())),
             orphanage: Orphanage::default(),
             next_ready: None,
             wants_work: true,

@@ -91,8 +91,8 @@ impl Worker<'_> {
             fence: claimed.fence,
         };
         let described = instance.as_ref().map_or(index, |(map_of, _)| *map_of);
-        let found = match held.run.dag.task(described) {
-            Some(task) => self.registration(task.operator).map(|registration| (task.clone(), registration)),
+        let found = match held.run.dag.share_task(described) {
+            Some(task) => self.registration(task.operator).map(|registration| (task, registration)),
             None => None,
         };
         let Some((task, registration)) = found else {
@@ -109,7 +109,7 @@ impl Worker<'_> {
             self.engine.observer.is_instance(run_key, index, *map_of, instance.map_index);
         }
         self.engine.observer.attempt_started(run_key, index, claimed.try_number, &progress);
-        let attempt = Attempt {
+        let attempt = Box::new(Attempt {
             key,
             task,
             instance: instance.map(|(_, instance)| instance),
@@ -117,6 +117,7 @@ impl Worker<'_> {
             outputs: outputs_of(held, ancestors),
             registration,
             store: self.engine.store.clone(),
+            logs: Arc::clone(&self.logs),
             endpoints: Arc::clone(&self.engine.endpoints),
             memory_limit: self.engine.memory_limit,
             processes: self.engine.processes,
@@ -130,7 +131,7 @@ impl Worker<'_> {
             deferring: Deferring::new(self.deferring.0.clone(), claimed.task_run, claimed.fence),
             choice: Arc::default(),
             expansion: OnceLock::new(),
-        };
+        });
         if let Some(old) = self.live.insert(claimed.task_run, Live { fence: claimed.fence, stop, is_deferred: false }) {
             old.stop.stop(Stop::LeaseLost); // it was taken from this worker, and came back before the next renewal
         }

@@ -79,8 +79,8 @@ impl Operator for HttpJob {
 /// Whether the attempt was told to end for good: the run was cancelled, somebody marked or cleared the task, or it took too
 /// long. Where its process stops, or another may hold the task, a later attempt of the try goes on with the job.
 async fn is_unwanted(context: &TaskContext) -> bool {
-    if context.timed_out.is_cancelled() {
-        return true;
+    if context.timed_out.is_cancelled() || context.handed_back.is_cancelled() {
+        return context.timed_out.is_cancelled(); // else all that wait would ask the database at once
     }
     let task_run = context.attempt.task_run;
     let asking = async {

@@ -117,10 +117,10 @@ impl ProduceConfig {
     /// Each table's topic, in the manifest's order.
     fn topics(&self, manifest: &Manifest, context: &TaskContext) -> Result<Vec<String>, ProduceError> {
         let mut topics: Vec<String> = Vec::new();
+        let templates = context.templates.scope();
         for table in manifest.tables.keys() {
             let variables = [("table", Value::String(table.clone()))];
-            let topic = context
-                .templates
+            let topic = templates
                 .render(&self.topics, &variables)
                 .map_err(|error| ProduceError::Template { table: table.clone(), problem: error.to_string() })?;
             if !config::is_topic_name(&topic) {

@@ -163,7 +163,7 @@ fn known(context: &TaskContext) -> Result<Value, Failure> {
     let names = ["ds", "ds_nodash", "ts", "logical_date", "data_interval_start", "data_interval_end", "params"];
     let templates: Map<String, Value> =
         names.into_iter().map(|name| (name.to_owned(), Value::from(format!("{{{{ {name} }}}}")))).collect();
-    let rendered = context.templates.render_config(&Value::Object(templates), &[])?;
+    let rendered = context.templates.scope().render_config(&Value::Object(templates), &[])?;
     let Value::Object(mut known) = rendered else { return Ok(rendered) };
     let outputs: Map<String, Value> =
         context.outputs.iter().filter_map(|(task, output)| Some((task.to_string(), output.value()?.clone()))).collect();

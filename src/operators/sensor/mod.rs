@@ -80,7 +80,7 @@ fn met(value: impl Into<Value>) -> Output {
 
 /// The end of the run's data interval.
 fn data_interval_end(context: &TaskContext) -> Result<Timestamp, Failure> {
-    let text = context.templates.render("{{ data_interval_end }}", &[])?;
+    let text = context.templates.scope().render("{{ data_interval_end }}", &[])?;
     match text.parse() {
         Ok(Moment::Fixed(at)) => Ok(at),
         Ok(Moment::Local(_)) | Err(_) => Err(Failure::Fatal(format!("the run's data interval ends at `{text}`"))),

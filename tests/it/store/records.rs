@@ -2,7 +2,7 @@
 
 use pinsched::domain::left::Left;
 use pinsched::domain::plan::Ending;
-use pinsched::store::StoreError;
+use pinsched::store::{LogChunk, StoreError};
 use serde_json::json;
 
 use super::{claim, end, ended, key, succeeded, worker};
@@ -17,12 +17,12 @@ async fn a_log_is_read_in_the_order_of_its_chunks_a_hundred_at_a_time() {
     let worker = worker(&house).await;
     let claimed = claim(&house.store, &worker, 2).await;
     let (one, two) = (key(&play, &claimed[0]), key(&play, &claimed[1]));
-    for seq in (0..150).rev() {
-        house.store.append_log(one, seq, &format!("line {seq}\n")).await.unwrap();
-    }
+    let chunk = |attempt, seq, body: &str| LogChunk { attempt, seq, body: body.to_owned() };
+    let chunks: Vec<LogChunk> = (0..150).rev().map(|seq| chunk(one, seq, &format!("line {seq}\n"))).collect();
+    house.store.append_logs(&chunks).await.unwrap();
     // The answer to its first writing was lost: it comes again, with what came meanwhile.
-    house.store.append_log(one, 7, "line 7\nline 7, later\n").await.unwrap();
-    house.store.append_log(two, 0, "nul \0 is no text\n").await.unwrap();
+    let both = [chunk(one, 7, "line 7\nline 7, later\n"), chunk(two, 0, "nul \0 is no text\n")];
+    house.store.append_logs(&both).await.unwrap();
     let read = async |from| house.store.read_log(play.run.key, one.task_run.task, 1, from).await.unwrap();
     let first = read(0).await;
     assert_eq!(first.len(), 100);
