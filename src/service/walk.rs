@@ -184,7 +184,8 @@ mod tests {
 
     #[test]
     fn links_to_folders_and_files_are_followed_and_hidden_ones_are_not() {
-        let (_scratch, root) = scratch(&["dags/b.yaml", "dags/.git/c.yaml", "dags/d.txt", "else/x/e.yml", "else/f.yaml"]);
+        let (_scratch, root) =
+            scratch(&["dags/b.yaml", "dags/.git/c.yaml", "dags/d.txt", "else/x/e.yml", "else/f.yaml"]);
         symlink("../else/x", root.join("dags/a")).unwrap();
         symlink(root.join("else/f.yaml"), root.join("dags/z.yaml")).unwrap();
         symlink("nowhere", root.join("dags/y.yaml")).unwrap();

@@ -75,8 +75,14 @@ impl Watch {
                 let _ = events.send(()); // nobody follows any more: the process stops
             }
         });
-        let mut watch =
-            Self { watcher: None, watched: BTreeMap::new(), interest, met: Interest::default(), failed: None, has_failed: false };
+        let mut watch = Self {
+            watcher: None,
+            watched: BTreeMap::new(),
+            interest,
+            met: Interest::default(),
+            failed: None,
+            has_failed: false,
+        };
         match watcher {
             Ok(watcher) => watch.watcher = Some(watcher),
             Err(error) => watch.fail(error),

@@ -45,7 +45,8 @@ impl Served {
     }
 
     async fn untold(&self) {
-        let none = async |house: &crate::dags::House| house.store.import_errors().await.unwrap().is_empty().then_some(());
+        let none =
+            async |house: &crate::dags::House| house.store.import_errors().await.unwrap().is_empty().then_some(());
         self.until("the error's end", none).await;
     }
 }
@@ -122,7 +123,10 @@ async fn linked_folders_within_are_followed_and_swapped_and_links_back_end() {
 #[tokio::test]
 async fn a_file_by_two_paths_is_one_problem_and_runs_from_where_it_ran() {
     let mut served = Served::nothing().await;
-    served.deploy("m/orders.yaml", "orders: {tasks: {one: {operator: script}}}\nmore: {tasks: {one: {operator: script}}}");
+    served.deploy(
+        "m/orders.yaml",
+        "orders: {tasks: {one: {operator: script}}}\nmore: {tasks: {one: {operator: script}}}",
+    );
     served.start().await;
     let first = served.dag("orders", |state| state.version.is_some()).await;
     symlink("m", served.path("a")).unwrap();
