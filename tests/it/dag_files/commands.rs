@@ -152,6 +152,7 @@ fn a_file_that_an_earlier_task_may_write_need_not_be_there_yet() {
 #[test]
 fn graph_draws_for_the_terminal() {
     insta::assert_snapshot!("task_groups.text", pinsched(&["graph", "dags/task_groups.yaml"]));
+    insta::assert_snapshot!("mapped.text", pinsched(&["graph", "dags/mapped.yaml"]));
     insta::assert_snapshot!(pinsched(&["graph", "dags/fan_out.yaml"]));
     insta::assert_snapshot!(pinsched(&["graph", "dags/from_airflow.yaml"]));
 }
@@ -163,6 +164,8 @@ fn graph_draws_mermaid_dot_and_svg() {
         insta::assert_snapshot!(format!("fan_out.{format}"), said);
         let said = pinsched(&["graph", "dags/task_groups.yaml", "--format", format]);
         insta::assert_snapshot!(format!("task_groups.{format}"), said);
+        let (_, drawn, _) = outcome(&["graph", "dags/mapped.yaml", "--format", format]);
+        assert!(drawn.contains("python · mapped") || drawn.contains("bash · mapped"), "{drawn}");
     }
 }
 
