@@ -36,7 +36,8 @@ async fn what_names_no_instance_is_told_with_what_there_is() {
         ("each[x]", format!("`each[x]` has `x` in its brackets, which is no number from 0 on{form}; {three}")),
         ("each[-1]", format!("`each[-1]` has `-1` in its brackets, which is no number from 0 on{form}; {three}")),
         ("each[1", format!("`each[1` lacks the `]` at its end{form}; {three}")),
-        ("each1]", "`each1]` has a `]` without a `[`".to_owned()),
+        ("each]", format!("`each]` has a `]` without a `[` before it{form}; {three}")),
+        ("each1]", format!("DAG `orders` has no task `each1`; did you mean `each`? {tasks}")),
         ("each[99]", format!("there is no `each[99]` in run `monday`: {three}")),
         (
             "alone[0]",
