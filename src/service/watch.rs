@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use notify::event::{EventKind, ModifyKind};
-use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{ErrorKind, Event, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::service::walk::Witness;
@@ -117,22 +117,22 @@ impl Watch {
     }
 
     /// Watches a folder, unless it is. No lock is held meanwhile: the watcher waits for who notes its events.
-    fn watch(&mut self, folder: &Path) {
-        let Ok(found) = std::fs::metadata(folder) else { return }; // it is gone
+    fn watch(&mut self, folder: &Path) -> notify::Result<()> {
+        let Ok(found) = std::fs::metadata(folder) else { return Ok(()) }; // it is gone
         let identity = (found.dev(), found.ino());
         match self.watched.get(folder) {
-            Some(known) if *known == identity => return,
+            Some(known) if *known == identity => return Ok(()),
             Some(_) => self.unwatch(folder),
             None => {}
         }
-        let Some(watcher) = &mut self.watcher else { return };
+        let Some(watcher) = &mut self.watcher else { return Ok(()) };
+        self.watched.remove(folder);
         match watcher.watch(folder, RecursiveMode::NonRecursive) {
             Ok(()) => drop(self.watched.insert(folder.to_owned(), identity)),
-            Err(error) => {
-                self.watched.remove(folder);
-                self.fail(error);
-            }
+            Err(error) if matches!(error.kind, ErrorKind::PathNotFound) => {} // it has just gone
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 
     fn unwatch(&mut self, folder: &Path) {
@@ -154,14 +154,19 @@ impl Witness for Watch {
     fn folder(&mut self, folder: &Path) {
         self.met.folders.insert(folder.to_owned());
         lock(&self.interest).folders.insert(folder.to_owned());
-        self.watch(folder);
+        if let Err(error) = self.watch(folder) {
+            self.fail(error);
+        }
     }
 
     fn name(&mut self, folder: &Path, name: &OsStr) {
         let path = folder.join(name);
         self.met.names.insert(path.clone());
         lock(&self.interest).names.insert(path);
-        self.watch(folder);
+        // Who may pass through a folder need not be allowed to read it, as the one that the folder of DAG files lies in.
+        if let Err(error) = self.watch(folder) {
+            tracing::debug!(error = %error, "could not watch {}", folder.display());
+        }
     }
 }
 

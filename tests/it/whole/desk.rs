@@ -11,7 +11,7 @@ use crate::whole::upkeep::{json_on, on};
 
 /// A service on a file of real operators, and commands about what it does.
 pub(super) struct Desk {
-    stand: Stand,
+    pub(super) stand: Stand,
     folder: TempDir,
     url: String,
 }

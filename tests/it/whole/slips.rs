@@ -218,3 +218,18 @@ async fn libraries_are_quiet_at_info_unless_a_filter_names_them() {
     let named = targets("debug,sqlx=debug").await;
     assert!(!named.iter().all(is_ours), "{named:?}");
 }
+
+/// A log is looked at several times a second while it is followed: outputs may be megabytes, and are not read for it.
+#[tokio::test]
+async fn a_log_is_read_without_the_outputs_of_its_run() {
+    let mut desk = Desk::with("orders: {schedule: none, tasks: {one: {operator: bash, bash_command: echo hi}}}").await;
+    desk.knows("orders").await;
+    assert_eq!(desk.ask(&["trigger", "orders", "--run-id", "monday", "--wait"]).await.0, Some(0));
+    desk.stand.house.execute("UPDATE task_output SET output = NULL, spilled = '{}'").await;
+    let (code, _, stderr) = desk.ask(&["show", "monday"]).await;
+    assert_eq!(code, Some(2), "the output cannot be read: {stderr}");
+    for arguments in [&["logs", "monday", "one"][..], &["logs", "monday", "one", "--follow"]] {
+        assert_eq!(desk.ask(arguments).await, (Some(0), "hi\n".to_owned(), String::new()));
+    }
+    desk.stop().await;
+}
