@@ -85,7 +85,10 @@ fn quieted(filter: &str) -> String {
     let libraries = level.min(LevelFilter::WARN);
     let mut quieted = vec![libraries.to_string(), format!("pinsched={level}")];
     // A pool that loses its connections says so in many lines; what follows from it the engine tells in one.
-    let names = |directive: &&str| NOISY.starts_with(directive.split(['=', '[']).next().unwrap_or_default());
+    let names = |directive: &&str| {
+        let target = directive.split(['=', '[']).next().unwrap_or_default();
+        !target.is_empty() && NOISY.starts_with(target)
+    };
     if libraries == LevelFilter::WARN && !named.iter().any(names) {
         quieted.push(format!("{NOISY}=error"));
     }
