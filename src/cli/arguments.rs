@@ -8,9 +8,9 @@ use crate::cli::named_arguments::{ConnectionsCommand, SecretsCommand, VariablesC
 use crate::cli::service_arguments::{
     BackfillArguments, BackfillsCommand, ClearArguments, MarkArguments, PoolsCommand, ServeArguments, TriggerArguments,
 };
+use crate::cli::task_word::TaskWord;
 use crate::cli::upkeep_arguments::{CleanArguments, DbCommand};
 use crate::domain::ids::DagId;
-use crate::domain::mapping::TaskName;
 
 /// Managed Airflow in one binary: YAML DAGs of emulate, produce, sink and transform tasks, every row exactly once.
 #[derive(Debug, Parser)]
@@ -50,14 +50,15 @@ pub(crate) struct Everywhere {
     #[arg(long, short, global = true, value_enum, default_value_t = OutputFormat::Table)]
     #[arg(value_name = "table|json", hide_possible_values = true)]
     pub(crate) output: OutputFormat,
-    /// Which log lines go to stderr, as `info` or `pinsched=debug` [env: PINSCHED_LOG, RUST_LOG]
+    /// Which log lines go to stderr, as `info` (of libraries warnings alone) or `pinsched=debug,sqlx=info`
+    /// [env: PINSCHED_LOG, RUST_LOG]
     /// [default: warn]
     #[arg(long, global = true, value_name = "FILTER")]
     pub(crate) log: Option<String>,
     /// How log lines look [env: PINSCHED_LOG_FORMAT] [default: text]
     #[arg(long, global = true, value_name = "text|json")]
     pub(crate) log_format: Option<String>,
-    /// A file that log lines go to in place of stderr, one for each day [env: PINSCHED_LOG_FILE]
+    /// A file that log lines go to in place of stderr, one for each day, in a folder that is there [env: PINSCHED_LOG_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) log_file: Option<PathBuf>,
 }
@@ -180,14 +181,14 @@ pub(crate) enum Command {
         /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
         run: String,
         /// The task, or `TASK[N]` for an instance of a mapped one
-        task: TaskName,
+        task: TaskWord,
     },
     /// Set the priority of a task of a run that has not begun
     Priority {
         /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
         run: String,
         /// The task, or `TASK[N]` for an instance of a mapped one
-        task: TaskName,
+        task: TaskWord,
         /// Higher goes first
         #[arg(allow_negative_numbers = true)]
         priority: i32,
@@ -251,7 +252,7 @@ and as the first line of a DAG file, for the YAML language server:
         run: String,
         /// Only this task; of a mapped one all instances, or one as `TASK[N]`
         #[arg(long)]
-        task: Option<TaskName>,
+        task: Option<TaskWord>,
     },
     /// Print a task's log
     #[command(after_help = "Examples:
@@ -267,7 +268,7 @@ and as the first line of a DAG file, for the YAML language server:
         /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
         run: String,
         /// Only this task of it, or `TASK[N]` for an instance of a mapped one
-        task: Option<TaskName>,
+        task: Option<TaskWord>,
     },
     /// Go on with a run that was killed or stopped, from where it stood
     ///
@@ -312,9 +313,10 @@ and as the first line of a DAG file, for the YAML language server:
         #[command(subcommand)]
         command: DbCommand,
     },
-    /// Delete drawn rows in object storage whose runs are gone
+    /// Delete drawn rows and large outputs in object storage whose runs are gone
     ///
-    /// Runs go by `retention.days`, `retention.runs_per_dag` and `pinsched db clean`; what `emulate` staged for them stays.
+    /// Runs go by `retention.days`, `retention.runs_per_dag` and `pinsched db clean`; what `emulate` staged for them stays, and
+    /// outputs that were too large for the database stay until `pinsched serve` keeps house, once an hour.
     /// Where database and object storage are not both embedded nothing is deleted without --yes: the staging bucket must not
     /// be another pinsched's, too.
     Clean(CleanArguments),
@@ -410,7 +412,7 @@ pub(crate) struct LogsArguments {
     /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
     pub(crate) run: String,
     /// The task, or `TASK[N]` for an instance of a mapped one
-    pub(crate) task: TaskName,
+    pub(crate) task: TaskWord,
     /// Which attempt, counted from 1 [default: the last one]
     #[arg(long, value_name = "N")]
     pub(crate) attempt: Option<u32>,

@@ -1,5 +1,5 @@
-//! `pinsched clean`: drawn rows in object storage whose runs are gone, databases whose homes are, and old records of
-//! the embedded broker.
+//! `pinsched clean`: drawn rows and large outputs in object storage whose runs are gone, databases whose homes are, and old
+//! records of the embedded broker.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -22,7 +22,16 @@ struct Report {
     runs: usize,
     objects: usize,
     bytes: u64,
+    /// Large outputs, wherever they were put.
+    outputs: LargeOutputs,
     deleted: bool,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct LargeOutputs {
+    runs: u64,
+    objects: u64,
+    bytes: u64,
 }
 
 pub(crate) async fn clean(session: &Session, arguments: &CleanArguments) -> anyhow::Result<Exit> {
@@ -37,38 +46,61 @@ pub(crate) async fn clean(session: &Session, arguments: &CleanArguments) -> anyh
     let left = find_leftovers(&resolved.endpoints, &store).await?;
     let is_ours = session.settings.database_url.is_none() && !session.settings.s3.configured;
     let deleted = (is_ours || arguments.yes) && !arguments.dry_run;
-    if deleted {
+    let large = session.output_store(&resolved);
+    let unused = if deleted {
         delete_leftovers(&resolved.endpoints, &left).await?;
         // Whose outputs these were the database knows: nobody else's are among them.
-        outputs::delete_unused(&store, &session.output_store(&resolved)).await?;
-    }
+        outputs::delete_unused(&store, &large).await
+    } else {
+        outputs::find_unused(&store, &large).await
+    };
     let report = Report {
         runs: left.runs,
         objects: left.objects.len(),
         bytes: left.objects.iter().map(|(_, size)| size).sum(),
+        outputs: unused.as_ref().map_or_else(
+            |_| LargeOutputs::default(),
+            |unused| LargeOutputs { runs: unused.runs, objects: unused.objects, bytes: unused.bytes },
+        ),
         deleted,
         bucket: left.bucket,
     };
-    session.printer.answer(&report, || {
-        if report.objects == 0 {
-            return format!("bucket {} holds nothing of runs that are gone\n", report.bucket);
-        }
-        format!(
-            "{}{} of {} gone ({} bytes) in bucket {}\n",
-            if deleted { "deleted " } else { "left: " },
-            counted(report.objects as u64, "object", "objects"),
-            counted(report.runs as u64, "run that is", "runs that are"),
-            count(report.bytes),
-            report.bucket
-        )
-    })?;
-    if !deleted && !arguments.dry_run && report.objects > 0 {
+    session.printer.answer(&report, || report.render())?;
+    // What is told above was deleted all the same.
+    unused?;
+    if !deleted && !arguments.dry_run && report.objects as u64 + report.outputs.objects > 0 {
         session.printer.error(
             "nothing was deleted: --yes says that no other pinsched, with another database, has this staging bucket",
         );
         return Ok(Exit::No);
     }
     Ok(Exit::Done)
+}
+
+impl Report {
+    fn render(&self) -> String {
+        let verb = if self.deleted { "deleted " } else { "left: " };
+        let line = |what: String, runs: u64, bytes: u64, place: String| {
+            format!(
+                "{verb}{what} of {} gone ({} bytes){place}\n",
+                counted(runs, "run that is", "runs that are"),
+                count(bytes)
+            )
+        };
+        let mut text = match self.objects {
+            0 => format!("bucket {} holds no drawn rows of runs that are gone\n", self.bucket),
+            objects => {
+                let what = counted(objects as u64, "object with drawn rows", "objects with drawn rows");
+                line(what, self.runs as u64, self.bytes, format!(" in bucket {}", self.bucket))
+            }
+        };
+        let LargeOutputs { runs, objects, bytes } = self.outputs;
+        text.push_str(&match objects {
+            0 => "there are no large outputs of runs that are gone\n".to_owned(),
+            _ => line(counted(objects, "large output", "large outputs"), runs, bytes, String::new()),
+        });
+        text
+    }
 }
 
 #[derive(Debug, Serialize)]

@@ -6,9 +6,7 @@ use anyhow::Context;
 
 use crate::cli::output::Printer;
 use crate::domain::dag::Dag;
-use crate::domain::diagnostic::closest;
-use crate::domain::ids::{DagId, TaskId, TaskIndex};
-use crate::domain::mapping::TaskName;
+use crate::domain::ids::DagId;
 use crate::engine::versions;
 use crate::operators;
 use crate::service::dag_files::load;
@@ -67,32 +65,4 @@ pub(crate) fn reread(name: &str, source: String, id: &DagId) -> anyhow::Result<D
 pub(crate) async fn of_run(store: &Store, run: &Run) -> anyhow::Result<Dag> {
     let source = store.run_source(run.key).await?;
     reread(&source.file, source.source, &run.dag_id)
-}
-
-/// The task run of that name, of a task or of an instance of a mapped one; an error that says what there is.
-pub(crate) async fn find_named(store: &Store, run: &Run, dag: &Dag, name: &TaskName) -> anyhow::Result<TaskIndex> {
-    let task = find_task(dag, &name.task)?;
-    let Some(map_index) = name.map_index else { return Ok(task) };
-    anyhow::ensure!(
-        dag.task(task).is_some_and(|task| task.mapping.is_some()),
-        "task `{}` is not mapped: it has no instances",
-        name.task
-    );
-    let found = store.instance(run.key, task, map_index).await?;
-    found.with_context(|| {
-        format!(
-            "task `{}` of run `{}` has no instance [{map_index}] (yet): `pinsched show {} --task {}` lists them",
-            name.task, run.run_id, run.run_id, name.task
-        )
-    })
-}
-
-/// The task of that id; an error that says which one may have been meant.
-pub(crate) fn find_task(dag: &Dag, task: &TaskId) -> anyhow::Result<TaskIndex> {
-    if let Some(found) = dag.task_named(task) {
-        return Ok(found.index);
-    }
-    let names = dag.tasks().iter().map(|task| task.id.as_str());
-    let near = closest(task.as_str(), names).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-    anyhow::bail!("DAG `{}` has no task `{task}`{near}", dag.id())
 }

@@ -7,13 +7,15 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::arguments::LogsArguments;
+use crate::cli::dag_file;
 use crate::cli::exit::Exit;
 use crate::cli::output::Reader;
 use crate::cli::session::{Session, find_run};
+use crate::cli::task_word::{TaskWord, find_task_run};
 use crate::cli::words;
-use crate::domain::diagnostic::{closest, listed};
+use crate::domain::mapping::TaskName;
 use crate::domain::task_state::AttemptOutcome;
-use crate::store::{AttemptRecord, Run, Store, TaskRun};
+use crate::store::{AttemptRecord, Run, Store, TaskRow};
 
 /// How often a followed log is looked at.
 const LOOK: Duration = Duration::from_millis(300);
@@ -46,26 +48,26 @@ pub(crate) async fn logs(session: &Session, arguments: &LogsArguments) -> anyhow
 }
 
 async fn print_log(session: &Session, store: &Store, run: &Run, arguments: &LogsArguments) -> anyhow::Result<Exit> {
-    let (task, found) = find_attempt(session, store, run, arguments).await?;
+    let Found { name, row, attempt } = find_attempt(session, store, run, arguments).await?;
     let mut report = LogReport {
         run_id: run.run_id.to_string(),
-        task_id: task.task_id.to_string(),
-        map_index: task.map_index.map_or(-1, i64::from),
-        attempt: found.as_ref().map(|(number, _)| *number),
-        try_number: found.as_ref().map(|(_, attempt)| attempt.try_number),
+        task_id: name.task.to_string(),
+        map_index: name.map_index.map_or(-1, i64::from),
+        attempt: attempt.as_ref().map(|(number, _)| *number),
+        try_number: attempt.as_ref().map(|(_, attempt)| attempt.try_number),
         outcome: None,
         lines: Vec::new(),
     };
     let mut body = String::new();
-    match found {
+    match attempt {
         Some((_, attempt)) => {
             let mut next = 0;
             report.outcome = loop {
                 // The outcome is read before the chunks: an attempt writes its last chunk before its end.
-                let attempts = store.attempts(run.key, task.task).await?;
+                let attempts = store.attempts(run.key, row.task).await?;
                 let outcome = attempts.into_iter().find(|one| one.fence == attempt.fence).and_then(|one| one.outcome);
                 loop {
-                    let chunks = store.read_log(run.key, task.task, attempt.fence, next).await?;
+                    let chunks = store.read_log(run.key, row.task, attempt.fence, next).await?;
                     if chunks.is_empty() {
                         break;
                     }
@@ -84,7 +86,7 @@ async fn print_log(session: &Session, store: &Store, run: &Run, arguments: &Logs
                 tokio::time::sleep(LOOK).await;
             };
         }
-        None => session.printer.say(&format!("task `{}` has not run: it is {}", task.name(), task.state)),
+        None => session.printer.say(&format!("task `{name}` has not run: it is {}", row.state)),
     }
     if session.printer.is_json() {
         report.lines = body.lines().map(str::to_owned).collect();
@@ -93,61 +95,56 @@ async fn print_log(session: &Session, store: &Store, run: &Run, arguments: &Logs
     Ok(Exit::Done)
 }
 
-/// The task, and the attempt that is meant with its number. A follower waits for it while it may still come.
-async fn find_attempt(
-    session: &Session,
-    store: &Store,
-    run: &Run,
-    arguments: &LogsArguments,
-) -> anyhow::Result<(TaskRun, Option<(usize, AttemptRecord)>)> {
+/// The task, and the attempt that is meant with its number.
+struct Found {
+    name: TaskName,
+    row: TaskRow,
+    attempt: Option<(usize, AttemptRecord)>,
+}
+
+/// What is meant. A follower waits for it while it may still come.
+async fn find_attempt(session: &Session, store: &Store, run: &Run, arguments: &LogsArguments) -> anyhow::Result<Found> {
     let mut waits = false;
     loop {
         // The task is read before its attempts: one that has ended by now begins none.
-        let mut tasks = store.task_runs(run.key).await?;
-        let Some(place) = tasks.iter().position(|task| task.name() == arguments.task) else {
-            let known = || tasks.iter().filter(|task| task.map_of.is_none()).map(|task| task.task_id.as_str());
-            let of_it = tasks.iter().filter(|task| task.map_of.is_some() && task.task_id == arguments.task.task);
-            if let Some(map_index) =
-                arguments.task.map_index.filter(|_| known().any(|id| id == arguments.task.task.as_str()))
-            {
-                anyhow::bail!(
-                    "task `{}` of run `{}` has no instance [{map_index}]: it has {} of them",
-                    arguments.task.task,
-                    run.run_id,
-                    of_it.count()
-                )
-            }
-            let near = closest(arguments.task.task.as_str(), known()).map(|near| format!("did you mean `{near}`? "));
-            anyhow::bail!(
-                "run `{}` has no task `{}`; {}it has {}",
-                run.run_id,
-                arguments.task,
-                near.unwrap_or_default(),
-                listed(known())
-            )
-        };
-        let task = tasks.swap_remove(place);
-        let attempts = store.attempts(run.key, task.task).await?;
+        let (name, row) = find_row(store, run, &arguments.task).await?;
+        let attempts = store.attempts(run.key, row.task).await?;
         let count = attempts.len();
         let wanted = arguments.attempt.map_or(count, |number| number as usize);
         let found = wanted.checked_sub(1).and_then(|place| attempts.into_iter().nth(place));
         match found {
-            Some(attempt) => return Ok((task, Some((wanted, attempt)))),
+            Some(attempt) => return Ok(Found { name, row, attempt: Some((wanted, attempt)) }),
             None if arguments.attempt.is_some() => {
                 let attempts = match count {
                     0 => "has no attempt yet".to_owned(),
                     _ => format!("has {}", words::counted(count as u64, "attempt", "attempts")),
                 };
-                anyhow::bail!("task `{}` {attempts}; there is no attempt {wanted}", task.name())
+                anyhow::bail!("task `{name}` {attempts}; there is no attempt {wanted}")
             }
-            None if arguments.follow && !task.state.is_final() => {
+            None if arguments.follow && !row.state.is_final() => {
                 if !waits {
-                    session.printer.say(&format!("waiting for task `{}` to begin: it is {}", task.name(), task.state));
+                    session.printer.say(&format!("waiting for task `{name}` to begin: it is {}", row.state));
                     waits = true;
                 }
                 tokio::time::sleep(LOOK).await;
             }
-            None => return Ok((task, None)),
+            None => return Ok(Found { name, row, attempt: None }),
         }
     }
+}
+
+/// The task run of that name, without what it left; what there is instead the DAG says.
+async fn find_row(store: &Store, run: &Run, word: &TaskWord) -> anyhow::Result<(TaskName, TaskRow)> {
+    if let Ok(name) = word.name()
+        && let Some(row) = store.task_row(run.key, &name).await?
+    {
+        return Ok((name, row));
+    }
+    let dag = dag_file::of_run(store, run).await?;
+    let (_, name) = find_task_run(store, run, &dag, word).await?;
+    let row = store.task_row(run.key, &name).await?; // it may have come just now
+    let row = row.with_context(|| {
+        format!("run `{}` has no tasks yet, for it waits for its turn: `pinsched why` says for what", run.run_id)
+    })?;
+    Ok((name, row))
 }

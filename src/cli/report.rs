@@ -11,13 +11,13 @@ use crate::cli::dag_file;
 use crate::cli::output::Printer;
 use crate::cli::session::Session;
 use crate::cli::table::Field;
+use crate::cli::task_word::{TaskWord, find_task_run};
 use crate::cli::words;
 use crate::clock;
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
 use crate::domain::ids::TaskIndex;
 use crate::domain::left::Spilled;
-use crate::domain::mapping::TaskName;
 use crate::domain::reconcile::{self, AccountTask, TopicBalance};
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;
@@ -160,9 +160,9 @@ pub(crate) async fn answer_end(session: &Session, store: &Store, run: &Run) -> a
 
 /// Answers with one task of a run, of a mapped one with all instances or the one that is named. What is in object storage
 /// is fetched.
-pub(crate) async fn answer_task(session: &Session, store: &Store, run: &Run, name: &TaskName) -> anyhow::Result<()> {
+pub(crate) async fn answer_task(session: &Session, store: &Store, run: &Run, word: &TaskWord) -> anyhow::Result<()> {
     let dag = dag_file::of_run(store, run).await?;
-    dag_file::find_named(store, run, &dag, name).await?;
+    let (_, name) = find_task_run(store, run, &dag, word).await?;
     let driver = store.live_driver(run).await?;
     let mut report = RunReport::read(store, run, Some(&dag), driver).await?;
     report.tasks.retain(|task| {
@@ -367,11 +367,16 @@ impl RunReport {
     fn write_tasks(&self, printer: Printer, which: impl Fn(&TaskReport) -> bool, text: &mut String) {
         let mut table = printer.table(&["TASK", "OPERATOR", "STATE", "ATTEMPTS", "DURATION", ""]);
         let mut listed = 0;
+        let mut left_out: BTreeMap<&str, u64> = BTreeMap::new();
         for task in self.tasks.iter().filter(|task| which(task)) {
             let is_instance = task.map_index >= 0;
             if is_instance && !self.lists_instances {
                 listed += usize::from(task.state.is_failure());
-                if !task.state.is_failure() || listed > INSTANCES_LISTED {
+                if !task.state.is_failure() {
+                    continue;
+                }
+                if listed > INSTANCES_LISTED {
+                    *left_out.entry(&task.task_id).or_default() += 1;
                     continue;
                 }
             }
@@ -385,13 +390,10 @@ impl RunReport {
             ]);
         }
         text.push_str(&table.render());
-        if listed > INSTANCES_LISTED {
-            let _ = writeln!(
-                text,
-                "… {} more instances failed: `pinsched show {} --task TASK` lists all",
-                words::count((listed - INSTANCES_LISTED) as u64),
-                self.run_id
-            );
+        for (task, count) in left_out {
+            let instances = words::counted(count, "more instance", "more instances");
+            let run = &self.run_id;
+            let _ = writeln!(text, "… {instances} of `{task}` failed: `pinsched show {run} --task {task}` lists all");
         }
     }
 

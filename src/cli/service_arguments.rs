@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::cli::task_word::TaskWord;
 use crate::domain::ids::{DagId, RunId};
-use crate::domain::mapping::TaskName;
 use crate::service::Role;
 
 #[derive(Debug, Args)]
@@ -37,7 +37,7 @@ pub(crate) struct ClearArguments {
     /// Its run id, the end of its uuid (as `runs` shows it), or `latest`; of one DAG's runs `DAG@…`
     pub(crate) run: String,
     /// The tasks, or `TASK[N]` for an instance of a mapped one [default: all]
-    pub(crate) tasks: Vec<TaskName>,
+    pub(crate) tasks: Vec<TaskWord>,
     /// Also all that they wait for
     #[arg(long)]
     pub(crate) upstream: bool,
@@ -69,7 +69,7 @@ pub(crate) struct MarkArguments {
     pub(crate) run: String,
     /// The tasks, or `TASK[N]` for an instance of a mapped one
     #[arg(required = true)]
-    pub(crate) tasks: Vec<TaskName>,
+    pub(crate) tasks: Vec<TaskWord>,
     /// What they are taken for
     #[arg(long = "as", value_enum)]
     pub(crate) state: MarkAs,
@@ -176,7 +176,8 @@ pub(crate) struct TriggerArguments {
     /// The run's logical date [default: now]
     #[arg(long, value_name = "DATE")]
     pub(crate) logical_date: Option<String>,
-    /// The run's id [default: manual__ and the logical date]
+    /// The run's id: up to 250 letters, digits and any of `_ - . : + ~`, other than `latest` and with no `-` at its
+    /// beginning [default: manual__ and the logical date]
     #[arg(long, value_name = "ID")]
     pub(crate) run_id: Option<RunId>,
     /// What is to be known about it

@@ -9,7 +9,7 @@ use crate::cli::arguments::Everywhere;
 use crate::cli::output::Printer;
 use crate::config::{Environment, Flags, OutputSettings, Settings, key};
 use crate::domain::diagnostic::closest;
-use crate::domain::ids::DagId;
+use crate::domain::ids::{DagId, LATEST};
 use crate::domain::masking::Masks;
 use crate::embedded::{self, Component, LeaseRequest, Phase, Progress, Resolved, StackError, StackLease};
 use crate::engine::Engine;
@@ -19,11 +19,7 @@ use crate::engine::observer::Observer;
 use crate::engine::operator::Processes;
 use crate::engine::outputs::{OutputLimits, OutputStore, SpillPlace};
 use crate::operators;
-use crate::store::{DagState, Run, SecretKeys, Store};
-
-/// What a process that stays logs by default. The housekeeping's clockwork tells of itself, and Postgres of every
-/// `IF NOT EXISTS`: nobody acts on either.
-const QUIETED_SERVICE: &str = "info,sqlx_core=error,sqlx=warn,tokio_cron_scheduler=warn,aws_config=warn";
+use crate::store::{DagState, Run, SHORTEST_OF_UUID, SecretKeys, Store};
 
 /// A command's settings and its printer.
 pub(crate) struct Session {
@@ -39,11 +35,13 @@ impl Session {
     /// A process that stays tells what it does by its logs; a command tells it otherwise.
     pub(crate) fn open(flags: &Everywhere, stays: bool) -> anyhow::Result<Self> {
         let settings = Settings::load(&to_flags(flags), &Environment::capture(), ".".as_ref())?;
-        // A pool that loses its connections says so in many lines; what follows from it the engine tells in one.
-        let default = if stays { QUIETED_SERVICE } else { "warn,sqlx_core=error" };
+        let default = if stays { "info" } else { "warn" };
         let masks = Masks::default();
         masks.add(&settings.secrets());
         crate::telemetry::init(&settings.log, default, masks.clone())?;
+        for warning in &settings.warnings {
+            tracing::warn!("{warning}");
+        }
         let printer = Printer::new(flags.output, settings.no_color);
         Ok(Self { settings, printer, masks })
     }
@@ -215,7 +213,6 @@ pub(crate) async fn keep(stack: Option<&mut StackLease>, say: impl Fn(&str) + Se
 /// The run that a person means: a run id, a uuid or the beginning or end of one, or `latest`; of one DAG's runs after `DAG@`.
 pub(crate) async fn find_run(store: &Store, text: &str) -> anyhow::Result<Run> {
     let mut found = runs_meant(store, None, text).await?;
-    // A run id may have an `@` in it: as a whole it goes before.
     if found.is_empty()
         && let Some((dag, of_dag)) = text.split_once('@')
     {
@@ -230,8 +227,16 @@ pub(crate) async fn find_run(store: &Store, text: &str) -> anyhow::Result<Run> {
     }
     match found.len() {
         1 => Ok(found.remove(0)),
-        0 if text == "latest" => anyhow::bail!("there is no run yet; start one by `pinsched run FILE`"),
-        0 => anyhow::bail!("there is no run `{text}`; `pinsched runs` lists them"),
+        0 if text == LATEST => anyhow::bail!("there is no run yet; start one by `pinsched run FILE`"),
+        0 => {
+            let of_uuid = text.rsplit('@').next().unwrap_or(text);
+            let is_part = of_uuid.bytes().all(|letter| letter.is_ascii_hexdigit() || letter == b'-');
+            let too_short = match is_part && of_uuid.len() < SHORTEST_OF_UUID {
+                true => format!(" (of a uuid, {SHORTEST_OF_UUID} or more characters of its beginning or its end do)"),
+                false => String::new(),
+            };
+            anyhow::bail!("there is no run `{text}`{too_short}; `pinsched runs` lists them")
+        }
         count => {
             let mut message = format!("`{text}` names {count} runs; name one by its DAG, or by its uuid:");
             for run in &found {
@@ -245,7 +250,7 @@ pub(crate) async fn find_run(store: &Store, text: &str) -> anyhow::Result<Run> {
 
 async fn runs_meant(store: &Store, dag: Option<&DagId>, text: &str) -> anyhow::Result<Vec<Run>> {
     Ok(match text {
-        "latest" => store.list_runs(dag, 1).await?,
+        LATEST => store.list_runs(dag, 1).await?,
         text => store.runs_named(dag.map(DagId::as_str), text).await?,
     })
 }

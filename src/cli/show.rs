@@ -3,9 +3,9 @@
 use crate::cli::exit::Exit;
 use crate::cli::report::{self, Detail};
 use crate::cli::session::{Session, find_run};
-use crate::domain::mapping::TaskName;
+use crate::cli::task_word::TaskWord;
 
-pub(crate) async fn show(session: &Session, run: &str, task: Option<&TaskName>) -> anyhow::Result<Exit> {
+pub(crate) async fn show(session: &Session, run: &str, task: Option<&TaskWord>) -> anyhow::Result<Exit> {
     let (_held, store) = session.connect_store().await?;
     let run = find_run(&store, run).await?;
     match task {

@@ -46,7 +46,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         file: None,
         files: NonZeroUsize::MIN,
     };
-    if let Err(error) = telemetry::init(&log, "info,sqlx=warn", Masks::default()) {
+    if let Err(error) = telemetry::init(&log, "info", Masks::default()) {
         return refuse(&error);
     }
     let served = serve(&StackOptions {

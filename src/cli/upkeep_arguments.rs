@@ -5,7 +5,13 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use crate::domain::duration::parse_duration;
 use crate::domain::ids::DagId;
+
+/// How old something is. A negative one is taken for a value, so that it is told that there is none, and not for a flag.
+fn age(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| format!("{error}; an age is written as 30d, 12h or 90m"))
+}
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DbCommand {
@@ -49,7 +55,7 @@ pub(crate) enum DbCommand {
 #[derive(Debug, Args)]
 pub(crate) struct DbCleanArguments {
     /// Runs that ended longer ago, as 30d or 12h, in place of what the settings say
-    #[arg(long, value_name = "DURATION", value_parser = crate::config::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = age, allow_hyphen_values = true)]
     pub(crate) older_than: Option<Duration>,
     /// Of this DAG only
     #[arg(long, value_name = "ID")]
@@ -77,7 +83,7 @@ pub(crate) struct CleanArguments {
     /// is deleted without --yes
     ///
     /// As when Kafka's own retention has deleted them: a sink that had not come to them fails, and never jumps.
-    #[arg(long, value_name = "DURATION", value_parser = crate::config::duration, conflicts_with = "old_homes")]
+    #[arg(long, value_name = "DURATION", value_parser = age, allow_hyphen_values = true, conflicts_with = "old_homes")]
     pub(crate) old_records: Option<Duration>,
     /// Delete: the staging bucket is this pinsched's alone, and what is listed is not missed
     #[arg(long)]

@@ -6,12 +6,12 @@ use serde::Serialize;
 use crate::cli::dag_file;
 use crate::cli::exit::Exit;
 use crate::cli::session::{Session, find_run};
+use crate::cli::task_word::{TaskWord, find_task_run};
 use crate::cli::words;
 use crate::clock;
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
 use crate::domain::ids::{TaskIndex, TaskRunKey};
-use crate::domain::mapping::TaskName;
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;
 use crate::store::{Deferral, Run, Standing, Store, TaskRun};
@@ -26,11 +26,11 @@ struct WhyReport {
     reasons: Vec<String>,
 }
 
-pub(crate) async fn why(session: &Session, run: &str, task: &TaskName) -> anyhow::Result<Exit> {
+pub(crate) async fn why(session: &Session, run: &str, task: &TaskWord) -> anyhow::Result<Exit> {
     let (_held, store) = session.connect_store().await?;
     let run = find_run(&store, run).await?;
     let dag = dag_file::of_run(&store, &run).await?;
-    let index = dag_file::find_named(&store, &run, &dag, task).await?;
+    let (index, task) = find_task_run(&store, &run, &dag, task).await?;
     let standing = store.standing(TaskRunKey { run: run.key, task: index }).await?;
     let (sentence, reasons) = match &standing {
         None => of_waiting_run(&store, &run).await?,

@@ -37,6 +37,7 @@ const PLAIN: Key = Key { name: "", variables: &[], default: None, embedded: fals
 /// Each setting by its name in Rust.
 pub mod key {
     use super::{Key, Masking, PLAIN};
+    use crate::domain::left::{INLINE_LIMIT, OUTPUT_LIMIT};
 
     /// Where the embedded stack keeps its data.
     pub const HOME: Key = Key {
@@ -198,7 +199,7 @@ pub mod key {
     pub const OUTPUTS_INLINE_LIMIT: Key = Key {
         name: "outputs.inline_limit",
         variables: &["PINSCHED_OUTPUTS_INLINE_LIMIT"],
-        default: Some("256KiB"),
+        default: Some(INLINE_LIMIT),
         about: "the largest output of a task that is kept in the database; what is larger goes to `outputs.spill_to`",
         ..PLAIN
     };
@@ -213,7 +214,7 @@ pub mod key {
     pub const OUTPUTS_LIMIT: Key = Key {
         name: "outputs.limit",
         variables: &["PINSCHED_OUTPUTS_LIMIT"],
-        default: Some("64MiB"),
+        default: Some(OUTPUT_LIMIT),
         about: "the largest output of a task; a larger one fails it",
         ..PLAIN
     };
@@ -270,7 +271,7 @@ pub mod key {
         name: "log.filter",
         variables: &["PINSCHED_LOG", "RUST_LOG"],
         default: Some("warn"),
-        about: "which log lines are written: a level, or target=level, comma separated",
+        about: "which log lines are written: a level (of libraries only warnings), or target=level, comma separated",
         ..PLAIN
     };
     /// How log lines look.

@@ -9,7 +9,7 @@ use url::Url;
 use super::error::Problem;
 use super::keys::{Key, key};
 use super::settings::http_url;
-use super::values::Values;
+use super::values::{Origin, Value, Values};
 
 /// Where OTLP takes traces below its endpoint.
 const TRACES: &str = "v1/traces";
@@ -36,12 +36,16 @@ pub struct OpenLineageSettings {
     pub namespace: String,
 }
 
-pub(super) fn telemetry(values: &Values, problems: &mut Vec<Problem>) -> Option<TelemetrySettings> {
+pub(super) fn telemetry(
+    values: &Values,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<String>,
+) -> Option<TelemetrySettings> {
     let base = values.parse(&key::TELEMETRY_OTLP_ENDPOINT, problems, http_url);
     let full = values.parse(&key::TELEMETRY_OTLP_TRACES_ENDPOINT, problems, http_url);
     let headers = values.parse(&key::TELEMETRY_OTLP_HEADERS, problems, pairs).unwrap_or_default();
     let attributes = values.parse(&key::TELEMETRY_RESOURCE_ATTRIBUTES, problems, pairs).unwrap_or_default();
-    let is_off = switch(values, &key::TELEMETRY_DISABLED, problems);
+    let is_off = is_disabled(values, problems, warnings);
     let name = values.parse(&key::TELEMETRY_SERVICE_NAME, problems, text)?;
     // A name among the attributes is weaker than the one that is set for itself.
     let is_named = values.set(&key::TELEMETRY_SERVICE_NAME).is_some();
@@ -75,6 +79,23 @@ fn text(text: &str) -> Result<String, &'static str> {
 fn switch(values: &Values, key: &Key, problems: &mut Vec<Problem>) -> bool {
     let parse = |text: &str| text.to_ascii_lowercase().parse::<bool>().map_err(|_| "`true` or `false`");
     values.parse(key, problems, parse).unwrap_or_default()
+}
+
+/// OpenTelemetry's own variable is `true` or counts as false, with a warning: another client of the same environment would
+/// send as well. A setting of ours is one or the other.
+fn is_disabled(values: &Values, problems: &mut Vec<Problem>, warnings: &mut Vec<String>) -> bool {
+    let key = &key::TELEMETRY_DISABLED;
+    let Some(Value { text, origin: Origin::Environment(variable) }) = values.set(key) else {
+        return switch(values, key, problems);
+    };
+    let text = text.expose_secret().trim();
+    let is_off = text.eq_ignore_ascii_case("true");
+    if !is_off && !text.eq_ignore_ascii_case("false") {
+        warnings.push(format!(
+            "{variable} is `{text}`, which counts as false: only `true` turns traces off (OpenTelemetry's specification)"
+        ));
+    }
+    is_off
 }
 
 /// A path below a URL, whose own path it comes behind.

@@ -98,6 +98,8 @@ pub struct Settings {
     pub no_color: bool,
     /// The directories in which programs are looked for.
     pub search_path: Vec<PathBuf>,
+    /// What is odd about the settings, and hinders nobody.
+    pub warnings: Vec<String>,
     values: Values,
 }
 
@@ -305,7 +307,8 @@ fn assemble(
     let log_format = values.parse(&key::LOG_FORMAT, problems, str::parse);
     let log_file = values.parse(&key::LOG_FILE, problems, path);
     let log_files = values.parse(&key::LOG_FILES, problems, count);
-    let telemetry = observed::telemetry(values, problems);
+    let mut warnings = Vec::new();
+    let telemetry = observed::telemetry(values, problems, &mut warnings);
     let openlineage = observed::openlineage(values, problems);
     Some(Settings {
         home: home?,
@@ -338,6 +341,7 @@ fn assemble(
         openlineage: openlineage?,
         no_color: environment.no_color(),
         search_path: environment.search_path(),
+        warnings,
         values: values.clone(),
     })
 }

@@ -321,6 +321,21 @@ fn the_variables_of_opentelemetry_and_openlineage_mean_what_their_own_clients_ta
     let full = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://elsewhere/traces");
     assert_eq!(traces([base, full].into()).as_deref(), Some("https://elsewhere/traces"));
     assert_eq!(traces([base, ("OTEL_SDK_DISABLED", "True")].into()), None);
+    for (odd, warns) in [("1", true), ("yes", true), ("False", false), ("", false)] {
+        let settings = read([base, ("OTEL_SDK_DISABLED", odd)].into());
+        assert!(settings.telemetry.traces_url.is_some(), "{odd}");
+        assert_eq!(settings.warnings.len(), usize::from(warns), "{odd}");
+    }
+    let settings = read([base, ("OTEL_SDK_DISABLED", "1")].into());
+    assert_eq!(
+        settings.warnings,
+        [
+            "OTEL_SDK_DISABLED is `1`, which counts as false: only `true` turns traces off (OpenTelemetry's specification)"
+        ]
+    );
+    // A setting of ours is one or the other.
+    let said = refused("telemetry.disabled = 1", Environment::default());
+    assert!(said.contains("`telemetry.disabled` is `1`, which is not `true` or `false`"), "{said}");
     let resource = |environment| {
         let resource = read(environment).telemetry.resource;
         resource.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()

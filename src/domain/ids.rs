@@ -28,8 +28,8 @@ pub enum IdError {
         /// How many it has.
         length: usize,
     },
-    /// A character outside of `A-Z a-z 0-9 _ - .` (and, for runs, `: + ~`).
-    #[error("{what} `{id}` has `{character}` in it; letters, digits, `_`, `-` and `.` are allowed")]
+    /// A character outside of letters, digits and `_ - .` (and, for runs, `: + ~`).
+    #[error("{what} `{id}` has `{character}` in it; {allowed} are allowed")]
     Character {
         /// Which kind of name.
         what: &'static str,
@@ -37,7 +37,36 @@ pub enum IdError {
         id: String,
         /// The first character that names do not have.
         character: char,
+        /// Those that they have.
+        allowed: &'static str,
     },
+    /// A name that commands would take for something else.
+    #[error("{what} cannot be `{id}`: {why}; choose another")]
+    Taken {
+        /// Which kind of name.
+        what: &'static str,
+        /// The whole of it.
+        id: String,
+        /// What it means to commands.
+        why: &'static str,
+    },
+}
+
+/// What commands take for the latest run, of a DAG or of all.
+pub const LATEST: &str = "latest";
+
+/// What a run's id may not be, so that a command that is given it means that run.
+fn nameable(id: String) -> Result<String, IdError> {
+    let why = match id.as_str() {
+        LATEST => "it stands for the latest run where commands name one",
+        text if text.starts_with('-') => "commands would take it for a flag, for the `-` that it begins with",
+        _ => return Ok(id),
+    };
+    Err(IdError::Taken { what: "a run id", id, why })
+}
+
+fn any(id: String) -> Result<String, IdError> {
+    Ok(id)
 }
 
 fn validated(what: &'static str, text: &str, extra: &str) -> Result<String, IdError> {
@@ -50,13 +79,22 @@ fn validated(what: &'static str, text: &str, extra: &str) -> Result<String, IdEr
     }
     let allowed = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.') || extra.contains(c);
     match text.chars().find(|&c| !allowed(c)) {
-        Some(character) => Err(IdError::Character { what, id: text.to_owned(), character }),
+        Some(character) => {
+            let allowed = match extra {
+                RUNS_TOO => "letters, digits, `_`, `-`, `.`, `:`, `+` and `~`",
+                _ => "letters, digits, `_`, `-` and `.`",
+            };
+            Err(IdError::Character { what, id: text.to_owned(), character, allowed })
+        }
         None => Ok(text.to_owned()),
     }
 }
 
+/// What the ids of runs have besides: times are in them.
+const RUNS_TOO: &str = ":+~";
+
 macro_rules! name {
-    ($(#[$doc:meta])* $type:ident, $what:literal, $extra:literal) => {
+    ($(#[$doc:meta])* $type:ident, $what:literal, $extra:expr, $rule:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         #[serde(transparent)]
@@ -74,7 +112,7 @@ macro_rules! name {
             type Err = IdError;
 
             fn from_str(text: &str) -> Result<Self, IdError> {
-                validated($what, text, $extra).map(Self)
+                validated($what, text, $extra).and_then($rule).map(Self)
             }
         }
 
@@ -94,15 +132,16 @@ macro_rules! name {
 
 name! {
     /// The id of a DAG: letters of any script, digits, `_`, `-`, `.`; 1 to 250 characters.
-    DagId, "a DAG id", ""
+    DagId, "a DAG id", "", any
 }
 name! {
     /// The id of a task within its DAG; the same characters as a [`DagId`].
-    TaskId, "a task id", ""
+    TaskId, "a task id", "", any
 }
 name! {
-    /// The id of a run within its DAG, as Airflow forms it: `manual__2026-03-01T02:00:00+00:00`.
-    RunId, "a run id", ":+~"
+    /// The id of a run within its DAG, as Airflow forms it: `manual__2026-03-01T02:00:00+00:00`. Letters of any script, digits,
+    /// `_`, `-`, `.`, `:`, `+`, `~`; 1 to 250 characters; neither `latest` nor with a `-` at its beginning.
+    RunId, "a run id", RUNS_TOO, nameable
 }
 
 /// The key of a run in our own tables.
@@ -159,5 +198,24 @@ mod tests {
         );
         assert_eq!("".parse::<TaskId>().unwrap_err().to_string(), "a task id must not be empty");
         assert!("x".repeat(251).parse::<DagId>().is_err());
+    }
+
+    #[test]
+    fn the_ids_of_runs_have_more_characters_and_mean_nothing_else_to_commands() {
+        let refused = |text: &str| text.parse::<RunId>().unwrap_err().to_string();
+        assert_eq!(
+            refused("DAG@a"),
+            "a run id `DAG@a` has `@` in it; letters, digits, `_`, `-`, `.`, `:`, `+` and `~` are allowed"
+        );
+        assert_eq!(
+            refused("latest"),
+            "a run id cannot be `latest`: it stands for the latest run where commands name one; choose another"
+        );
+        assert!(refused("-1").starts_with("a run id cannot be `-1`: commands would take it for a flag"));
+        assert!(refused(&"x".repeat(251)).ends_with("has 251 characters; at most 250 are allowed"));
+        for fine in ["latest_1", "Latest", "0197-a", "é:+~"] {
+            assert!(fine.parse::<RunId>().is_ok(), "{fine}");
+        }
+        assert!("latest".parse::<TaskId>().is_ok());
     }
 }

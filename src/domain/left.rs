@@ -9,6 +9,12 @@ use serde_json::{Map, Value};
 
 use crate::domain::ids::TaskIndex;
 
+/// The largest output that a row takes, where no setting says otherwise: Postgres keeps such a value in some pages aside.
+pub const INLINE_LIMIT: &str = "256KiB";
+
+/// The largest output at all, where no setting says otherwise: it is held in memory by each task that uses it.
+pub const OUTPUT_LIMIT: &str = "64MiB";
+
 /// The output of a task; of a mapped task a list of its instances' outputs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub enum Left {

@@ -232,18 +232,58 @@ pub struct TaskName {
     pub map_index: Option<u32>,
 }
 
-impl FromStr for TaskName {
-    type Err = IdError;
+/// What names neither a task nor an instance.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TaskNameError {
+    /// The task's part is no task id.
+    #[error(transparent)]
+    Task(#[from] IdError),
+    /// The part in brackets is no number, or the brackets are none.
+    #[error("`{text}` {wrong}; an instance of a mapped task is named by its number, from 0, as `{task}[0]`")]
+    Instance {
+        /// The whole of it.
+        text: String,
+        /// What is wrong with it.
+        wrong: String,
+        /// The task's part.
+        task: TaskId,
+    },
+}
 
-    fn from_str(text: &str) -> Result<Self, IdError> {
-        let instance = text
-            .strip_suffix(']')
-            .and_then(|text| text.rsplit_once('['))
-            .and_then(|(task, index)| Some((task, index.parse::<u32>().ok()?)));
-        match instance {
-            Some((task, index)) => Ok(Self { task: task.parse()?, map_index: Some(index) }),
-            None => Ok(Self { task: text.parse()?, map_index: None }),
+impl TaskNameError {
+    /// The task that is named, where it is an instance that is not.
+    #[must_use]
+    pub fn task(&self) -> Option<&TaskId> {
+        match self {
+            Self::Task(_) => None,
+            Self::Instance { task, .. } => Some(task),
         }
+    }
+}
+
+impl FromStr for TaskName {
+    type Err = TaskNameError;
+
+    fn from_str(text: &str) -> Result<Self, TaskNameError> {
+        let Some(bracket) = text.find(['[', ']']) else { return Ok(Self { task: text.parse()?, map_index: None }) };
+        let (task, rest) = text.split_at(bracket);
+        let task: TaskId = task.parse()?;
+        let wrong = match rest.strip_prefix('[').map(|rest| rest.strip_suffix(']').ok_or(rest)) {
+            None => "has a `]` without a `[` before it".to_owned(),
+            Some(Err(rest)) if rest.contains(']') => "goes on behind its `]`".to_owned(),
+            Some(Err(_)) => "lacks the `]` at its end".to_owned(),
+            Some(Ok("")) => "has no number in its brackets".to_owned(),
+            Some(Ok(index)) => match index.parse() {
+                Ok(map_index) if index.bytes().all(|letter| letter.is_ascii_digit()) => {
+                    return Ok(Self { task, map_index: Some(map_index) });
+                }
+                Err(_) if index.bytes().all(|letter| letter.is_ascii_digit()) => {
+                    format!("has {index} in its brackets, which is more than there can be")
+                }
+                _ => format!("has `{index}` in its brackets, which is no number from 0 on"),
+            },
+        };
+        Err(TaskNameError::Instance { text: text.to_owned(), wrong, task })
     }
 }
 
@@ -321,7 +361,29 @@ mod tests {
             ("group.each", Some(3), "group.each[3]")
         );
         assert_eq!("each".parse::<TaskName>().unwrap().map_index, None);
-        assert!("each[x]".parse::<TaskName>().is_err());
+    }
+
+    #[test]
+    fn what_is_no_instance_is_told_what_is_wrong_with_it() {
+        let wrong = |text: &str| match text.parse::<TaskName>() {
+            Err(TaskNameError::Instance { wrong, task, .. }) if task.as_str() == "each" => wrong,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(wrong("each[x]"), "has `x` in its brackets, which is no number from 0 on");
+        assert_eq!(wrong("each[-1]"), "has `-1` in its brackets, which is no number from 0 on");
+        assert_eq!(wrong("each[+1]"), "has `+1` in its brackets, which is no number from 0 on");
+        assert_eq!(wrong("each[0][1]"), "has `0][1` in its brackets, which is no number from 0 on");
+        assert_eq!(wrong("each[99999999999]"), "has 99999999999 in its brackets, which is more than there can be");
+        assert_eq!(wrong("each[]"), "has no number in its brackets");
+        assert_eq!(wrong("each[1"), "lacks the `]` at its end");
+        assert_eq!(wrong("each]"), "has a `]` without a `[` before it");
+        assert_eq!(wrong("each[1]x"), "goes on behind its `]`");
+        assert_eq!("[1]".parse::<TaskName>().unwrap_err().to_string(), "a task id must not be empty");
+        assert_eq!(
+            "each[x]".parse::<TaskName>().unwrap_err().to_string(),
+            "`each[x]` has `x` in its brackets, which is no number from 0 on; an instance of a mapped task is named by its \
+             number, from 0, as `each[0]`"
+        );
     }
 
     #[test]

@@ -14,16 +14,11 @@ use tokio::sync::{Mutex, OnceCell};
 
 use crate::connect::S3Endpoint;
 use crate::connect::s3::{PutOptions, S3, S3Error};
+use crate::domain::byte_size::parse_byte_size;
 use crate::domain::ids::{AttemptKey, RunKey};
-use crate::domain::left::{Left, Listed, Spilled, json_size};
+use crate::domain::left::{INLINE_LIMIT, Left, Listed, OUTPUT_LIMIT, Spilled, json_size};
 use crate::engine::operator::{Failure, Output, chain};
 use crate::store::Store;
-
-/// The largest output that a row takes, where no setting says otherwise: Postgres keeps such a value in some pages aside.
-pub const INLINE_LIMIT: u64 = 256 << 10;
-
-/// The largest output at all, where no setting says otherwise: it is held in memory by each task that uses it.
-pub const OUTPUT_LIMIT: u64 = 64 << 20;
 
 /// How long an output may take to come back: 64 MiB at 1 MB/s.
 const FETCH_LIMIT: Duration = Duration::from_secs(60);
@@ -44,7 +39,8 @@ pub struct OutputLimits {
 
 impl Default for OutputLimits {
     fn default() -> Self {
-        Self { inline: INLINE_LIMIT, most: OUTPUT_LIMIT, spill_to: None }
+        let bytes = |text| parse_byte_size(text).expect("the defaults are sizes");
+        Self { inline: bytes(INLINE_LIMIT), most: bytes(OUTPUT_LIMIT), spill_to: None }
     }
 }
 
@@ -108,7 +104,7 @@ pub enum OutputError {
     /// The object store refused or did not answer.
     #[error("the output could not be {what} object storage")]
     Store {
-        /// `put into`, `fetched from` or `deleted from`.
+        /// `put into`, `fetched from`, `looked for in` or `deleted from`.
         what: &'static str,
         /// Why.
         #[source]
@@ -273,42 +269,83 @@ impl OutputStore {
         serde_json::from_slice(&body).map_err(|_| OutputError::Changed { url: url() })
     }
 
-    /// Deletes all that was put below a place that [`Store::spills_to_delete`] names. What was in a bucket went with it.
-    ///
-    /// # Errors
-    /// When the object store refuses or does not answer.
-    pub async fn delete_below(&self, place: &str) -> Result<(), OutputError> {
+    /// Finds all that was put below a place that [`Store::spills_to_delete`] names, and deletes it where that is asked for:
+    /// how many objects, and their sizes together. What was in a bucket that is gone went with it.
+    async fn objects_below(&self, place: &str, fate: Fate) -> Result<(u64, u64), OutputError> {
         let (bucket, prefix) = split(place).ok_or_else(|| OutputError::BadPlace(place.to_owned()))?;
         let client = self.client().await;
-        let deleted = async {
+        let (mut objects, mut bytes) = (0, 0);
+        let found = async {
             for object in client.list(bucket, prefix).await? {
-                client.delete(bucket, &object.key).await?;
+                if fate == Fate::Deleted {
+                    client.delete(bucket, &object.key).await?;
+                }
+                objects += 1;
+                bytes += object.size;
             }
             Ok(())
         };
-        match deleted.await {
-            Ok(()) | Err(S3Error::NoSuchBucket { .. }) => Ok(()),
-            Err(source) => Err(OutputError::Store { what: "deleted from", source }),
+        match found.await {
+            Ok(()) | Err(S3Error::NoSuchBucket { .. }) => Ok((objects, bytes)),
+            Err(source) => {
+                let what = if fate == Fate::Deleted { "deleted from" } else { "looked for in" };
+                Err(OutputError::Store { what, source })
+            }
         }
     }
 }
 
-/// Deletes the large outputs of runs that are gone; how many runs' they were. What cannot be deleted keeps nothing else from
-/// it: it is logged, and stays for the next time.
+/// Large outputs of runs that are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unused {
+    /// Of so many runs.
+    pub runs: u64,
+    /// So many objects.
+    pub objects: u64,
+    /// Their sizes together, in bytes.
+    pub bytes: u64,
+}
+
+/// What becomes of large outputs of runs that are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Told,
+    Deleted,
+}
+
+/// Looks for the large outputs of runs that are gone.
+///
+/// # Errors
+/// When the database or the object store does not answer.
+pub async fn find_unused(store: &Store, outputs: &OutputStore) -> Result<Unused, OutputError> {
+    go_through_unused(store, outputs, Fate::Told).await
+}
+
+/// Deletes the large outputs of runs that are gone; says what they were. What cannot be deleted keeps nothing else from it:
+/// it is logged, and stays for the next time.
 ///
 /// # Errors
 /// When the database does not answer; else the last error of the object store.
-pub async fn delete_unused(store: &Store, outputs: &OutputStore) -> Result<u64, OutputError> {
-    let (mut deleted, mut last, mut failed) = (0, String::new(), None);
+pub async fn delete_unused(store: &Store, outputs: &OutputStore) -> Result<Unused, OutputError> {
+    go_through_unused(store, outputs, Fate::Deleted).await
+}
+
+async fn go_through_unused(store: &Store, outputs: &OutputStore, fate: Fate) -> Result<Unused, OutputError> {
+    let (mut unused, mut last, mut failed) = (Unused::default(), String::new(), None);
     loop {
         let places = store.spills_to_delete(&last, DELETED_AT_ONCE).await?;
-        let Some(end) = places.last() else { return failed.map_or(Ok(deleted), Err) };
+        let Some(end) = places.last() else { return failed.map_or(Ok(unused), Err) };
         last.clone_from(end);
         for place in places {
-            match outputs.delete_below(&place).await {
-                Ok(()) => {
-                    store.forget_spill(&place).await?;
-                    deleted += 1;
+            match outputs.objects_below(&place, fate).await {
+                Ok((objects, bytes)) => {
+                    if fate == Fate::Deleted {
+                        store.forget_spill(&place).await?;
+                    }
+                    // A place is noted before anything is put there: there may never have been anything.
+                    unused.runs += u64::from(objects > 0);
+                    unused.objects += objects;
+                    unused.bytes += bytes;
                 }
                 Err(error) => {
                     tracing::warn!(place, error = %chain(&error), "large outputs of a run that is gone are still there");

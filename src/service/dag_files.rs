@@ -1,5 +1,7 @@
 //! DAG files on disk: found, read and checked. What every command does that is given one.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -10,6 +12,7 @@ use crate::domain::ids::DagId;
 use crate::domain::operator_kind::OperatorKind;
 use crate::domain::source::{LARGEST_FILE, SourceFile, Span};
 use crate::service::named_files;
+use crate::service::walk::walk;
 
 /// A DAG file and what became of it.
 #[derive(Debug)]
@@ -113,29 +116,38 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads and checks files, and the `*.yaml` and `*.yml` files of folders and the folders in them, in order of name.
+/// Reads and checks files, and the `*.yaml` and `*.yml` files of folders and the folders in them, in order of name;
+/// symbolic links are followed.
 ///
-/// A DAG id that two files use is an error in the later one.
+/// A DAG id that two files use is an error in the later one, and so is a file that a folder has twice, by a link.
 pub fn load_all(paths: &[PathBuf], catalog: &[&'static OperatorKind]) -> Vec<LoadedFile> {
     let mut files = Vec::new();
     let mut loaded: Vec<LoadedFile> = Vec::new();
-    for path in paths {
+    for (place, path) in paths.iter().enumerate() {
         let before = files.len();
         if path.is_dir() {
-            collect(path, &mut files)
+            files.extend(walk(path, &mut ()).into_iter().map(|file| (place, file)));
         } else {
-            files.push(path.clone())
+            files.push((place, path.clone()));
         }
         if files.len() == before {
             // Reading it as a file would say "is a directory": what was looked for says more.
             loaded.push(empty_folder(path));
         }
     }
-    let mut seen = std::collections::HashSet::new();
-    let mut owners: std::collections::HashMap<String, PathBuf> = std::collections::HashMap::new();
-    for path in files {
-        if !seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
-            continue;
+    let mut seen: HashMap<PathBuf, (usize, PathBuf)> = HashMap::new();
+    let mut owners: HashMap<String, PathBuf> = HashMap::new();
+    for (place, path) in files {
+        match seen.entry(path.canonicalize().unwrap_or_else(|_| path.clone())) {
+            Entry::Occupied(first) => {
+                let (of, other) = first.get();
+                // What was named twice is read once.
+                if *of == place && *other != path {
+                    loaded.push(same_file(&path, other));
+                }
+                continue;
+            }
+            Entry::Vacant(new) => drop(new.insert((place, path.clone()))),
         }
         let mut file = load(&path, catalog);
         let mut twice = Vec::new();
@@ -151,6 +163,18 @@ pub fn load_all(paths: &[PathBuf], catalog: &[&'static OperatorKind]) -> Vec<Loa
         loaded.push(file);
     }
     loaded
+}
+
+/// What is wrong with a path that leads to a file which another path leads to, too.
+pub(super) fn why_same(path: &Path, other: &Path) -> (String, &'static str) {
+    let message = format!("`{}` is the same file as `{}`, by a symbolic link", path.display(), other.display());
+    (message, "its DAGs are taken from there; remove the link, or keep it in a folder whose name begins with a dot")
+}
+
+fn same_file(path: &Path, other: &Path) -> LoadedFile {
+    let (message, help) = why_same(path, other);
+    let diagnostic = Diagnostic::error(Code::DuplicateDag, Span::default(), message).help(help);
+    refused(SourceFile::new(path.display().to_string(), ""), diagnostic)
 }
 
 /// Where a file has a DAG's id: the first line that starts with it.
@@ -171,32 +195,6 @@ fn key_of(source: &SourceFile, id: &str) -> Span {
                 .is_some_and(|rest| rest.trim_start_matches(['"', '\'', ' ']).starts_with(':'))
         });
     at.map_or_else(Span::default, |at| Span::new(at, at + id.len()))
-}
-
-/// Adds the `*.yaml` and `*.yml` files of a folder and of the folders in it, in order of name; hidden ones aside.
-pub fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        files.push(folder.to_owned());
-        return;
-    };
-    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    paths.sort();
-    for path in paths {
-        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if path.is_dir() && !path.is_symlink() && !hidden {
-            collect(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
-            && !hidden
-            && !is_endless(&path)
-        {
-            files.push(path);
-        }
-    }
-}
-
-/// Whether reading it might wait for ever: a named pipe, a socket or a device, which nobody puts into a folder of DAGs.
-fn is_endless(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|found| !found.is_file())
 }
 
 /// How many diagnostics of a severity there are.

@@ -1,15 +1,15 @@
 //! The folder of DAG files: read whole once, then what changes. A file that breaks leaves its DAGs at their last good
 //! version, with what is wrong told; one that goes away retires its DAGs.
 //!
-//! inotify tells of changes at once; a slow look finds what it does not see (a network's file system, say). A look costs a
-//! `stat` for each file, and reads and checks what changed, on all cores.
+//! inotify tells of changes at once, those of symbolic links on the way included (`watch.rs`); a slow look finds what it does
+//! not see (a network's file system, say). A look costs a `stat` for each file, and reads and checks what changed, on all
+//! cores.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use notify::{RecursiveMode, Watcher};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep_until};
 
@@ -24,8 +24,10 @@ use crate::engine::bells::Bells;
 use crate::engine::operator::chain;
 use crate::engine::shutdown::Shutdown;
 use crate::engine::versions::Versions;
-use crate::service::dag_files::{LoadedFile, collect, load};
+use crate::service::dag_files::{LoadedFile, load, why_same};
 use crate::service::registry::{Registered, Registry};
+use crate::service::walk::walk;
+use crate::service::watch::Watch;
 use crate::store::{DagRegistration, ImportError, Store, StoreError};
 
 /// What is written in pieces is read once: an editor's save is several events.
@@ -62,6 +64,8 @@ impl Stamp {
 /// A file as it was last read.
 struct Known {
     stamp: Option<Stamp>,
+    /// Where it really is, without a symbolic link on the way.
+    real: PathBuf,
     /// The last good version's DAGs and text.
     good: Vec<Arc<Dag>>,
     source: Arc<str>,
@@ -100,12 +104,9 @@ impl Folder {
     /// Follows the folder until the process stops.
     pub(super) async fn follow(mut self, shutdown: Shutdown) {
         let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
-        let watcher = watch(&self.path, sender);
-        if let Err(error) = &watcher {
-            tracing::warn!(error = %error, "could not watch {}: it is looked at twice a minute", self.path.display());
-        }
+        let watch = Arc::new(Mutex::new(Watch::new(sender)));
         loop {
-            if let Err(error) = self.look().await {
+            if let Err(error) = self.look(&watch).await {
                 tracing::warn!(error = %chain(&error), "could not register DAGs; trying again");
             }
             tokio::select! {
@@ -117,11 +118,11 @@ impl Folder {
     }
 
     /// Looks once: reads what changed, registers it, and publishes the result.
-    pub(super) async fn look(&mut self) -> Result<(), StoreError> {
-        let (path, operators) = (self.path.clone(), self.operators.clone());
+    async fn look(&mut self, watch: &Arc<Mutex<Watch>>) -> Result<(), StoreError> {
+        let (path, operators, watch) = (self.path.clone(), self.operators.clone(), Arc::clone(watch));
         let stamps: BTreeMap<PathBuf, Option<Stamp>> =
             self.files.iter().map(|(path, known)| (path.clone(), known.stamp)).collect();
-        let looked = tokio::task::spawn_blocking(move || read_changes(&path, &stamps, &operators));
+        let looked = tokio::task::spawn_blocking(move || read_changes(&path, &stamps, &operators, &watch));
         let Ok((present, changes)) = looked.await else { return Ok(()) }; // it was aborted at a stop
         let gone: Vec<PathBuf> = self.files.keys().filter(|path| !present.contains(*path)).cloned().collect();
         if changes.is_empty() && gone.is_empty() && self.begun {
@@ -141,6 +142,7 @@ impl Folder {
 
     async fn take(&mut self, path: PathBuf, stamp: Option<Stamp>, loaded: LoadedFile) -> Result<(), StoreError> {
         let before = self.files.remove(&path);
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
         let known = if loaded.checked.has_errors() {
             let broken = import_error(&path, &loaded);
             let (good, source) = match before {
@@ -149,10 +151,10 @@ impl Folder {
             };
             let goes_on = if good.is_empty() { "nothing of it runs" } else { "its last good version goes on" };
             tracing::error!("{} is broken; {goes_on}:\n{}", path.display(), broken.message);
-            Known { stamp, good, source, broken: Some(broken) }
+            Known { stamp, real, good, source, broken: Some(broken) }
         } else {
             let good = loaded.checked.dags.into_iter().map(Arc::new).collect();
-            Known { stamp, good, source: loaded.source.text().into(), broken: None }
+            Known { stamp, real, good, source: loaded.source.text().into(), broken: None }
         };
         self.files.insert(path, known);
         Ok(())
@@ -175,9 +177,15 @@ impl Folder {
         let (now, before) = (clock::now(), self.registry.dags());
         let mut dags: BTreeMap<DagId, Registered> = BTreeMap::new();
         let mut fresh: BTreeMap<DagId, Fresh> = BTreeMap::new();
-        let owners = self.owners(&before).await?;
+        let held = self.held(&before).await?;
+        let seconds = self.seconds(&held);
+        let owners = self.owners(&held, &seconds);
         let mut broken: Vec<ImportError> = Vec::new();
         for (path, known) in &self.files {
+            if let Some(other) = seconds.get(path) {
+                broken.push(same_file(path, other));
+                continue;
+            }
             broken.extend(known.broken.clone());
             let file: Arc<str> = path.to_string_lossy().into();
             for dag in &known.good {
@@ -225,23 +233,48 @@ impl Folder {
         Ok(())
     }
 
-    /// Which file each DAG is taken from, where several have it: the one that it was taken from until now, else the first.
-    async fn owners(&self, before: &BTreeMap<DagId, Registered>) -> Result<BTreeMap<DagId, PathBuf>, StoreError> {
+    /// Which file each DAG was taken from until now.
+    async fn held(&self, before: &BTreeMap<DagId, Registered>) -> Result<BTreeMap<DagId, PathBuf>, StoreError> {
         let mut held: BTreeMap<DagId, PathBuf> =
             before.iter().map(|(id, registered)| (id.clone(), PathBuf::from(&*registered.file))).collect();
         if !self.begun {
             let states = self.store.dag_states().await?.into_iter().filter(|state| state.retired_at.is_none());
             held.extend(states.filter_map(|state| Some((state.dag_id, state.file?.into()))));
         }
-        let mut owners: BTreeMap<DagId, PathBuf> = BTreeMap::new();
+        Ok(held)
+    }
+
+    /// Paths that lead to a file which another one leads to, too, each with that: the path that its DAGs were taken from
+    /// until now, else the first.
+    fn seconds(&self, held: &BTreeMap<DagId, PathBuf>) -> BTreeMap<PathBuf, PathBuf> {
+        let mut by_file: BTreeMap<&Path, Vec<&PathBuf>> = BTreeMap::new();
         for (path, known) in &self.files {
+            by_file.entry(&known.real).or_default().push(path);
+        }
+        by_file.retain(|_, paths| paths.len() > 1);
+        let held: BTreeSet<&PathBuf> = if by_file.is_empty() { BTreeSet::new() } else { held.values().collect() };
+        let seconds = by_file.into_values().flat_map(|paths| {
+            let first = paths.iter().copied().find(|path| held.contains(path)).unwrap_or(paths[0]);
+            paths.into_iter().filter(move |path| *path != first).map(move |path| (path.clone(), first.clone()))
+        });
+        seconds.collect()
+    }
+
+    /// Which file each DAG is taken from, where several have it: the one that it was taken from until now, else the first.
+    fn owners(
+        &self,
+        held: &BTreeMap<DagId, PathBuf>,
+        seconds: &BTreeMap<PathBuf, PathBuf>,
+    ) -> BTreeMap<DagId, PathBuf> {
+        let mut owners: BTreeMap<DagId, PathBuf> = BTreeMap::new();
+        for (path, known) in self.files.iter().filter(|(path, _)| !seconds.contains_key(*path)) {
             for dag in &known.good {
                 if held.get(dag.id()) == Some(path) || !owners.contains_key(dag.id()) {
                     owners.insert(dag.id().clone(), path.clone());
                 }
             }
         }
-        Ok(owners)
+        owners
     }
 
     /// Retires DAGs that are gone: since the last look, or, at the first one, since this folder was last followed.
@@ -266,18 +299,6 @@ impl Folder {
     }
 }
 
-/// Watches the folder for as long as the result lives.
-fn watch(path: &Path, events: tokio::sync::mpsc::UnboundedSender<()>) -> notify::Result<notify::RecommendedWatcher> {
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let is_reading = event.is_ok_and(|event| event.kind.is_access());
-        if !is_reading {
-            let _ = events.send(()); // nobody follows any more: the process stops
-        }
-    })?;
-    watcher.watch(path, RecursiveMode::Recursive)?;
-    Ok(watcher)
-}
-
 /// Waits for a change, and until nothing changed for a moment.
 async fn changed(events: &mut UnboundedReceiver<()>) {
     if events.recv().await.is_none() {
@@ -300,13 +321,17 @@ fn read_changes(
     folder: &Path,
     known: &BTreeMap<PathBuf, Option<Stamp>>,
     operators: &[&'static OperatorKind],
+    watch: &Mutex<Watch>,
 ) -> (BTreeSet<PathBuf>, Vec<Change>) {
-    let mut present = Vec::new();
-    if folder.is_dir() {
-        collect(folder, &mut present);
-    } else if folder.exists() {
-        present.push(folder.to_owned());
-    }
+    let present = {
+        let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner); // nobody else looks
+        watch.begin();
+        let present = walk(folder, &mut *watch);
+        if let Some(error) = watch.end() {
+            tracing::warn!(error = %error, "could not watch all of {}: it is looked at twice a minute", folder.display());
+        }
+        present
+    };
     let stamped = present.iter().map(|path| (path, Stamp::of(path)));
     let changed: Vec<(&PathBuf, Option<Stamp>)> =
         stamped.filter(|(path, stamp)| stamp.is_none() || known.get(*path) != Some(stamp)).collect();
@@ -336,6 +361,16 @@ fn twice(path: &Path, id: &DagId, other: &Path) -> ImportError {
     ImportError {
         file: path.to_string_lossy().into_owned(),
         message: format!("the DAG `{id}` is in `{}` already; give one of them another id", other.display()),
+        findings: serde_json::json!([]),
+    }
+}
+
+/// What is wrong with a path that leads to a file which another path leads to, too.
+fn same_file(path: &Path, other: &Path) -> ImportError {
+    let (message, help) = why_same(path, other);
+    ImportError {
+        file: path.to_string_lossy().into_owned(),
+        message: format!("{message}; {help}"),
         findings: serde_json::json!([]),
     }
 }

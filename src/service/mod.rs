@@ -13,6 +13,8 @@ pub mod registry;
 mod scheduler;
 mod serve;
 mod upkeep;
+mod walk;
+mod watch;
 
 pub use http::{Door, DoorError};
 pub use metrics::Metrics;

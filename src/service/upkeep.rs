@@ -18,7 +18,7 @@ use crate::domain::Timestamp;
 use crate::domain::ids::DagId;
 use crate::engine::bells::Bell;
 use crate::engine::operator::chain;
-use crate::engine::outputs::{OutputStore, delete_unused};
+use crate::engine::outputs::{OutputStore, Unused, delete_unused};
 use crate::engine::shutdown::Shutdown;
 use crate::service::metrics::Metrics;
 use crate::store::retention::{Beyond, Deleted};
@@ -183,8 +183,10 @@ pub(super) async fn keep_house(
             deleted = delete_unused(&store, &outputs) => deleted,
         };
         match deleted {
-            Ok(0) => {}
-            Ok(runs) => tracing::info!(runs, "deleted the large outputs of runs that are gone"),
+            Ok(Unused { objects: 0, .. }) => {}
+            Ok(Unused { runs, objects, bytes }) => {
+                tracing::info!(runs, objects, bytes, "deleted the large outputs of runs that are gone");
+            }
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "could not delete large outputs; trying again in an hour");
             }

@@ -52,12 +52,12 @@ pub use load::Load;
 pub use logs::LogChunk;
 pub use notices::{Due, Notification};
 pub use pools::Pool;
-pub use runs::{Run, RunSource};
+pub use runs::{Run, RunSource, SHORTEST_OF_UUID};
 pub use schema::{Facts, Schema};
 pub use sealing::{Kind, SealError, SecretKeys};
 pub use sinking::SinkClaimError;
 pub use steps::{Claim, ClaimOf, Claimed, EndedAttempt, RunBatch, Step, Stepped, Stepper};
-pub use tasks::{AttemptRecord, TaskRun};
+pub use tasks::{AttemptRecord, InstanceRow, TaskRow, TaskRun};
 pub use why::{Deferral, Limit, Standing};
 pub use workers::{LEASE, Orphan, SignOfLife, WorkerId};
 

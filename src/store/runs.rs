@@ -142,6 +142,9 @@ macro_rules! select_runs {
     };
 }
 
+/// So many characters of a run's uuid name it, of its beginning or its end.
+pub const SHORTEST_OF_UUID: usize = 6;
+
 impl Store {
     /// The run with that key.
     pub async fn run(&self, key: RunKey) -> Result<Option<Run>, StoreError> {

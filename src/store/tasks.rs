@@ -77,7 +77,70 @@ pub struct AttemptRecord {
     pub error: Option<String>,
 }
 
+/// Where a task run is and how it stands, without what it left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TaskRow {
+    /// Its place in the run.
+    pub task: TaskIndex,
+    /// Where it stands.
+    pub state: TaskState,
+}
+
+/// An instance of a mapped task, and how it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InstanceRow {
+    /// The mapped task.
+    pub map_of: TaskIndex,
+    /// Which instance, from 0.
+    pub map_index: u32,
+    /// Where it stands.
+    pub state: TaskState,
+}
+
 impl Store {
+    /// The task run of that name; nothing where the run has none (yet).
+    pub async fn task_row(&self, run: RunKey, name: &TaskName) -> Result<Option<TaskRow>, StoreError> {
+        let row = sqlx::query!(
+            "SELECT task_index, state FROM task_run
+             WHERE run_key = $1 AND task_id = $2 AND map_index IS NOT DISTINCT FROM $3",
+            run.0,
+            name.task.as_str(),
+            name.map_index.map(u32::cast_signed)
+        )
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(StoreError::query("look for a task of a run"))?;
+        row.map(|row| {
+            Ok(TaskRow { task: TaskIndex(row.task_index.cast_unsigned()), state: rows::task_state(&row.state)? })
+        })
+        .transpose()
+    }
+
+    /// The instances of these mapped tasks of a run, by task and `map_index`.
+    pub async fn instance_states(&self, run: RunKey, tasks: &[TaskIndex]) -> Result<Vec<InstanceRow>, StoreError> {
+        let tasks: Vec<i32> = tasks.iter().map(|task| task.0.cast_signed()).collect();
+        let rows = sqlx::query!(
+            r#"SELECT map_of AS "map_of!", map_index AS "map_index!", state
+               FROM task_run
+               WHERE run_key = $1 AND map_of = ANY ($2)
+               ORDER BY map_of, map_index"#,
+            run.0,
+            &tasks
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("read how instances of mapped tasks stand"))?;
+        rows.into_iter()
+            .map(|row| {
+                Ok(InstanceRow {
+                    map_of: TaskIndex(row.map_of.cast_unsigned()),
+                    map_index: row.map_index.cast_unsigned(),
+                    state: rows::task_state(&row.state)?,
+                })
+            })
+            .collect()
+    }
+
     /// A run's tasks with their outputs, in the DAG's order, and after these the instances of mapped tasks by index.
     pub async fn task_runs(&self, run: RunKey) -> Result<Vec<TaskRun>, StoreError> {
         let rows = sqlx::query!(

@@ -34,6 +34,8 @@ struct Node<'a> {
     task_id: &'a str,
     operator: &'static str,
     trigger_rule: &'static str,
+    /// Whether it is expanded into instances when it runs.
+    mapped: bool,
 }
 
 /// From a task to one that waits for it.
@@ -55,6 +57,7 @@ impl<'a> Graph<'a> {
             task_id: task.id.as_str(),
             operator: task.operator,
             trigger_rule: task.trigger_rule.as_str(),
+            mapped: task.mapping.is_some(),
         };
         let id = |index| dag.task(index).map(|task| task.id.as_str());
         let edges = dag.edges().into_iter().filter_map(|(from, to)| Some(Edge { from: id(from)?, to: id(to)? }));

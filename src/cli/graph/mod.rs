@@ -42,12 +42,14 @@ pub(crate) fn graph(arguments: &GraphArguments, printer: Printer) -> anyhow::Res
     Ok(Exit::Done)
 }
 
-/// What stands under a task's id: its operator, and its trigger rule when it is not the usual one.
+/// What stands under a task's id: its operator, and what else is to be known.
 fn subtitle(task: &Task) -> String {
-    match rule(task) {
-        Some(rule) => format!("{} · {rule}", task.operator),
-        None => task.operator.to_owned(),
-    }
+    std::iter::once(task.operator).chain(marks(task)).collect::<Vec<_>>().join(" · ")
+}
+
+/// What is to be known of a task beside its operator: that it is mapped, and its trigger rule when it is not the usual one.
+fn marks(task: &Task) -> impl Iterator<Item = &'static str> {
+    task.mapping.as_ref().map(|_| "mapped").into_iter().chain(rule(task))
 }
 
 /// A trigger rule that is not the usual one, by its name in a DAG file.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::cli::graph::rule;
+use crate::cli::graph::marks;
 use crate::domain::dag::{Dag, Schedule};
 use crate::domain::duration::format_duration;
 use crate::domain::layout::Layout;
@@ -39,8 +39,9 @@ pub(crate) fn text(dag: &Dag) -> String {
             if !upstream.is_empty() {
                 let _ = write!(line, "  ← {}", upstream.join(", "));
             }
-            if let Some(rule) = rule(task) {
-                let _ = write!(line, "  ({rule})");
+            let marks: Vec<&str> = marks(task).collect();
+            if !marks.is_empty() {
+                let _ = write!(line, "  ({})", marks.join(", "));
             }
             drawn.push_str(line.trim_end());
             drawn.push('\n');

@@ -294,6 +294,9 @@ fn type_word(name: &str) -> &str {
 }
 
 fn wrong_type(name: &str, expected: &str, node: &Node) -> Diagnostic {
+    if let Some((message, help)) = node.not_whole(name).filter(|_| expected == "a whole number") {
+        return Diagnostic::error(Code::WrongConfigType, node.span, message).help(help);
+    }
     let message = format!("`{name}` is {expected}, but this is {}", node.describe());
     let problem = Diagnostic::error(Code::WrongConfigType, node.span, message).label(format!("expected {expected}"));
     match &node.kind {

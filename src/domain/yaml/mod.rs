@@ -42,6 +42,9 @@ pub(in crate::domain) struct Key {
     pub(in crate::domain) span: Span,
 }
 
+/// Whole numbers up to this one are told apart with a fraction's precision.
+const LARGEST_EXACT: f64 = 1e15;
+
 impl Node {
     /// What it is, for "expected … but this is …".
     pub(in crate::domain) fn describe(&self) -> &'static str {
@@ -54,6 +57,19 @@ impl Node {
             NodeKind::List(_) => "a list",
             NodeKind::Mapping(_) => "a mapping",
         }
+    }
+
+    /// Of a number with a fraction, what is wrong with it where `key` takes whole numbers, and what to write instead.
+    pub(in crate::domain) fn not_whole(&self, key: &str) -> Option<(String, String)> {
+        let NodeKind::Number(number) = &self.kind else { return None };
+        let value = number.as_f64().filter(|_| number.is_f64())?;
+        let (below, above) = (value.floor(), value.ceil());
+        let instead = match (below == above, value.abs() < LARGEST_EXACT) {
+            (_, false) => "write it out, without an exponent and a point".to_owned(),
+            (true, true) => format!("write {below:.0}"),
+            (false, true) => format!("{below:.0} and {above:.0} are the whole numbers next to it"),
+        };
+        Some((format!("`{key}` is {number}; it has to be a whole number"), instead))
     }
 
     /// Whether nothing stands there.

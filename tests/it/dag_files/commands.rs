@@ -52,6 +52,23 @@ fn validate_finds_the_files_of_folders_and_the_dags_that_come_with_pinsched_are_
 }
 
 #[test]
+fn validate_follows_links_and_tells_a_file_that_is_there_twice() {
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    std::fs::create_dir_all(at("dags/team")).unwrap();
+    std::fs::write(at("dags/team/orders.yaml"), "orders: {tasks: {one: {operator: empty}}}\n").unwrap();
+    std::os::unix::fs::symlink("team", at("dags/again")).unwrap();
+    std::os::unix::fs::symlink("..", at("dags/team/up")).unwrap();
+    let dags = at("dags").display().to_string();
+    let (code, stdout, _) = outcome(&["validate", &dags]);
+    let said = stdout.replace(&dags, "DAGS");
+    insta::assert_snapshot!(format!("exit {code}\n{said}"));
+    // What is named twice is no problem of the folder's.
+    let (file, link) = (format!("{dags}/team/orders.yaml"), format!("{dags}/again"));
+    assert_eq!(outcome(&["validate", &file, &link]).0, 0);
+}
+
+#[test]
 fn validate_exits_2_when_a_file_cannot_be_read() {
     insta::assert_snapshot!(pinsched(&["validate", "dags/hello.yaml", "no/such.yaml"]));
 }
@@ -135,6 +152,7 @@ fn a_file_that_an_earlier_task_may_write_need_not_be_there_yet() {
 #[test]
 fn graph_draws_for_the_terminal() {
     insta::assert_snapshot!("task_groups.text", pinsched(&["graph", "dags/task_groups.yaml"]));
+    insta::assert_snapshot!("mapped.text", pinsched(&["graph", "dags/mapped.yaml"]));
     insta::assert_snapshot!(pinsched(&["graph", "dags/fan_out.yaml"]));
     insta::assert_snapshot!(pinsched(&["graph", "dags/from_airflow.yaml"]));
 }
@@ -146,6 +164,8 @@ fn graph_draws_mermaid_dot_and_svg() {
         insta::assert_snapshot!(format!("fan_out.{format}"), said);
         let said = pinsched(&["graph", "dags/task_groups.yaml", "--format", format]);
         insta::assert_snapshot!(format!("task_groups.{format}"), said);
+        let (_, drawn, _) = outcome(&["graph", "dags/mapped.yaml", "--format", format]);
+        assert!(drawn.contains("python · mapped") || drawn.contains("bash · mapped"), "{drawn}");
     }
 }
 

@@ -10,7 +10,7 @@ use pinsched::domain::control::{Action, Reach};
 use pinsched::domain::run_state::RunState;
 use pinsched::domain::task_state::TaskState;
 use pinsched::embedded::s3::{S3Server, S3ServerConfig};
-use pinsched::engine::outputs::{OutputLimits, OutputStore, SpillPlace, delete_unused};
+use pinsched::engine::outputs::{OutputLimits, OutputStore, SpillPlace, Unused, delete_unused, find_unused};
 use pinsched::engine::shutdown::Shutdown;
 use pinsched::engine::{Driven, Engine};
 use pinsched::operators;
@@ -114,11 +114,15 @@ async fn what_is_too_large_for_a_row_goes_to_object_storage_and_comes_back_and_g
         "{changed}"
     );
     // They go with the run.
-    assert_eq!(delete_unused(&house.store, &engine.outputs).await.unwrap(), 0);
+    let nothing = Unused::default();
+    assert_eq!(delete_unused(&house.store, &engine.outputs).await.unwrap(), nothing);
     house.execute(&format!("DELETE FROM run WHERE id = {}", play.run.key.0)).await;
-    assert_eq!(delete_unused(&house.store, &engine.outputs).await.unwrap(), 1);
+    // The objects are `{}` now.
+    let unused = Unused { runs: 1, objects: 2, bytes: 4 };
+    assert_eq!(find_unused(&house.store, &engine.outputs).await.unwrap(), unused);
+    assert_eq!(delete_unused(&house.store, &engine.outputs).await.unwrap(), unused);
     assert_eq!(s3.list("lake", "").await.unwrap().len(), 0);
-    assert_eq!(delete_unused(&house.store, &engine.outputs).await.unwrap(), 0);
+    assert_eq!(delete_unused(&house.store, &engine.outputs).await.unwrap(), nothing);
 }
 
 /// One bucket is gone with all that was in it, one cannot be named, and one is fine.

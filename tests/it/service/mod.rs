@@ -6,6 +6,7 @@ mod control;
 mod files;
 mod large;
 mod limits;
+mod links;
 mod mapping;
 mod schedules;
 mod upgrade;
@@ -40,6 +41,8 @@ use crate::dags::{self, House};
 pub struct Served {
     pub house: House,
     folder: TempDir,
+    /// What the services follow within the folder, where it is not all of it.
+    within: Option<&'static str>,
     pub services: JoinSet<Result<(), ServiceError>>,
     pub shutdown: Shutdown,
     retention: Retention,
@@ -61,6 +64,7 @@ impl Served {
         Self {
             house,
             folder,
+            within: None,
             services: JoinSet::new(),
             shutdown: Shutdown::default(),
             retention: Retention::default(),
@@ -93,7 +97,8 @@ impl Served {
         engine.lookup = Lookup::new(engine.store.clone(), named, SecretKeys::default(), Masks::default());
         let sign = register(&engine.store).await.unwrap();
         let roles = BTreeSet::from([Role::Scheduler, Role::Worker]);
-        let dags = self.folder.path().canonicalize().unwrap();
+        let mut dags = self.folder.path().canonicalize().unwrap();
+        dags.extend(self.within);
         let metrics = Arc::new(Metrics::new());
         let engine = Engine { observer: Arc::clone(&metrics) as Arc<dyn Observer>, ..engine };
         let door = Door::open("127.0.0.1:0".parse().unwrap()).await.unwrap();

@@ -10,32 +10,32 @@ use crate::sensors::Stand;
 use crate::whole::upkeep::{json_on, on};
 
 /// A service on a file of real operators, and commands about what it does.
-struct Desk {
-    stand: Stand,
+pub(super) struct Desk {
+    pub(super) stand: Stand,
     folder: TempDir,
     url: String,
 }
 
 /// Exit code, stdout, stderr.
-type Answer = (Option<i32>, String, String);
+pub(super) type Answer = (Option<i32>, String, String);
 
 impl Desk {
-    async fn with(text: &str) -> Self {
+    pub(super) async fn with(text: &str) -> Self {
         let (stand, _service) = Stand::with(4, text).await;
         let url = stand.house.url.expose_secret().to_owned();
         Self { stand, folder: TempDir::new().unwrap(), url }
     }
 
-    async fn ask(&self, arguments: &[&str]) -> Answer {
+    pub(super) async fn ask(&self, arguments: &[&str]) -> Answer {
         on(&self.folder, &self.url, arguments).await
     }
 
-    async fn json(&self, arguments: &[&str]) -> Value {
+    pub(super) async fn json(&self, arguments: &[&str]) -> Value {
         json_on(&self.folder, &self.url, arguments).await
     }
 
     /// The DAG is registered.
-    async fn knows(&self, dag: &str) {
+    pub(super) async fn knows(&self, dag: &str) {
         let dag = dag.parse().unwrap();
         let look = async |house: &crate::dags::House| {
             house.store.dag_state(&dag).await.unwrap().is_some_and(|state| state.version.is_some())
@@ -43,7 +43,7 @@ impl Desk {
         self.stand.until("the DAG", look).await;
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.stand.stop().await;
     }
 }
@@ -371,7 +371,7 @@ async fn what_is_named_in_several_runs_is_done_to_those_that_have_it() {
     let (code, _, stderr) =
         desk.ask(&[&["mark", "orders@first", "each[2]", "--as", "failed"][..], &all].concat()).await;
     assert_eq!(code, Some(2), "the run that is named has to have it");
-    assert!(stderr.contains("has no instance [2]"), "{stderr}");
+    assert!(stderr.contains("there is no `each[2]` in run `first`: task `each` has 2 instances"), "{stderr}");
     let report = desk.json(&[&["clear", "orders@second", "each[2]", "--dry-run"][..], &all].concat()).await;
     let changed: Vec<(&str, i64)> = report["changes"]
         .as_array()

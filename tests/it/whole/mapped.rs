@@ -24,7 +24,7 @@ async fn an_instance_is_shown_logged_and_cleared_by_its_index() {
     assert!(all.stdout.contains("a[0] echo one"), "{}", all.stdout);
     assert_eq!(product.answer(&["logs", "latest", "a[0]"]).await.stdout, "one\n");
     let nobody = product.answer(&["logs", "latest", "a[7]"]).await;
-    assert!(nobody.stderr.contains("has no instance [7]: it has 2 of them"), "{}", nobody.stderr);
+    assert!(nobody.stderr.contains("task `a` has 2 instances, `a[0]` to `a[1]`"), "{}", nobody.stderr);
     let changes = product.json(&["clear", "latest", "a", "--only-failed", "--dry-run"]).await;
     let changed: Vec<(i64, &str)> = changes["changes"]
         .as_array()

@@ -10,6 +10,7 @@ mod killed;
 mod mapped;
 pub mod product;
 mod refused;
+mod slips;
 mod terminal;
 mod told;
 mod upkeep;

@@ -191,7 +191,8 @@ async fn what_was_staged_for_runs_that_are_gone_is_cleaned_and_nothing_else() {
         s3.put(bucket, key, vec![7; 10].into(), PutOptions::default()).await.unwrap();
     }
     let told = product.json(&["clean", "--dry-run"]).await;
-    let left = json!({"bucket": bucket, "runs": 1, "objects": 1, "bytes": 10, "deleted": false});
+    let outputs = json!({"runs": 0, "objects": 0, "bytes": 0});
+    let left = json!({"bucket": bucket, "runs": 1, "objects": 1, "bytes": 10, "outputs": outputs, "deleted": false});
     assert_eq!(told, left);
     assert!(s3.head(bucket, &gone).await.unwrap().is_some());
     assert_eq!(product.json(&["clean"]).await["deleted"], true);
@@ -199,6 +200,32 @@ async fn what_was_staged_for_runs_that_are_gone_is_cleaned_and_nothing_else() {
     for key in &stays {
         assert!(s3.head(bucket, key).await.unwrap().is_some(), "{key}");
     }
+}
+
+#[tokio::test]
+async fn large_outputs_of_runs_that_are_gone_are_told_of_and_cleaned() {
+    let product = Product::embedded().await;
+    let bash = "operator: bash, bash_command: \"head -c 300000 /dev/zero | tr '\\\\0' x\"";
+    let file = product.write("large.yaml", &format!("large: {{tasks: {{one: {{{bash}}}, two: {{{bash}}}}}}}\n"));
+    for _ in 0..2 {
+        assert_eq!(product.answer(&["run", &file, "--new"]).await.status.code(), Some(0));
+    }
+    let nothing = "bucket pinsched-staging holds no drawn rows of runs that are gone\n";
+    let told = product.answer(&["clean", "--dry-run"]).await;
+    assert_eq!(told.stdout, format!("{nothing}there are no large outputs of runs that are gone\n"), "{}", told.stderr);
+    assert_eq!(product.json(&["db", "clean", "--older-than", "0s", "--yes"]).await["runs_deleted"], 1);
+    let words = "2 large outputs of 1 run that is gone (600,066 bytes)\n";
+    for _ in 0..2 {
+        let told = product.answer(&["clean", "--dry-run"]).await;
+        assert_eq!((told.status.code(), told.stdout), (Some(0), format!("{nothing}left: {words}")));
+    }
+    let cleaned = product.answer(&["clean"]).await;
+    assert_eq!((cleaned.status.code(), cleaned.stdout), (Some(0), format!("{nothing}deleted {words}")));
+    let none = product.json(&["clean", "--dry-run"]).await;
+    assert_eq!(none["outputs"], json!({"runs": 0, "objects": 0, "bytes": 0}));
+    // The other run's are there.
+    let shown = product.json(&["show", "latest", "--task", "two"]).await;
+    assert_eq!(shown["tasks"][0]["output"]["return_value"].as_str().map(str::len), Some(300_000));
 }
 
 #[tokio::test]

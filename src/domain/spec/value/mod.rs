@@ -40,6 +40,10 @@ pub(in crate::domain) trait FromNode: Sized {
 
 /// Reports that a value has the wrong form.
 fn wrong_type(node: &Node, key: &str, expected: &str, problems: &mut Problems<'_>) {
+    if let Some((message, help)) = node.not_whole(key).filter(|_| expected == "a whole number") {
+        problems.add(Diagnostic::error(Code::WrongType, node.span, message).help(help));
+        return;
+    }
     let message = format!("`{key}` is {expected}, but this is {}", node.describe());
     let problem = Diagnostic::error(Code::WrongType, node.span, message).label(format!("expected {expected}"));
     let typed = problems.file.slice(node.span);
