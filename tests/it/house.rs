@@ -217,6 +217,7 @@ fn a_task_moves_on_by_its_table_of_transitions_alone() {
         "src/store/sql/control.sql",
         "src/store/sql/give_up_run.sql",
         "src/store/sql/step.sql",
+        "src/store/sql/step_alone.sql",
     ];
     assert_eq!(writers, known);
     let asked = offences(
@@ -224,6 +225,24 @@ fn a_task_moves_on_by_its_table_of_transitions_alone() {
         &["domain/plan.rs", "domain/control.rs", "domain/task_state.rs"],
     );
     assert_none(&asked, "somebody but the plan moves a task on");
+}
+
+/// The statement of a step that looks at nothing but its plans is the whole one without the parts for the queue.
+#[test]
+fn a_step_is_the_same_statement_with_and_without_the_queue() {
+    let read = |name: &str| fs::read_to_string(root().join("src/store/sql").join(name)).unwrap();
+    let after_words = |text: &str| text[text.find("WITH planned").unwrap()..].to_owned();
+    let (mut is_of_the_queue, mut parts, mut rest) = (false, 0, String::new());
+    for line in after_words(&read("step.sql")).lines() {
+        match line.trim() {
+            "-- queue {" => (is_of_the_queue, parts) = (true, parts + 1),
+            "-- } queue" => is_of_the_queue = false,
+            _ if is_of_the_queue => {}
+            _ => rest += &format!("{line}\n"),
+        }
+    }
+    assert_eq!(parts, 3);
+    assert_eq!(after_words(&read("step_alone.sql")), rest);
 }
 
 #[test]

@@ -123,6 +123,8 @@ pub(super) struct Worker<'a> {
     orphanage: Orphanage,
     next_ready: Option<Instant>,
     wants_work: bool,
+    /// Whether tasks may have come to the queue of which this worker's own steps do not know.
+    wants_look: bool,
     /// The end of the one run that it works on.
     concluded: Option<RunState>,
     stepped: bool,
@@ -158,6 +160,7 @@ impl<'a> Worker<'a> {
             orphanage: Orphanage::default(),
             next_ready: None,
             wants_work: true,
+            wants_look: true,
             concluded: None,
             stepped: false,
             troubled_since: None,
@@ -238,9 +241,9 @@ impl<'a> Worker<'a> {
                 () = sleep_until(again_at.unwrap_or(next_ready)), if again_at.is_some() => {}
                 () = sleep_until(next_ready), if self.next_ready.is_some() => {
                     self.next_ready = None;
-                    self.wants_work = true;
+                    self.look_for_work();
                 }
-                () = rung(bells.as_ref().map(Bells::work)) => self.wants_work = true,
+                () = rung(bells.as_ref().map(Bells::work)) => self.look_for_work(),
                 () = rung(bells.as_ref().map(Bells::look)) => {
                     // Tasks may have been cleared or marked: what runs of them is not held any more.
                     let looked = match answered(self.renew()).await {
@@ -285,8 +288,14 @@ impl<'a> Worker<'a> {
             return Err(error);
         }
         tracing::warn!(error = %chain(&error), "the database refused a step of the engine; trying again");
-        self.wants_work = true;
+        self.look_for_work();
         Ok(())
+    }
+
+    /// Something may be ready that this worker's own steps did not tell of.
+    fn look_for_work(&mut self) {
+        self.wants_work = true;
+        self.wants_look = true;
     }
 
     /// Notes that an attempt waits for something outside.
@@ -331,6 +340,7 @@ impl<'a> Worker<'a> {
                 worker: self.sign.worker,
                 slots: u32::try_from(slots).unwrap_or(u32::MAX),
                 of: self.assignment.claims(),
+                looks: self.wants_look,
             });
             let mut happened = self.hand.happened(portion);
             let batches: Vec<RunBatch<'_>> = happened
@@ -362,6 +372,7 @@ impl<'a> Worker<'a> {
             let freed = self.note_deferrals(&step.batches);
             let is_full = claims && stepped.claimed.len() == slots; // there may be more: after these
             self.wants_work = freed || is_full;
+            self.wants_look &= !claims;
             self.start_all(&stepped.claimed).await?;
             if self.hand.ended.is_empty() && !(is_full && slots < free) {
                 return Ok(());

@@ -32,7 +32,7 @@ impl Worker<'_> {
 
     /// The slow poll: cancel requests, orphans, and work that became ready without anybody saying so.
     pub(super) async fn look_around(&mut self) -> Result<(), EngineError> {
-        self.wants_work = true;
+        self.look_for_work();
         let of = self.assignment.claims();
         match of {
             ClaimOf::Run(run) => {

@@ -72,6 +72,9 @@ pub struct Claim {
     pub slots: u32,
     /// Of which runs.
     pub of: ClaimOf,
+    /// Whether tasks may have come to the queue that no step of this stepper's told of. Without it the queue is looked at
+    /// only where tasks were left in it.
+    pub looks: bool,
 }
 
 /// Whose tasks are claimed.
@@ -222,7 +225,11 @@ impl Stepper {
             }
             let claim = step.claim.as_ref().filter(|_| claims).map(|claim| claim.but(stepped.claimed.len()));
             let taken = claim.as_ref().map(|claim| self.take(claim, &planned, now)).unwrap_or_default();
-            let queue = if self.limited_wait { Queue::Left } else { Queue::Claimed };
+            let queue = match &claim {
+                Some(_) if self.limited_wait => Queue::Left,
+                Some(claim) if claim.looks || self.queue_waits => Queue::Claimed,
+                Some(_) | None => Queue::Unlooked,
+            };
             let writing = Writing::of(&planned, &taken, claim.as_ref(), queue, now);
             let written = match expanding::write(connection, &writing, &mut planned, now).await {
                 Ok(Some(written)) => written,
@@ -496,7 +503,7 @@ impl Claim {
     /// The same with so many slots less.
     fn but(&self, claimed: usize) -> Self {
         let claimed = u32::try_from(claimed).unwrap_or(u32::MAX);
-        Self { worker: self.worker, slots: self.slots.saturating_sub(claimed), of: self.of }
+        Self { worker: self.worker, slots: self.slots.saturating_sub(claimed), ..*self }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::store::{LEASE, StoreError};
 /// What one statement is to write.
 pub(super) struct Writing<'a> {
     claim: Option<&'a Claim>,
+    queue: Queue,
     slots: i64,
     now: Timestamp,
     runs: Runs,
@@ -32,6 +33,8 @@ pub(super) enum Queue {
     Claimed,
     /// It is left to a claim that counts limits.
     Left,
+    /// Nothing is known to wait there, or nothing is wished for: it is not looked at.
+    Unlooked,
 }
 
 /// What it wrote.
@@ -58,10 +61,10 @@ impl<'a> Writing<'a> {
         let slots = claim.map_or(0, |claim| usize::try_from(claim.slots).unwrap_or(usize::MAX));
         let slots = match queue {
             Queue::Claimed => i64::try_from(slots.saturating_sub(taken.len())).unwrap_or(i64::MAX),
-            Queue::Left => 0,
+            Queue::Left | Queue::Unlooked => 0,
         };
         let (runs, changes, ends) = (Runs::default(), Changes::default(), Ends::default());
-        let mut writing = Self { claim, slots, now, runs, changes, ends };
+        let mut writing = Self { claim, queue, slots, now, runs, changes, ends };
         for planned in planned {
             writing.push(planned, taken);
         }
@@ -97,49 +100,57 @@ impl<'a> Writing<'a> {
     pub(super) async fn write(&self, connection: &mut PgConnection) -> Result<Option<Written>, StoreError> {
         let (runs, changes, ends) = (&self.runs, &self.changes, &self.ends);
         let claimed_of = self.claim.and_then(|claim| claim.of.run()).map(|run| run.0);
-        let rows = sqlx::query_file_as!(
-            TaskRow,
-            "src/store/sql/step.sql",
-            &runs.keys,
-            &runs.versions,
-            &runs.finished,
-            &runs.leaves_failed,
-            &runs.conclusions as &[Option<String>],
-            &changes.runs,
-            &changes.indexes,
-            &changes.events as &[Option<String>],
-            &changes.from,
-            &changes.to,
-            &changes.ready_at as &[Option<Timestamp>],
-            &changes.try_numbers,
-            &changes.lost,
-            &changes.upstream.unfinished,
-            &changes.upstream.success,
-            &changes.upstream.failed,
-            &changes.upstream.upstream_failed,
-            &changes.upstream.skipped,
-            &changes.upstream.setups_succeeded,
-            &changes.upstream.setups_skipped,
-            &changes.errors as &[Option<String>],
-            &changes.taken,
-            self.claim.map(|claim| claim.worker.0),
-            LEASE.as_secs_f64(),
-            self.now,
-            &ends.runs,
-            &ends.indexes,
-            &ends.fences,
-            &ends.outcomes,
-            &ends.errors as &[Option<String>],
-            &ends.output_runs,
-            &ends.output_indexes,
-            &ends.outputs as &[Option<serde_json::Value>],
-            claimed_of,
-            self.slots,
-            self.claim.is_some(),
-            &ends.spilled as &[Option<serde_json::Value>],
-        )
-        .fetch_all(connection)
-        .await;
+        macro_rules! written_by {
+            ($statement:literal $(, $of_the_queue:expr)*) => {
+                sqlx::query_file_as!(
+                    TaskRow,
+                    $statement,
+                    &runs.keys,
+                    &runs.versions,
+                    &runs.finished,
+                    &runs.leaves_failed,
+                    &runs.conclusions as &[Option<String>],
+                    &changes.runs,
+                    &changes.indexes,
+                    &changes.events as &[Option<String>],
+                    &changes.from,
+                    &changes.to,
+                    &changes.ready_at as &[Option<Timestamp>],
+                    &changes.try_numbers,
+                    &changes.lost,
+                    &changes.upstream.unfinished,
+                    &changes.upstream.success,
+                    &changes.upstream.failed,
+                    &changes.upstream.upstream_failed,
+                    &changes.upstream.skipped,
+                    &changes.upstream.setups_succeeded,
+                    &changes.upstream.setups_skipped,
+                    &changes.errors as &[Option<String>],
+                    &changes.taken,
+                    self.claim.map(|claim| claim.worker.0),
+                    LEASE.as_secs_f64(),
+                    self.now,
+                    &ends.runs,
+                    &ends.indexes,
+                    &ends.fences,
+                    &ends.outcomes,
+                    &ends.errors as &[Option<String>],
+                    &ends.output_runs,
+                    &ends.output_indexes,
+                    &ends.outputs as &[Option<serde_json::Value>],
+                    &ends.spilled as &[Option<serde_json::Value>],
+                    $($of_the_queue),*
+                )
+                .fetch_all(connection)
+                .await
+            };
+        }
+        let rows = match self.queue {
+            Queue::Unlooked => written_by!("src/store/sql/step_alone.sql"),
+            Queue::Claimed | Queue::Left => {
+                written_by!("src/store/sql/step.sql", claimed_of, self.slots, self.claim.is_some())
+            }
+        };
         let rows = match rows {
             Err(error) if !runs.keys.is_empty() && is_refused(&error) => return Ok(None),
             rows => rows.map_err(StoreError::query("write a step of the engine"))?,

@@ -14,7 +14,7 @@ use super::Served;
 use crate::dags::{House, dag, new_run};
 
 async fn claim(stepper: &mut Stepper, worker: &SignOfLife, slots: u32) -> Vec<Claimed> {
-    let claim = Some(Claim { worker: worker.worker, slots, of: ClaimOf::AnyUnowned });
+    let claim = Some(Claim { worker: worker.worker, slots, of: ClaimOf::AnyUnowned, looks: true });
     stepper.step(&Step { batches: Vec::new(), claim }, clock::now()).await.unwrap().claimed
 }
 

@@ -193,7 +193,7 @@ impl<'a> Both<'a> {
             parts.iter().map(|(run, dag, ended)| RunBatch { run: *run, dag, ended: ended.clone() }).collect();
         let pair = &mut self.workers[place];
         let worker = pair.sign.worker;
-        let claim = (slots > 0).then_some(Claim { worker, slots, of: ClaimOf::AnyUnowned });
+        let claim = (slots > 0).then_some(Claim { worker, slots, of: ClaimOf::AnyUnowned, looks: true });
         let real = pair.real.step(&Step { batches: real_batches, claim }, self.now).await.unwrap();
         let stepping = Stepping::new(batches, worker, slots as usize, self.now);
         let model = step_alone(&mut pair.model, &mut self.db, stepping);

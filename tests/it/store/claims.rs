@@ -109,7 +109,7 @@ async fn a_failed_task_is_claimed_again_when_its_wait_is_over_and_not_before() {
     let task = house.store.task_runs(play.run.key).await.unwrap().remove(0);
     assert_eq!((task.state, task.ready_at, task.try_number), (TaskState::UpForRetry, Some(ready_at), 2));
     let claim_at = async |now| {
-        let claim = Some(Claim { worker: worker.worker, slots: 9, of: ClaimOf::Run(play.run.key) });
+        let claim = Some(Claim { worker: worker.worker, slots: 9, of: ClaimOf::Run(play.run.key), looks: true });
         house.store.stepper().step(&Step { batches: Vec::new(), claim }, now).await.unwrap().claimed
     };
     assert!(claim_at(ready_at - chrono::TimeDelta::microseconds(1)).await.is_empty());
@@ -126,7 +126,7 @@ async fn a_claim_keeps_to_the_runs_that_it_names_and_to_those_that_are_not_cance
     let play = house.play(&fan(2)).await;
     let other = house.play(&fan(2).replace("orders", "others")).await;
     let worker = worker(&house).await;
-    let only = Claim { worker: worker.worker, slots: 9, of: ClaimOf::Run(other.run.key) };
+    let only = Claim { worker: worker.worker, slots: 9, of: ClaimOf::Run(other.run.key), looks: true };
     let step = Step { batches: Vec::new(), claim: Some(only) };
     let claimed = house.store.stepper().step(&step, clock::now()).await.unwrap().claimed;
     assert!(claimed.len() == 2 && claimed.iter().all(|claimed| claimed.task_run.run == other.run.key));
@@ -144,7 +144,7 @@ async fn what_a_step_releases_it_also_claims() {
     let first = claim(&house.store, &worker, 9).await;
     let done = EndedAttempt { ..succeeded(&first[0]) };
     let batches = vec![RunBatch { run: play.run.key, dag: &play.dag, ended: vec![done] }];
-    let claim = Some(Claim { worker: worker.worker, slots: 1, of: ClaimOf::Run(play.run.key) });
+    let claim = Some(Claim { worker: worker.worker, slots: 1, of: ClaimOf::Run(play.run.key), looks: true });
     let stepped = house.store.stepper().step(&Step { batches, claim }, clock::now()).await.unwrap();
     assert_eq!(stepped.claimed.len(), 1);
     assert_eq!(states(&house.store, play.run.key).await, [TaskState::Success, TaskState::Running]);

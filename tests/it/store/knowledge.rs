@@ -23,7 +23,7 @@ async fn go_on(
     slots: u32,
 ) -> Stepped {
     let batches = if ended.is_empty() { vec![] } else { vec![RunBatch { run: play.run.key, dag: &play.dag, ended }] };
-    let claim = Some(Claim { worker: worker.worker, slots, of: ClaimOf::Run(play.run.key) });
+    let claim = Some(Claim { worker: worker.worker, slots, of: ClaimOf::Run(play.run.key), looks: true });
     stepper.step(&Step { batches, claim }, clock::now()).await.unwrap()
 }
 
@@ -292,4 +292,31 @@ async fn what_a_step_releases_does_not_pass_what_waits_with_limits_of_its_own() 
         )
         .await;
     assert_eq!(order_of_three(&house, &play).await, ["first", "waiting", "after"]);
+}
+
+#[tokio::test]
+async fn the_queue_is_looked_at_where_something_was_left_in_it_or_somebody_says_so() {
+    let house = House::open().await;
+    let play =
+        house.play("orders: {tasks: {a: {operator: script}, b: {operator: script}, c: {operator: script}}}").await;
+    let worker = worker(&house).await;
+    let mut stepper = house.store.stepper();
+    let mut step = async |ended: Vec<EndedAttempt>, slots, looks| {
+        let batches =
+            if ended.is_empty() { vec![] } else { vec![RunBatch { run: play.run.key, dag: &play.dag, ended }] };
+        let claim = Some(Claim { worker: worker.worker, slots, of: ClaimOf::AnyUnowned, looks });
+        stepper.step(&Step { batches, claim }, clock::now()).await.unwrap().claimed
+    };
+    let first = step(vec![], 1, true).await;
+    let second = step(vec![succeeded(&first[0])], 1, false).await;
+    assert_eq!(second.len(), 1, "a full claim may have left some");
+    let third = step(vec![], 5, false).await;
+    assert_eq!(third.len(), 1);
+    let other = house.play("others: {tasks: {x: {operator: script}}}").await;
+    assert!(
+        step(vec![succeeded(&second[0])], 5, false).await.is_empty(),
+        "nothing was left, and nobody said that some came"
+    );
+    let told = step(vec![succeeded(&third[0])], 5, true).await;
+    assert_eq!(told.iter().map(|claimed| claimed.task_run.run).collect::<Vec<_>>(), [other.run.key]);
 }

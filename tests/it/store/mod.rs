@@ -26,7 +26,7 @@ async fn worker(house: &House) -> SignOfLife {
 
 /// Claims up to `slots` ready tasks of any run.
 async fn claim(store: &Store, worker: &SignOfLife, slots: u32) -> Vec<Claimed> {
-    let claim = Some(Claim { worker: worker.worker, slots, of: ClaimOf::AnyUnowned });
+    let claim = Some(Claim { worker: worker.worker, slots, of: ClaimOf::AnyUnowned, looks: true });
     store.stepper().step(&Step { batches: Vec::new(), claim }, clock::now()).await.unwrap().claimed
 }
 
