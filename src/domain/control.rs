@@ -58,14 +58,14 @@ pub struct InstanceState {
 
 /// How a whole run stands.
 #[derive(Debug, Clone, Copy)]
-pub struct Standing<'a> {
+pub struct RunStates<'a> {
     /// The DAG's tasks, in its order.
     pub states: &'a [TaskState],
     /// The instances of mapped tasks, in the order of their indexes.
     pub instances: &'a [InstanceState],
 }
 
-impl Standing<'_> {
+impl RunStates<'_> {
     fn instance(&self, index: TaskIndex) -> Option<&InstanceState> {
         let place = self.instances.binary_search_by_key(&index, |instance| instance.task).ok()?;
         self.instances.get(place)
@@ -100,7 +100,7 @@ pub struct Outcome {
 /// The tasks that are meant: `named`, or all where none is named, and what `reach` adds, less what it leaves out. Where only
 /// what failed is meant, that is of a mapped task the instances that did.
 #[must_use]
-pub fn select(dag: &Dag, standing: Standing<'_>, named: &[TaskIndex], reach: Reach) -> BTreeSet<TaskIndex> {
+pub fn select(dag: &Dag, standing: RunStates<'_>, named: &[TaskIndex], reach: Reach) -> BTreeSet<TaskIndex> {
     let mut selected = reached(dag, standing, named, reach);
     if reach.only_failed {
         let failed = selected.iter().flat_map(|&index| {
@@ -144,7 +144,7 @@ pub fn with_setups(dag: &Dag, mut selected: BTreeSet<TaskIndex>) -> BTreeSet<Tas
 }
 
 /// The same whatever became of the tasks.
-fn reached(dag: &Dag, standing: Standing<'_>, named: &[TaskIndex], reach: Reach) -> BTreeSet<TaskIndex> {
+fn reached(dag: &Dag, standing: RunStates<'_>, named: &[TaskIndex], reach: Reach) -> BTreeSet<TaskIndex> {
     let all = || dag.tasks().iter().map(|task| task.index);
     let mut selected: BTreeSet<TaskIndex> =
         if named.is_empty() { all().collect() } else { named.iter().copied().collect() };
@@ -164,7 +164,7 @@ fn reached(dag: &Dag, standing: Standing<'_>, named: &[TaskIndex], reach: Reach)
 /// The run while it is changed.
 struct Change<'a> {
     dag: &'a Dag,
-    standing: Standing<'a>,
+    standing: RunStates<'a>,
     after: Vec<TaskState>,
     instances: BTreeMap<TaskIndex, TaskState>,
     happened: BTreeMap<TaskIndex, [Option<TaskEvent>; 2]>,
@@ -254,7 +254,7 @@ impl Change<'_> {
 /// [`IllegalTransition`] when a state contradicts the table of transitions: a mistake of ours.
 pub fn apply(
     dag: &Dag,
-    standing: Standing<'_>,
+    standing: RunStates<'_>,
     selected: &BTreeSet<TaskIndex>,
     action: Action,
     kept_back: &BTreeMap<TaskIndex, Vec<TaskIndex>>,

@@ -107,7 +107,7 @@ fn dag_of(drawn: &[Drawn], schedule: Schedule) -> Dag {
         max_active_tis_per_dagrun: None,
         mapping: (drawn.instances > 0).then(|| {
             // Of the values only how many there are counts here.
-            let over = Over::Zipped(Value::Array(vec![Value::Null; drawn.instances]));
+            let over = Over::Kwargs(Value::Array(vec![Value::Null; drawn.instances]));
             Mapping::new(over, None).into()
         }),
         doc_md: None,
@@ -441,7 +441,7 @@ impl<'a> World<'a> {
         match (&self.described(index).mapping, &drawn) {
             (Some(_), Ending::Chose(_)) if is_instance => Ending::Succeeded,
             (Some(mapping), Ending::Succeeded | Ending::Chose(_)) if !is_instance => {
-                let Over::Zipped(Value::Array(items)) = &mapping.over else { unreachable!("they are drawn so") };
+                let Over::Kwargs(Value::Array(items)) = &mapping.over else { unreachable!("they are drawn so") };
                 let (items, labels) = (vec![Map::new(); items.len()], vec![None; items.len()]);
                 Ending::Expanded(Arc::new(Expansion { items, labels }))
             }
@@ -461,7 +461,7 @@ impl<'a> World<'a> {
     fn run(&mut self, fate: &mut Fate<'_>, slots: usize, cancel_at: Option<usize>) -> RunState {
         let each = |task: &Task| {
             let instances = match task.mapping.as_ref().map(|mapping| &mapping.over) {
-                Some(Over::Zipped(Value::Array(items))) => items.len(),
+                Some(Over::Kwargs(Value::Array(items))) => items.len(),
                 _ => 0,
             };
             (task.retry.retries as usize + 12) * (1 + instances)

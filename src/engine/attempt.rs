@@ -14,9 +14,9 @@ use crate::connect::Endpoints;
 use crate::domain::choice;
 use crate::domain::dag::Task;
 use crate::domain::ids::{AttemptKey, TaskId};
-use crate::domain::left::Left;
 use crate::domain::mapping::{Expansion, Instance, MapLimits, Mapping};
 use crate::domain::plan::Ending;
+use crate::domain::task_output::TaskOutput;
 use crate::domain::template::{Outputs, ReadOutputs, TemplateScope, Wanted};
 use crate::engine::attempt_log;
 use crate::engine::expansion;
@@ -76,7 +76,7 @@ pub(crate) struct Attempt {
     pub(crate) instance: Option<Instance>,
     pub(crate) run: RunningRun,
     /// What the tasks before it left, with their operators.
-    pub(crate) outputs: BTreeMap<TaskId, (&'static str, Left)>,
+    pub(crate) outputs: BTreeMap<TaskId, (&'static str, TaskOutput)>,
     pub(crate) registration: Registration,
     pub(crate) store: Store,
     pub(crate) endpoints: Arc<Endpoints>,
@@ -172,7 +172,7 @@ impl Attempt {
     }
 
     /// Puts an output where it stays, before the step that records it. A run that is cancelled does not need it.
-    async fn kept(&self, output: Output) -> Result<Left, Failure> {
+    async fn kept(&self, output: Output) -> Result<TaskOutput, Failure> {
         if choice::chooses(self.task.operator) {
             return self.output_store.keep_in_row(output);
         }
@@ -283,7 +283,7 @@ impl Attempt {
                 output.value().is_none() && (read.has(id) || is_operators && self.registration.kind.reads_outputs());
             let output = match output {
                 _ if !is_needed => output.clone(),
-                Left::Listed(listed) => {
+                TaskOutput::Listed(listed) => {
                     let list = self.output_store.list(&self.store, self.run.key, listed).await?;
                     self.output_store.fetch(&list).await?
                 }
@@ -310,7 +310,7 @@ impl Attempt {
         Ok(Output::new())
     }
 
-    fn ended(&self, result: Result<Left, Failure>) -> Option<EndedAttempt> {
+    fn ended(&self, result: Result<TaskOutput, Failure>) -> Option<EndedAttempt> {
         let stop = self.stop.reason();
         let (ending, output, error) = match (result, stop) {
             // Whatever was said meanwhile: the end is written only under the attempt's fence.

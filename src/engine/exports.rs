@@ -14,10 +14,10 @@ use crate::connect::Endpoints;
 use crate::connect::notify::{Answer, NotifyError, Post, exchange};
 use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskIndex};
-use crate::domain::left::Left;
 use crate::domain::lineage::{EventType, LineageEvent, names_data, read_by, reads_after, written_by};
 use crate::domain::masking::Masks;
 use crate::domain::run_state::RunState;
+use crate::domain::task_output::TaskOutput;
 use crate::domain::task_state::AttemptOutcome;
 use crate::domain::trace::{self, TracedAttempt, TracedRun};
 use crate::engine::notices::{Waits, first_failure};
@@ -322,7 +322,7 @@ fn data(
     operator: &str,
     task: TaskIndex,
     ancestors: &[TaskIndex],
-    outputs: &BTreeMap<TaskIndex, Option<Left>>,
+    outputs: &BTreeMap<TaskIndex, Option<TaskOutput>>,
     kafka: &str,
 ) -> (Datasets, Datasets) {
     let output = |task: &TaskIndex| outputs.get(task)?.as_ref()?.object();

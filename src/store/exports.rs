@@ -21,21 +21,21 @@ pub struct Exports {
 impl Exports {
     /// As a session is told, and rows have it.
     pub(in crate::store) fn kinds(self) -> Vec<&'static str> {
-        let kinds = [(self.traces, Kind::Trace), (self.lineage, Kind::Lineage)];
+        let kinds = [(self.traces, ExportKind::Trace), (self.lineage, ExportKind::Lineage)];
         kinds.into_iter().filter(|(is_wanted, _)| *is_wanted).map(|(_, kind)| kind.as_str()).collect()
     }
 }
 
 /// What a row is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ExportKind {
     /// A run's trace.
     Trace,
     /// An event of lineage.
     Lineage,
 }
 
-impl Kind {
+impl ExportKind {
     fn as_str(self) -> &'static str {
         match self {
             Self::Trace => "trace",
@@ -52,7 +52,7 @@ pub struct DueExport {
     /// The run.
     pub run: RunKey,
     /// What it is for.
-    pub kind: Kind,
+    pub kind: ExportKind,
     /// The attempt, by its task and fence; none where it is about the run as a whole.
     pub attempt: Option<(TaskIndex, i64)>,
     /// Whether it is about the end, and not about the start.
@@ -130,7 +130,7 @@ impl Store {
         .await
         .map_err(StoreError::query("look for what is to be told of runs"))?;
         let due = claimed.into_iter().map(|row| {
-            let kind = [Kind::Trace, Kind::Lineage].into_iter().find(|kind| kind.as_str() == row.kind);
+            let kind = [ExportKind::Trace, ExportKind::Lineage].into_iter().find(|kind| kind.as_str() == row.kind);
             Ok(DueExport {
                 id: row.id,
                 run: RunKey(row.run_key),

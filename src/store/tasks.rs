@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskId, TaskIndex, TaskRunKey};
-use crate::domain::left::{Left, Spilled};
 use crate::domain::mapping::{Instance, TaskName};
+use crate::domain::task_output::{Spilled, TaskOutput};
 use crate::domain::task_state::{AttemptOutcome, TaskState};
 use crate::store::{Store, StoreError, WorkerId, rows};
 
@@ -112,9 +112,9 @@ impl Store {
                     attempt_finished_at: row.attempt_finished_at,
                     error: row.error,
                     worker: row.worker_id.map(WorkerId),
-                    output: left.as_ref().and_then(Left::object).cloned(),
+                    output: left.as_ref().and_then(TaskOutput::object).cloned(),
                     spilled: match left {
-                        Some(Left::Spilled(spilled)) => Some((*spilled).clone()),
+                        Some(TaskOutput::Spilled(spilled)) => Some((*spilled).clone()),
                         _ => None,
                     },
                     map_of: row.map_of.map(|index| TaskIndex(index.cast_unsigned())),
@@ -132,7 +132,7 @@ impl Store {
         run: RunKey,
         dag: &Dag,
         tasks: &[TaskIndex],
-    ) -> Result<BTreeMap<TaskIndex, Option<Left>>, StoreError> {
+    ) -> Result<BTreeMap<TaskIndex, Option<TaskOutput>>, StoreError> {
         let is_mapped = |index: &TaskIndex| dag.task(*index).is_some_and(|task| task.mapping.is_some());
         let mapped: Vec<TaskIndex> = tasks.iter().copied().filter(is_mapped).collect();
         let tasks: Vec<i32> = tasks.iter().map(|task| task.0.cast_signed()).collect();
@@ -152,7 +152,7 @@ impl Store {
         for row in rows {
             let index = TaskIndex(row.task_index.cast_unsigned());
             let output = match mapped.contains(&index) {
-                true => Some(Left::listed(index)),
+                true => Some(TaskOutput::listed(index)),
                 false => rows::left(row.output, row.spilled)?,
             };
             left.insert(index, output);
@@ -178,7 +178,7 @@ impl Store {
     }
 
     /// What the instances of a mapped task left, by `map_index`, without those that were skipped or failed.
-    pub async fn list_outputs(&self, run: RunKey, task: TaskIndex) -> Result<Left, StoreError> {
+    pub async fn list_outputs(&self, run: RunKey, task: TaskIndex) -> Result<TaskOutput, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT o.output AS "output?", o.spilled AS "spilled?"
                FROM task_run AS t
@@ -192,7 +192,7 @@ impl Store {
         .await
         .map_err(StoreError::query("read the outputs of a mapped task"))?;
         let outputs = rows.into_iter().map(|row| rows::left(row.output, row.spilled));
-        Ok(Left::each(outputs.filter_map(Result::transpose).collect::<Result<_, _>>()?))
+        Ok(TaskOutput::each(outputs.filter_map(Result::transpose).collect::<Result<_, _>>()?))
     }
 
     /// Which instances these task runs are, each with its mapped task; those that are none, or are gone, are left out.

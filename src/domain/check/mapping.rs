@@ -119,7 +119,7 @@ pub(super) fn check(spec: &TaskSpec, operator: &Described, problems: &mut Proble
         }
         (None, Some(typed)) => {
             check_items(spec, operator, &typed.value.0, problems);
-            Over::Zipped(values(&typed.value.0))
+            Over::Kwargs(values(&typed.value.0))
         }
         (None, None) => return None,
     };

@@ -21,13 +21,13 @@ use serde_json::{Map, Value};
 
 use crate::domain::dag::Task;
 use crate::domain::ids::TaskId;
-use crate::domain::left::Left;
 use crate::domain::mapping::Instance;
 use crate::domain::operator_kind::LateField;
+use crate::domain::task_output::TaskOutput;
 use environment::{ENVIRONMENT, LONGEST};
 
 /// What the tasks upstream of a task left, by task.
-pub type Outputs = BTreeMap<TaskId, Left>;
+pub type Outputs = BTreeMap<TaskId, TaskOutput>;
 
 /// The values that a task's templates see.
 #[derive(Debug, Clone)]

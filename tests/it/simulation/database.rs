@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
 use pinsched::domain::Timestamp;
-use pinsched::domain::control::{self, Action, Reach, Standing};
+use pinsched::domain::control::{self, Action, Reach, RunStates};
 use pinsched::domain::dag::Dag;
 use pinsched::domain::ids::{RunKey, TaskIndex, TaskRunKey};
 use pinsched::domain::plan::{self, Plan, TaskSnapshot};
@@ -540,7 +540,7 @@ impl Database {
         let run = &self.runs[&key];
         let (dag, was_final) = (Arc::clone(&run.dag), run.state.is_final());
         let states: Vec<TaskState> = run.tasks.iter().map(|task| task.state).collect();
-        let standing = Standing { states: &states, instances: &[] };
+        let standing = RunStates { states: &states, instances: &[] };
         let mut selected = control::select(&dag, standing, named, reach);
         if action == Action::Clear {
             selected = control::with_setups(&dag, selected);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::TimeDelta;
 use pinsched::domain::Timestamp;
-use pinsched::domain::control::{self, Action, Reach, Standing};
+use pinsched::domain::control::{self, Action, Reach, RunStates};
 use pinsched::domain::ids::{RunKey, TaskIndex, TaskRunKey};
 use pinsched::domain::task_state::{TaskEvent, TaskState};
 use pinsched::store::{Claimed, WorkerId};
@@ -433,7 +433,7 @@ impl<'t> World<'t> {
         };
         let row = &self.db.runs[&run];
         let states: Vec<TaskState> = row.tasks.iter().map(|task| task.state).collect();
-        let selected = control::select(&row.dag, Standing { states: &states, instances: &[] }, &named, reach);
+        let selected = control::select(&row.dag, RunStates { states: &states, instances: &[] }, &named, reach);
         self.say(|_| format!("run {}: {action:?} of task {} with {reach:?}", run.0, named[0].0));
         self.db.change_tasks(run, action, &named, reach, self.db.clock);
         if action == Action::Clear { rules::check_cleared(&self.db, run, &selected) } else { Ok(()) }

@@ -1,4 +1,4 @@
-//! What a task left, as those after it see it: at hand, or in object storage where it was too large for a row.
+//! The output of a task, as those after it see it: at hand, or in object storage where it was too large for a row.
 
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
@@ -11,13 +11,13 @@ use crate::domain::ids::TaskIndex;
 
 /// The output of a task; of a mapped task a list of its instances' outputs. Cheap to clone.
 #[derive(Debug, Clone)]
-pub enum Left {
+pub enum TaskOutput {
     /// It is at hand.
     Here(Arc<Kept>),
     /// It is in object storage.
     Spilled(Arc<Spilled>),
     /// Of instances, some of whose outputs are in object storage.
-    Each(Arc<Vec<Left>>),
+    Each(Arc<Vec<TaskOutput>>),
     /// Of a mapped task whose instances' outputs are read when somebody asks for them.
     Listed(Arc<Listed>),
 }
@@ -28,7 +28,7 @@ pub struct Listed {
     /// The mapped task.
     pub task: TaskIndex,
     /// The list, once it was read.
-    pub read: OnceLock<Left>,
+    pub read: OnceLock<TaskOutput>,
 }
 
 /// A value that templates take as their own without making it anew for each of them.
@@ -49,7 +49,7 @@ pub struct Spilled {
     pub sha256: String,
 }
 
-impl Left {
+impl TaskOutput {
     /// A value that is at hand.
     #[must_use]
     pub fn here(value: Value) -> Self {
@@ -87,9 +87,9 @@ impl Left {
 
     /// The same as an object, to keep.
     #[must_use]
-    pub fn to_object(&self) -> Option<LeftObject> {
+    pub fn to_object(&self) -> Option<OutputObject> {
         match self {
-            Self::Here(kept) if kept.value.is_object() => Some(LeftObject(Arc::clone(kept))),
+            Self::Here(kept) if kept.value.is_object() => Some(OutputObject(Arc::clone(kept))),
             Self::Here(_) | Self::Spilled(_) | Self::Each(_) | Self::Listed(_) => None,
         }
     }
@@ -112,9 +112,9 @@ impl Left {
 
 /// An output that is at hand, as the object that it is. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct LeftObject(Arc<Kept>);
+pub struct OutputObject(Arc<Kept>);
 
-impl Deref for LeftObject {
+impl Deref for OutputObject {
     type Target = Map<String, Value>;
 
     fn deref(&self) -> &Self::Target {
@@ -122,13 +122,13 @@ impl Deref for LeftObject {
     }
 }
 
-impl From<Map<String, Value>> for LeftObject {
+impl From<Map<String, Value>> for OutputObject {
     fn from(output: Map<String, Value>) -> Self {
         Self(Arc::new(Kept { value: Value::Object(output), in_templates: OnceLock::new() }))
     }
 }
 
-impl From<Map<String, Value>> for Left {
+impl From<Map<String, Value>> for TaskOutput {
     fn from(output: Map<String, Value>) -> Self {
         Self::here(Value::Object(output))
     }
@@ -176,12 +176,15 @@ mod tests {
 
     #[test]
     fn instances_outputs_are_one_list_when_all_are_at_hand() {
-        let spilled = Left::Spilled(Arc::new(Spilled { url: "s3://b/k".to_owned(), bytes: 1, sha256: String::new() }));
+        let spilled =
+            TaskOutput::Spilled(Arc::new(Spilled { url: "s3://b/k".to_owned(), bytes: 1, sha256: String::new() }));
         assert_eq!(
-            Left::each(vec![Left::here(json!({"a": 1})), Left::here(json!({"a": 2}))]).value(),
+            TaskOutput::each(vec![TaskOutput::here(json!({"a": 1})), TaskOutput::here(json!({"a": 2}))]).value(),
             Some(&json!([{"a": 1}, {"a": 2}]))
         );
-        assert!(matches!(Left::each(vec![Left::here(json!({})), spilled]), Left::Each(two) if two.len() == 2));
-        assert_eq!(Left::each(Vec::new()).value(), Some(&json!([])));
+        assert!(
+            matches!(TaskOutput::each(vec![TaskOutput::here(json!({})), spilled]), TaskOutput::Each(two) if two.len() == 2)
+        );
+        assert_eq!(TaskOutput::each(Vec::new()).value(), Some(&json!([])));
     }
 }
