@@ -241,6 +241,11 @@ impl Change<'_> {
     }
 }
 
+/// Where a mapped task stands that its instances end; a person may have said otherwise of the task.
+fn ended_by(instances: UpstreamCounts) -> Option<TaskState> {
+    end_of_mapped(instances).and_then(|event| TaskState::Mapped.next(event).ok())
+}
+
 /// What follows when `action` is done to these tasks of a run.
 ///
 /// A marked task's failed and `upstream_failed` downstreams are cleared, as in Airflow: they may run now. A mapped task that
@@ -309,21 +314,34 @@ impl Change<'_> {
         kept_back: &BTreeMap<TaskIndex, Vec<TaskIndex>>,
     ) -> Result<Vec<UpstreamCounts>, IllegalTransition> {
         let dag = self.dag;
+        let mapped =
+            dag.tasks().iter().map(|task| task.index).filter(|index| self.standing.of(*index).next().is_some());
+        let instances: BTreeMap<TaskIndex, UpstreamCounts> =
+            mapped.map(|index| (index, self.counts_of(index))).collect();
         let mut counts = vec![UpstreamCounts::default(); self.after.len()];
         for task in dag.topological().into_iter().filter_map(|index| dag.task(index)) {
             let index = task.index;
             let mut standing = initial_counts(dag, task);
+            let mut ended_instances = UpstreamCounts::default();
             for upstream in dag.upstream(index).into_iter().filter_map(|upstream| dag.task(upstream)) {
                 let state = self.after[upstream.index.as_usize()];
-                if state.is_final() {
-                    standing.count(state, upstream.role());
+                match instances.get(&upstream.index) {
+                    Some(own) if state.is_final() && ended_by(*own) == Some(state) => {
+                        standing.count_instances(*own, upstream.role());
+                    }
+                    Some(own) if state == TaskState::Mapped => ended_instances = ended_instances.with_ended_of(*own),
+                    _ if state.is_final() => standing.count(state, upstream.role()),
+                    _ => {}
                 }
             }
+            let verdict = match task.trigger_rule.waits_for_one() {
+                true => task.trigger_rule.verdict(standing.with_ended_of(ended_instances)),
+                false => task.trigger_rule.verdict(standing),
+            };
             if self.after[index.as_usize()] == TaskState::Mapped {
-                standing = self.counts_of(index);
+                standing = instances.get(&index).copied().unwrap_or_default();
             }
             counts[index.as_usize()] = standing;
-            let verdict = task.trigger_rule.verdict(standing);
             // One that was ready and is cleared with what it waits for waits for it once more.
             let is_early = self.after[index.as_usize()] == TaskState::Queued && verdict != Verdict::Run;
             if is_early && action == Action::Clear && selected.contains(&index) {
