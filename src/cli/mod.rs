@@ -38,6 +38,7 @@ mod session;
 mod show;
 pub mod stack;
 mod table;
+mod times;
 mod trigger;
 pub mod up;
 mod upkeep_arguments;
