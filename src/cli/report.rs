@@ -21,7 +21,7 @@ use crate::domain::run_state::RunState;
 use crate::domain::task_output::Spilled;
 use crate::domain::task_state::TaskState;
 use crate::engine::operator::chain;
-use crate::store::{Run, Store, StoreError, TaskRun, WorkerId};
+use crate::store::{Run, Store, StoreError, WorkerId};
 
 /// How many rows of a result people are shown; the objects have all.
 const PREVIEW_ROWS: usize = 5;

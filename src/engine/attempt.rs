@@ -14,7 +14,8 @@ use crate::connect::Endpoints;
 use crate::domain::choice;
 use crate::domain::dag::Task;
 use crate::domain::ids::{AttemptKey, TaskId};
-use crate::domain::mapping::{Expansion, Instance, MapLimits, Mapping};
+use crate::domain::mapping::{Expansion, Instance, MapLimits, Mapping, TaskName};
+use crate::domain::operator_kind::ConfigProblem;
 use crate::domain::plan::Ending;
 use crate::domain::task_output::TaskOutput;
 use crate::domain::template::{Outputs, ReadOutputs, TemplateScope, Wanted};
@@ -23,9 +24,11 @@ use crate::engine::expansion;
 use crate::engine::holding::{HoldingWatch, LOST_STOP_LIMIT};
 use crate::engine::lookup::Lookup;
 use crate::engine::operator::{
-    Choice, Deferring, Failure, Output, Processes, Progress, Registration, TaskContext, TaskLog, UpstreamOutput,
+    Choice, Deferring, Failure, Operator, Output, Processes, Progress, Registration, TaskContext, TaskLog,
+    UpstreamOutput,
 };
 use crate::engine::outputs::OutputStore;
+use crate::engine::rendered;
 use crate::engine::running::RunningRun;
 use crate::store::{EndedAttempt, Store};
 
@@ -240,7 +243,7 @@ impl Attempt {
             let output = outputs.get(id)?.to_object()?;
             Some((id.clone(), UpstreamOutput { operator: (*operator).to_owned(), output }))
         });
-        let operator = (self.registration.build)(config).map_err(|error| Failure::fatal(&error))?;
+        let operator = self.built(config)?;
         let context = TaskContext {
             attempt: self.key,
             dag_id: self.run.facts.dag_id.clone(),
@@ -267,6 +270,25 @@ impl Attempt {
             deferring: self.deferring.clone(),
         };
         operator.run(&context).await
+    }
+
+    /// The operator of a rendered configuration; what is wrong with that is told by its keys. What an instance has for itself
+    /// its operator sees here for the first time.
+    fn built(&self, config: Value) -> Result<Box<dyn Operator>, Failure> {
+        let (kind, masks) = (self.registration.kind, self.lookup.masks());
+        let map_index = self.instance.as_ref().map(|instance| instance.map_index);
+        let name = TaskName { task: self.task.id.clone(), map_index };
+        if let Some(instance) = self.instance.as_ref().filter(|_| !(kind.check)(&config).is_empty()) {
+            let is_own =
+                |problem: &ConfigProblem| problem.path.first().is_none_or(|key| instance.item.contains_key(key));
+            if let Some(refusal) = rendered::refusal(&name, kind, &config, masks, is_own) {
+                return Err(Failure::Fatal(refusal));
+            }
+        }
+        (self.registration.build)(config.clone()).map_err(|error| {
+            let refusal = rendered::refusal(&name, kind, &config, masks, |_| true);
+            refusal.map_or_else(|| Failure::fatal(&error), Failure::Fatal)
+        })
     }
 
     /// What the tasks before it left. What instances left, or is in object storage, is read where `templates` name it, or the

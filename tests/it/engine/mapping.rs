@@ -489,3 +489,43 @@ async fn what_waits_for_one_is_cleared_while_the_mapped_task_goes_on_and_runs_ag
     let (driven, ()) = tokio::join!(engine.drive(run, &shutdown), cleared);
     assert_eq!(driven.unwrap(), pinsched::engine::Driven::Concluded(RunState::Success));
 }
+
+#[tokio::test]
+async fn a_value_that_does_not_fit_is_told_with_its_instance_and_key() {
+    let house = House::open().await;
+    let play = house
+        .play(
+            "orders:
+  default_args: {retries: 3}
+  tasks:
+    list: {operator: script, say: \"7\"}
+    each: {operator: script, dependencies: [list], expand: {say: \"{{ ['a', outputs.list.said | int, [1]] }}\"}}
+    acts: {operator: script, expand_kwargs: \"{{ [{'acts': ['dance']}, {'acts': 'x' * 200}] }}\"}
+    alone: {operator: script, dependencies: [list], say: \"{{ outputs.list.said | int }}\"}",
+        )
+        .await;
+    assert_eq!(drive(&house, &play).await, RunState::Failed);
+    let errors = async |task: &str| {
+        let (parent, instances) = family(&house, &play, task).await;
+        let all = [vec![parent], instances].concat();
+        assert!(all.iter().all(|run| run.try_number == 1), "another try would be given the same: {all:?}");
+        all.into_iter().skip(1).map(|run| run.error.unwrap_or_default()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        errors("each").await,
+        [
+            "",
+            "`each[1]` cannot run with its values: `say` is text, but this is a number; it was given 7",
+            "`each[2]` cannot run with its values: `say` is text, but this is a list; it was given [1]",
+        ]
+    );
+    let acts = errors("acts").await;
+    assert!(acts[0].starts_with("`acts[0]` cannot run with its values: `acts` cannot be `dance`"), "{acts:?}");
+    assert!(acts[0].ends_with(r#"; it was given ["dance"]"#), "{acts:?}");
+    assert!(acts[1].ends_with("xxx…"), "{acts:?}");
+    let alone = &house.store.task_runs(play.run.key).await.unwrap()[3];
+    assert_eq!(
+        alone.error.as_deref(),
+        Some("`alone` cannot run with its values: `say` is text, but this is a number; it was given 7")
+    );
+}
