@@ -17,9 +17,18 @@ pub enum TaskOutput {
     /// It is in object storage.
     Spilled(Arc<Spilled>),
     /// Of instances, some of whose outputs are in object storage.
-    Each(Arc<Vec<TaskOutput>>),
+    Each(Arc<Vec<InstanceOutput>>),
     /// Of a mapped task whose instances' outputs are read when somebody asks for them.
     Listed(Arc<Listed>),
+}
+
+/// What an instance of a mapped task left.
+#[derive(Debug, Clone)]
+pub struct InstanceOutput {
+    /// Which instance.
+    pub map_index: u32,
+    /// What it left.
+    pub output: TaskOutput,
 }
 
 /// The list of what the instances of a mapped task left, read once.
@@ -35,6 +44,8 @@ pub struct Listed {
 #[derive(Debug)]
 pub struct Kept {
     value: Value,
+    /// Of the list that a mapped task left: whose outputs they are.
+    map_indexes: Option<Vec<u32>>,
     in_templates: OnceLock<minijinja::Value>,
 }
 
@@ -53,21 +64,32 @@ impl TaskOutput {
     /// A value that is at hand.
     #[must_use]
     pub fn here(value: Value) -> Self {
-        Self::Here(Arc::new(Kept { value, in_templates: OnceLock::new() }))
+        Self::Here(Arc::new(Kept { value, map_indexes: None, in_templates: OnceLock::new() }))
     }
 
-    /// Of a mapped task: its instances' outputs in order, as one list where all are at hand.
+    /// Of a mapped task: its instances' outputs in the order of their indexes, as one list where all are at hand.
     #[must_use]
-    pub fn each(outputs: Vec<Self>) -> Self {
-        if outputs.iter().any(|output| !matches!(output, Self::Here(_))) {
+    pub fn each(outputs: Vec<InstanceOutput>) -> Self {
+        if outputs.iter().any(|one| !matches!(one.output, Self::Here(_))) {
             return Self::Each(Arc::new(outputs));
         }
+        let map_indexes = Some(outputs.iter().map(|one| one.map_index).collect());
         // Whoever read them holds the only copy as a rule.
-        let value = |output| match output {
+        let value = |one: InstanceOutput| match one.output {
             Self::Here(kept) => Arc::try_unwrap(kept).map_or_else(|kept| kept.value.clone(), |kept| kept.value),
             Self::Spilled(_) | Self::Each(_) | Self::Listed(_) => Value::Null,
         };
-        Self::here(Value::Array(outputs.into_iter().map(value).collect()))
+        let value = Value::Array(outputs.into_iter().map(value).collect());
+        Self::Here(Arc::new(Kept { value, map_indexes, in_templates: OnceLock::new() }))
+    }
+
+    /// Of the list that a mapped task left, at hand: whose outputs they are, in its order.
+    #[must_use]
+    pub fn map_indexes(&self) -> Option<&[u32]> {
+        match self {
+            Self::Here(kept) => kept.map_indexes.as_deref(),
+            Self::Spilled(_) | Self::Each(_) | Self::Listed(_) => None,
+        }
     }
 
     /// Of a mapped task: a list that nobody has read yet.
@@ -124,7 +146,7 @@ impl Deref for OutputObject {
 
 impl From<Map<String, Value>> for OutputObject {
     fn from(output: Map<String, Value>) -> Self {
-        Self(Arc::new(Kept { value: Value::Object(output), in_templates: OnceLock::new() }))
+        Self(Arc::new(Kept { value: Value::Object(output), map_indexes: None, in_templates: OnceLock::new() }))
     }
 }
 
@@ -178,13 +200,16 @@ mod tests {
     fn instances_outputs_are_one_list_when_all_are_at_hand() {
         let spilled =
             TaskOutput::Spilled(Arc::new(Spilled { url: "s3://b/k".to_owned(), bytes: 1, sha256: String::new() }));
-        assert_eq!(
-            TaskOutput::each(vec![TaskOutput::here(json!({"a": 1})), TaskOutput::here(json!({"a": 2}))]).value(),
-            Some(&json!([{"a": 1}, {"a": 2}]))
-        );
-        assert!(
-            matches!(TaskOutput::each(vec![TaskOutput::here(json!({})), spilled]), TaskOutput::Each(two) if two.len() == 2)
-        );
-        assert_eq!(TaskOutput::each(Vec::new()).value(), Some(&json!([])));
+        let each = |outputs: Vec<(u32, TaskOutput)>| {
+            TaskOutput::each(
+                outputs.into_iter().map(|(map_index, output)| InstanceOutput { map_index, output }).collect(),
+            )
+        };
+        let list = each(vec![(0, TaskOutput::here(json!({"a": 1}))), (3, TaskOutput::here(json!({"a": 2})))]);
+        assert_eq!(list.value(), Some(&json!([{"a": 1}, {"a": 2}])));
+        assert_eq!(list.map_indexes(), Some([0, 3].as_slice()));
+        let mixed = each(vec![(0, TaskOutput::here(json!({}))), (1, spilled)]);
+        assert!(matches!(mixed, TaskOutput::Each(two) if two.len() == 2));
+        assert_eq!(each(Vec::new()).value(), Some(&json!([])));
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, OnceCell};
 use crate::connect::S3Endpoint;
 use crate::connect::s3::{PutOptions, S3, S3Error};
 use crate::domain::ids::{AttemptKey, RunKey};
-use crate::domain::task_output::{Listed, Spilled, TaskOutput, json_size};
+use crate::domain::task_output::{InstanceOutput, Listed, Spilled, TaskOutput, json_size};
 use crate::engine::operator::{Failure, Output, chain};
 use crate::store::Store;
 
@@ -244,11 +244,12 @@ impl OutputStore {
             TaskOutput::Spilled(spilled) => self.fetch_one(spilled).await.map(TaskOutput::here),
             TaskOutput::Each(several) => {
                 let mut all = Vec::with_capacity(several.len());
-                for left in several.iter() {
-                    all.push(match left {
+                for one in several.iter() {
+                    let output = match &one.output {
                         TaskOutput::Spilled(spilled) => TaskOutput::here(self.fetch_one(spilled).await?),
-                        TaskOutput::Here(_) | TaskOutput::Each(_) | TaskOutput::Listed(_) => left.clone(),
-                    });
+                        output @ (TaskOutput::Here(_) | TaskOutput::Each(_) | TaskOutput::Listed(_)) => output.clone(),
+                    };
+                    all.push(InstanceOutput { map_index: one.map_index, output });
                 }
                 Ok(TaskOutput::each(all))
             }

@@ -8,7 +8,7 @@ use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskId, TaskIndex, TaskRunKey};
 use crate::domain::mapping::{Instance, TaskName};
-use crate::domain::task_output::{Spilled, TaskOutput};
+use crate::domain::task_output::{InstanceOutput, Spilled, TaskOutput};
 use crate::domain::task_state::{AttemptOutcome, TaskState};
 use crate::store::{Store, StoreError, WorkerId, rows};
 
@@ -180,7 +180,7 @@ impl Store {
     /// What the instances of a mapped task left, by `map_index`, without those that were skipped or failed.
     pub async fn list_outputs(&self, run: RunKey, task: TaskIndex) -> Result<TaskOutput, StoreError> {
         let rows = sqlx::query!(
-            r#"SELECT o.output AS "output?", o.spilled AS "spilled?"
+            r#"SELECT t.map_index AS "map_index!", o.output AS "output?", o.spilled AS "spilled?"
                FROM task_run AS t
                JOIN task_output AS o ON o.run_key = t.run_key AND o.task_index = t.task_index
                WHERE t.run_key = $1 AND t.map_of = $2 AND t.state = 'success'
@@ -191,8 +191,11 @@ impl Store {
         .fetch_all(&self.pool)
         .await
         .map_err(StoreError::query("read the outputs of a mapped task"))?;
-        let outputs = rows.into_iter().map(|row| rows::left(row.output, row.spilled));
-        Ok(TaskOutput::each(outputs.filter_map(Result::transpose).collect::<Result<_, _>>()?))
+        let outputs = rows.into_iter().map(|row| {
+            let output = rows::left(row.output, row.spilled)?;
+            Ok(output.map(|output| InstanceOutput { map_index: row.map_index.cast_unsigned(), output }))
+        });
+        Ok(TaskOutput::each(outputs.filter_map(Result::transpose).collect::<Result<_, StoreError>>()?))
     }
 
     /// Which instances these task runs are, each with its mapped task; those that are none, or are gone, are left out.

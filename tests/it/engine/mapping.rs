@@ -69,7 +69,12 @@ async fn outputs_of_a_task_before_it_are_expanded_over_by_any_form() {
     entries: {operator: script, dependencies: [list], say: \"{{ map_item.acts }}!\", expand_kwargs: \"{{ [{'acts': ['succeed']}] }}\"}
     whole: {operator: script, dependencies: [letters], say: \"no {{ ti.map_index }}\", expand_kwargs: \"{{ [{}, {}] }}\"}
     again: {operator: script, dependencies: [letters], expand: {say: \"{{ outputs.letters | map(attribute='said') | list }}\"}}
-    pulled: {operator: script, dependencies: [letters], expand: {say: \"{{ ti.xcom_pull('letters', key='said') }}\"}}",
+    pulled: {operator: script, dependencies: [letters], expand: {say: \"{{ ti.xcom_pull('letters', key='said') }}\"}}
+    paired:
+      operator: script
+      dependencies: [letters]
+      say: \"{{ ti.xcom_pull(task_ids='letters', key='said', map_indexes=ti.map_index) }}{{ ti.map_index }}\"
+      expand_kwargs: \"{{ [{}, {}] }}\"",
         )
         .await;
     assert_eq!(drive(&house, &play).await, RunState::Success);
@@ -77,6 +82,7 @@ async fn outputs_of_a_task_before_it_are_expanded_over_by_any_form() {
     assert_eq!(said(&house, &play, "whole").await, ["no 0", "no 1"]);
     assert_eq!(said(&house, &play, "again").await, ["a", "b", "c"], "over the outputs of instances, too");
     assert_eq!(said(&house, &play, "pulled").await, ["a", "b", "c"], "and in Airflow's words");
+    assert_eq!(said(&house, &play, "paired").await, ["a0", "b1"], "each reads the instance of its own index");
 }
 
 #[tokio::test]
