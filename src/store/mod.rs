@@ -44,7 +44,7 @@ pub use control::{Changed, Mode, Request};
 pub use creation::{Begin, DagVersionId, NewRun};
 pub use dags::{DagKey, DagRegistration, DagState, Fired, ImportError, Pause, Tick};
 pub use error::StoreError;
-pub use exports::{DueExport, ExportKind, Exports, TaskAttempt};
+pub use exports::{DueExport, ExportKind, ExportedAttempt, Exports, RunEnd, TaskAttempt};
 pub use external_jobs::ExternalJob;
 pub use history::Transition;
 pub use listening::{Listener, Word};
