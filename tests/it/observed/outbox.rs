@@ -153,7 +153,7 @@ async fn the_attempts_of_instances_that_are_cleared_away_end_by_that() {
         let stage = &outbox.play.stage;
         stage.wait_for("both instances", |scene| scene.runs("each[0]") && scene.runs("each[1]")).await;
         outbox.clear(&[outbox.play.task("each")]).await;
-        ["each[0]", "each[1]"].map(|instance| stage.open(instance));
+        ["each[0]", "each[1]"].iter().for_each(|instance| stage.open(instance));
     };
     let (driven, ()) = tokio::join!(engine.drive(run, &shutdown), cleared);
     assert_eq!(driven.unwrap(), Driven::Concluded(RunState::Success));
