@@ -448,8 +448,8 @@ impl<'t> World<'t> {
         if !self.summary.events.is_multiple_of(200) {
             return Ok(());
         }
-        let waiting: Vec<TaskRunKey> =
-            self.db.task_keys().filter(|key| self.db.task(*key).state == TaskState::Queued).collect();
+        let waits = |key: &TaskRunKey| matches!(self.db.task(*key).state, TaskState::Queued | TaskState::UpForRetry);
+        let waiting: Vec<TaskRunKey> = self.db.task_keys().filter(waits).collect();
         for key in waiting {
             for blocker in self.db.kept_back_by(key) {
                 if self.db.runs[&blocker.run].state.is_final() {
