@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use crate::domain::check::config::mismatches_of_key;
+use crate::domain::diagnostic::closest;
 use crate::domain::operator_kind::{ConfigProblem, OperatorKind};
 use crate::domain::source::Span;
 use crate::domain::yaml::Node;
@@ -13,6 +14,13 @@ use crate::domain::yaml::Node;
 pub fn rendered_problems(kind: &OperatorKind, config: &Value) -> Vec<ConfigProblem> {
     let schema = (kind.schema)().to_value();
     let of_key = |(key, value): (&String, &Value)| {
+        if let Some(known) = schema.get("properties").and_then(Value::as_object)
+            && !known.contains_key(key)
+        {
+            let hint = closest(key, known.keys().map(String::as_str));
+            let hint = hint.map(|close| format!(" (did you mean `{close}`?)")).unwrap_or_default();
+            return vec![ConfigProblem::at(key, format!("the operator `{}` has no key `{key}`{hint}", kind.name))];
+        }
         let found = mismatches_of_key(&schema, key, &Node::from_json(value, Span::default()));
         found.into_iter().map(|problem| ConfigProblem::at(key, problem.message)).collect::<Vec<_>>()
     };

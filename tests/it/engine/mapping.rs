@@ -506,7 +506,7 @@ async fn a_value_that_does_not_fit_is_told_with_its_instance_and_key() {
   tasks:
     list: {operator: script, say: \"7\"}
     each: {operator: script, dependencies: [list], expand: {say: \"{{ ['a', outputs.list.said | int, [1]] }}\"}}
-    acts: {operator: script, expand_kwargs: \"{{ [{'acts': ['dance']}, {'acts': 'x' * 200}] }}\"}
+    acts: {operator: script, expand_kwargs: \"{{ [{'acts': ['dance']}, {'acts': 'x' * 200}, {'act': 'fail'}] }}\"}
     alone: {operator: script, dependencies: [list], say: \"{{ outputs.list.said | int }}\"}",
         )
         .await;
@@ -529,6 +529,10 @@ async fn a_value_that_does_not_fit_is_told_with_its_instance_and_key() {
     assert!(acts[0].starts_with("`acts[0]` cannot run with its values: `acts` cannot be `dance`"), "{acts:?}");
     assert!(acts[0].ends_with(r#"; it was given ["dance"]"#), "{acts:?}");
     assert!(acts[1].ends_with("xxx…"), "{acts:?}");
+    assert_eq!(
+        acts[2],
+        "`acts[2]` cannot run with its values: the operator `script` has no key `act` (did you mean `acts`?); it was given \"fail\""
+    );
     let alone = &house.store.task_runs(play.run.key).await.unwrap()[3];
     assert_eq!(
         alone.error.as_deref(),
