@@ -147,6 +147,18 @@ def task():
 }
 
 #[tokio::test]
+async fn files_of_the_users_may_have_the_names_of_pythons_own_modules() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["uuid", "decimal", "datetime", "pathlib", "dataclasses"] {
+        fs::write(folder.path().join(format!("{name}.py")), "raise SystemExit('nobody asked for it')").unwrap();
+    }
+    fs::write(folder.path().join("tasks.py"), "def task(): return {'a': (1, {2})}").unwrap();
+    let output =
+        run_in(folder.path()).await.run("t", "python", json!({"python_callable": "tasks:task"})).await.unwrap();
+    assert_eq!(output["return_value"], json!({"a": [1, [2]]}));
+}
+
+#[tokio::test]
 async fn what_json_would_change_is_refused_for_good_with_its_path() {
     for (value, refusal) in [
         (
@@ -172,9 +184,9 @@ async fn what_json_would_change_is_refused_for_good_with_its_path() {
         ),
         (
             "Scalar(0, 'm')",
-            "`return_value` is of the type `Scalar`, which JSON does not have: return its `tolist()`, or write it to object \
-             storage and return its name",
+            "`return_value` is of the type `Scalar`, which JSON does not have: convert it to a number of Python's own",
         ),
+        ("[Scalar(0, 'M', text='NaT')]", "`return_value[0]` is no date (NaT): return None, or leave it out"),
         (
             "complex(1, 2)",
             "`return_value` is of the type `complex`, which JSON does not have: return text, numbers, dates, lists or dicts",

@@ -1,17 +1,12 @@
 """Calls one function of the user's for pinsched: `python -c <this> CALL`, where CALL is a file that says which."""
 
 import collections.abc
-import dataclasses
-import datetime
-import decimal
 import importlib
 import importlib.util
 import inspect
 import json
 import os
-import pathlib
 import sys
-import uuid
 
 # As deep as the reader of the output goes, and a bit less.
 DEEPEST = 100
@@ -19,6 +14,12 @@ DEEPEST = 100
 
 class Refused(Exception):
     """A value that JSON has not, or would not bring back as it was."""
+
+
+def is_a(value, module, *names):
+    """Whether it is of a class of that module, which somebody has loaded then: the user's own files may have its name."""
+    found = sys.modules.get(module)
+    return isinstance(value, tuple(kind for kind in (getattr(found, name, None) for name in names) if kind))
 
 
 def plain(value, path, depth=0):
@@ -43,17 +44,17 @@ def plain(value, path, depth=0):
         except UnicodeEncodeError:
             raise Refused("`%s` is text with a lone surrogate: it is no Unicode text" % path)
         return str.__str__(value)
-    if isinstance(value, datetime.timedelta):
+    if is_a(value, "datetime", "timedelta"):
         return value.total_seconds()
-    if isinstance(value, (datetime.date, datetime.time)):  # a datetime is a date
+    if is_a(value, "datetime", "date", "time"):  # a datetime is a date
         if value != value:
             raise Refused("`%s` is no date (NaT): return None, or leave it out" % path)
         return value.isoformat()
-    if isinstance(value, decimal.Decimal):
+    if is_a(value, "decimal", "Decimal"):
         if not value.is_finite():
             raise Refused("`%s` is %s, which JSON does not have: return None, or leave it out" % (path, value))
         return str(value)
-    if isinstance(value, (uuid.UUID, pathlib.PurePath)):
+    if is_a(value, "uuid", "UUID") or is_a(value, "pathlib", "PurePath"):
         return str(value)
     if isinstance(value, collections.abc.Mapping):
         return fields(value.items(), path, depth)
@@ -65,8 +66,8 @@ def plain(value, path, depth=0):
         except TypeError:
             raise Refused("`%s` is a set that cannot be sorted: return a list" % path)
         return plain(items, path, depth)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+    if hasattr(type(value), "__dataclass_fields__"):
+        own = ((field.name, getattr(value, field.name)) for field in sys.modules["dataclasses"].fields(value))
         return fields(own, path, depth)
     return plain_of_array(value, path, depth)
 
@@ -90,14 +91,19 @@ def plain_of_array(value, path, depth):
     """Numbers of numpy and its like, which know their Python form."""
     kind = type(value).__name__
     dtype = getattr(value, "dtype", None)
-    if dtype is not None and getattr(value, "shape", None) == () and hasattr(value, "item"):
+    is_scalar = dtype is not None and getattr(value, "shape", None) == () and hasattr(value, "item")
+    if is_scalar:
         code = getattr(dtype, "kind", "")
-        if code == "M" and str(value) != "NaT":
-            return str(value)  # `item` gives nanoseconds as a number
+        if code in ("m", "M") and str(value) == "NaT":
+            raise Refused("`%s` is no date (NaT): return None, or leave it out" % path)
+        if code == "M":
+            return str(value)  # `item` may give nanoseconds as a number
         item = value.item()
-        if code not in "mM" and type(item) is not type(value):
+        if code != "m" and type(item) is not type(value):
             return plain(item, path, depth + 1)
-    if isinstance(value, (bytes, bytearray, memoryview)):
+    if is_scalar:
+        advice = "convert it to a number of Python's own"
+    elif isinstance(value, (bytes, bytearray, memoryview)):
         advice = "decode it to text, or encode it as base64"
     elif hasattr(value, "tolist"):
         advice = "return its `tolist()`, or write it to object storage and return its name"
