@@ -234,16 +234,11 @@ impl Attempt {
             None => TemplateScope::for_task(&self.run.facts, task, self.key.try_number, outputs.clone()),
         };
         let templates = templates.with_named(named);
-        let mut config = templates.render_config(&task.config, self.registration.kind.late_fields)?;
-        if let (Some(instance), Some(config)) = (&self.instance, config.as_object_mut()) {
-            // What it has for itself was rendered when its task was expanded.
-            config.extend(instance.item.iter().map(|(key, value)| (key.clone(), value.clone())));
-        }
         let upstream = self.outputs.iter().filter_map(|(id, (operator, _))| {
             let output = outputs.get(id)?.to_object()?;
             Some((id.clone(), UpstreamOutput { operator: (*operator).to_owned(), output }))
         });
-        let operator = self.built(config)?;
+        let operator = self.built(&templates)?;
         let context = TaskContext {
             attempt: self.key,
             dag_id: self.run.facts.dag_id.clone(),
@@ -272,12 +267,23 @@ impl Attempt {
         operator.run(&context).await
     }
 
-    /// The operator of a rendered configuration; what is wrong with that is told by its keys. What an instance has for itself
-    /// its operator sees here for the first time.
-    fn built(&self, config: Value) -> Result<Box<dyn Operator>, Failure> {
+    /// The task's configuration, rendered.
+    fn config(&self, templates: &TemplateScope) -> Result<Value, Failure> {
+        let mut config = templates.render_config(&self.task.config, self.registration.kind.late_fields)?;
+        if let (Some(instance), Some(config)) = (&self.instance, config.as_object_mut()) {
+            // What it has for itself was rendered when its task was expanded.
+            config.extend(instance.item.iter().map(|(key, value)| (key.clone(), value.clone())));
+        }
+        Ok(config)
+    }
+
+    /// The operator of that configuration; what is wrong with it is told by its keys. What an instance has for itself its
+    /// operator sees here for the first time.
+    fn built(&self, templates: &TemplateScope) -> Result<Box<dyn Operator>, Failure> {
         let (kind, masks) = (self.registration.kind, self.lookup.masks());
         let map_index = self.instance.as_ref().map(|instance| instance.map_index);
         let name = TaskName { task: self.task.id.clone(), map_index };
+        let config = self.config(templates)?;
         if let Some(instance) = self.instance.as_ref().filter(|_| !(kind.check)(&config).is_empty()) {
             let is_own =
                 |problem: &ConfigProblem| problem.path.first().is_none_or(|key| instance.item.contains_key(key));
@@ -285,9 +291,11 @@ impl Attempt {
                 return Err(Failure::Fatal(refusal));
             }
         }
-        (self.registration.build)(config.clone()).map_err(|error| {
+        (self.registration.build)(config).or_else(|error| {
+            // It is rendered anew, since it may be large, and few do not fit.
+            let config = self.config(templates)?;
             let refusal = rendered::refusal(&name, kind, &config, masks, |_| true);
-            refusal.map_or_else(|| Failure::fatal(&error), Failure::Fatal)
+            Err(refusal.map_or_else(|| Failure::fatal(&error), Failure::Fatal))
         })
     }
 

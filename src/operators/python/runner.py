@@ -19,7 +19,8 @@ class Refused(Exception):
 def is_a(value, module, *names):
     """Whether it is of a class of that module, which somebody has loaded then: the user's own files may have its name."""
     found = sys.modules.get(module)
-    return isinstance(value, tuple(kind for kind in (getattr(found, name, None) for name in names) if kind))
+    kinds = (getattr(found, name, None) for name in names)
+    return isinstance(value, tuple(kind for kind in kinds if isinstance(kind, type)))
 
 
 def plain(value, path, depth=0):

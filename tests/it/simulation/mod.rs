@@ -34,9 +34,13 @@ fn wrong_with(seed: u64, flaw: Option<Flaw>) -> Result<Summary, String> {
 
 #[test]
 fn a_thousand_dags_end_as_their_rules_say_whatever_crashes() {
+    let seeds = services::seeds(0..1_000);
+    if seeds.is_empty() {
+        return said("the seed is another test's");
+    }
     let mut total = Summary::default();
     let mut happened: BTreeMap<TaskEvent, usize> = BTreeMap::new();
-    for seed in services::seeds(0..1_000) {
+    for seed in seeds {
         match wrong_with(seed, None) {
             Ok(summary) => {
                 total.events += summary.events;
