@@ -1,8 +1,11 @@
+DROP TRIGGER removed_task_run_is_exported ON task_run;
 DROP TRIGGER task_run_is_exported ON task_run;
 DROP TRIGGER run_is_exported ON run;
 DROP TRIGGER run_begins_and_is_exported ON run;
+DROP FUNCTION export_removal();
 DROP FUNCTION export_attempt();
 DROP FUNCTION export_run();
 DROP FUNCTION is_exported(text);
 DROP TABLE export;
+DROP DOMAIN exported_end;
 DROP DOMAIN export_kind;

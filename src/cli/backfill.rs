@@ -18,7 +18,7 @@ use crate::domain::dag::Dag;
 use crate::domain::run_state::RunState;
 use crate::domain::run_type::RunType;
 use crate::domain::schedule::DataInterval;
-use crate::store::{Backfill, BackfillChange, BackfillId, Begin, NewBackfill, NewRun, Store, Word};
+use crate::store::{Backfill, BackfillChange, BackfillId, BackfillPause, Begin, NewBackfill, NewRun, Store, Word};
 
 /// More runs than this in one backfill are more likely a slip than a wish.
 const LARGEST: usize = 10_000;
@@ -216,15 +216,18 @@ pub(crate) async fn backfills(session: &Session, command: Option<&BackfillsComma
     let (_held, store) = session.connect_store().await?;
     if let Some(command) = command {
         let (id, changed) = match *command {
-            BackfillsCommand::Pause { id } => (id, store.pause_backfill(BackfillId(id), true).await?),
-            BackfillsCommand::Resume { id } => (id, store.pause_backfill(BackfillId(id), false).await?),
+            BackfillsCommand::Pause { id } => (id, store.pause_backfill(BackfillId(id), BackfillPause::Paused).await?),
+            BackfillsCommand::Resume { id } => {
+                (id, store.pause_backfill(BackfillId(id), BackfillPause::Resumed).await?)
+            }
             BackfillsCommand::Cancel { id } => (id, store.cancel_backfill(BackfillId(id), clock::now()).await?),
         };
         match changed {
             BackfillChange::Done => {}
             BackfillChange::Over(how) => {
                 session.printer.error(&format!(
-                    "backfill {id} is over ({how}): nothing changes; `pinsched clear` and `pinsched restart` run runs of it again"
+                    "backfill {id} is over ({}): nothing changes; `pinsched clear` and `pinsched restart` run runs of it again",
+                    how.as_str()
                 ));
                 return Ok(Exit::No);
             }

@@ -39,6 +39,7 @@ mod show;
 pub mod stack;
 mod table;
 mod task_word;
+mod times;
 mod trigger;
 pub mod up;
 mod upkeep_arguments;

@@ -12,17 +12,16 @@ use crate::cli::output::Printer;
 use crate::cli::session::Session;
 use crate::cli::table::Field;
 use crate::cli::task_word::{TaskWord, find_task_run};
+use crate::cli::times::{Times, duration_ms};
 use crate::cli::words;
-use crate::clock;
-use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
 use crate::domain::ids::TaskIndex;
-use crate::domain::left::Spilled;
 use crate::domain::reconcile::{self, AccountTask, TopicBalance};
 use crate::domain::run_state::RunState;
+use crate::domain::task_output::Spilled;
 use crate::domain::task_state::TaskState;
 use crate::engine::operator::chain;
-use crate::store::{Run, Store, StoreError, TaskRun, WorkerId};
+use crate::store::{Run, Store, StoreError, WorkerId};
 
 /// How many rows of a result people are shown; the objects have all.
 const PREVIEW_ROWS: usize = 5;
@@ -109,9 +108,9 @@ struct TaskReport {
     state: TaskState,
     attempts: i64,
     lost: i32,
-    /// When its latest attempt began.
+    /// When its latest attempt began; of a mapped task the first of its instances.
     started_at: Option<String>,
-    /// When that ended.
+    /// When that ended; of a mapped task the last of its instances.
     finished_at: Option<String>,
     duration_ms: Option<i64>,
     error: Option<String>,
@@ -210,7 +209,9 @@ impl RunReport {
                 *by_task.entry(map_of).or_default().entry(task.state).or_default() += 1;
             }
         }
+        let times = Times::of_all(&all, driver);
         for task in all {
+            let times = times.get(&task.task).copied().unwrap_or_default();
             let described = task.map_of.unwrap_or(task.task);
             let operator = dag.and_then(|dag| dag.task(described)).map(|task| task.operator.to_owned());
             indices.push(task.task);
@@ -223,12 +224,9 @@ impl RunReport {
                 state: task.state,
                 attempts: task.fence, // each claim raises it by one, and is an attempt
                 lost: task.lost,
-                started_at: task.started_at.map(|at| at.to_rfc3339()),
-                finished_at: task.attempt_finished_at.map(|at| at.to_rfc3339()),
-                duration_ms: duration_ms(
-                    task.started_at,
-                    task.attempt_finished_at.or_else(|| still_running(&task, driver)),
-                ),
+                started_at: times.from.map(|at| at.to_rfc3339()),
+                finished_at: times.to.map(|at| at.to_rfc3339()),
+                duration_ms: times.duration_ms(),
                 error: task.error,
                 output: task.output,
                 spilled: task.spilled,
@@ -571,13 +569,4 @@ fn preview_field(value: &Value) -> Field {
 /// The ids of all tasks upstream, direct and indirect.
 fn ids_upstream(dag: &Dag, index: TaskIndex) -> Vec<&str> {
     dag.ancestors(index).into_iter().filter_map(|index| dag.task(index)).map(|task| task.id.as_str()).collect()
-}
-
-/// A task whose process is gone does not take longer and longer.
-fn still_running(task: &TaskRun, driver: Option<WorkerId>) -> Option<Timestamp> {
-    (task.state == TaskState::Running && driver.is_some()).then(clock::now)
-}
-
-fn duration_ms(from: Option<Timestamp>, to: Option<Timestamp>) -> Option<i64> {
-    Some((to? - from?).num_milliseconds())
 }

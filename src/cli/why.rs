@@ -14,7 +14,7 @@ use crate::domain::dag::Dag;
 use crate::domain::ids::{TaskIndex, TaskRunKey};
 use crate::domain::run_state::RunState;
 use crate::domain::task_state::TaskState;
-use crate::store::{Deferral, Run, Standing, Store, TaskRun};
+use crate::store::{Deferral, Run, Store, TaskBeforeClaim, TaskRun};
 
 #[derive(Debug, Serialize)]
 struct WhyReport {
@@ -76,7 +76,7 @@ async fn of_waiting_run(store: &Store, run: &Run) -> anyhow::Result<(String, Vec
 
 /// One sentence, and what keeps the task from running.
 fn explain(
-    standing: &Standing,
+    standing: &TaskBeforeClaim,
     dag: &Dag,
     task: TaskIndex,
     tasks: &[TaskRun],
@@ -116,7 +116,7 @@ fn deferred(deferral: &Deferral, now: Timestamp) -> (String, Vec<String>) {
 }
 
 /// What keeps a task back that the queue holds.
-fn waiting(standing: &Standing, now: Timestamp) -> (String, Vec<String>) {
+fn waiting(standing: &TaskBeforeClaim, now: Timestamp) -> (String, Vec<String>) {
     let mut reasons = Vec::new();
     if let Some(at) = standing.ready_at.filter(|at| *at > now) {
         let error = standing.error.as_deref().map(|error| format!(" (its last attempt: {error})")).unwrap_or_default();

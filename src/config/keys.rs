@@ -37,7 +37,7 @@ const PLAIN: Key = Key { name: "", variables: &[], default: None, embedded: fals
 /// Each setting by its name in Rust.
 pub mod key {
     use super::{Key, Masking, PLAIN};
-    use crate::domain::left::{INLINE_LIMIT, OUTPUT_LIMIT};
+    use crate::domain::task_output::{INLINE_LIMIT, OUTPUT_LIMIT};
 
     /// Where the embedded stack keeps its data.
     pub const HOME: Key = Key {

@@ -58,14 +58,14 @@ pub struct InstanceState {
 
 /// How a whole run stands.
 #[derive(Debug, Clone, Copy)]
-pub struct Standing<'a> {
+pub struct RunStates<'a> {
     /// The DAG's tasks, in its order.
     pub states: &'a [TaskState],
     /// The instances of mapped tasks, in the order of their indexes.
     pub instances: &'a [InstanceState],
 }
 
-impl Standing<'_> {
+impl RunStates<'_> {
     fn instance(&self, index: TaskIndex) -> Option<&InstanceState> {
         let place = self.instances.binary_search_by_key(&index, |instance| instance.task).ok()?;
         self.instances.get(place)
@@ -100,7 +100,7 @@ pub struct Outcome {
 /// The tasks that are meant: `named`, or all where none is named, and what `reach` adds, less what it leaves out. Where only
 /// what failed is meant, that is of a mapped task the instances that did.
 #[must_use]
-pub fn select(dag: &Dag, standing: Standing<'_>, named: &[TaskIndex], reach: Reach) -> BTreeSet<TaskIndex> {
+pub fn select(dag: &Dag, standing: RunStates<'_>, named: &[TaskIndex], reach: Reach) -> BTreeSet<TaskIndex> {
     let mut selected = reached(dag, standing, named, reach);
     if reach.only_failed {
         let failed = selected.iter().flat_map(|&index| {
@@ -144,7 +144,7 @@ pub fn with_setups(dag: &Dag, mut selected: BTreeSet<TaskIndex>) -> BTreeSet<Tas
 }
 
 /// The same whatever became of the tasks.
-fn reached(dag: &Dag, standing: Standing<'_>, named: &[TaskIndex], reach: Reach) -> BTreeSet<TaskIndex> {
+fn reached(dag: &Dag, standing: RunStates<'_>, named: &[TaskIndex], reach: Reach) -> BTreeSet<TaskIndex> {
     let all = || dag.tasks().iter().map(|task| task.index);
     let mut selected: BTreeSet<TaskIndex> =
         if named.is_empty() { all().collect() } else { named.iter().copied().collect() };
@@ -164,7 +164,7 @@ fn reached(dag: &Dag, standing: Standing<'_>, named: &[TaskIndex], reach: Reach)
 /// The run while it is changed.
 struct Change<'a> {
     dag: &'a Dag,
-    standing: Standing<'a>,
+    standing: RunStates<'a>,
     after: Vec<TaskState>,
     instances: BTreeMap<TaskIndex, TaskState>,
     happened: BTreeMap<TaskIndex, [Option<TaskEvent>; 2]>,
@@ -241,6 +241,11 @@ impl Change<'_> {
     }
 }
 
+/// Where a mapped task stands that its instances end; a person may have said otherwise of the task.
+fn ended_by(instances: UpstreamCounts) -> Option<TaskState> {
+    end_of_mapped(instances).and_then(|event| TaskState::Mapped.next(event).ok())
+}
+
 /// What follows when `action` is done to these tasks of a run.
 ///
 /// A marked task's failed and `upstream_failed` downstreams are cleared, as in Airflow: they may run now. A mapped task that
@@ -254,7 +259,7 @@ impl Change<'_> {
 /// [`IllegalTransition`] when a state contradicts the table of transitions: a mistake of ours.
 pub fn apply(
     dag: &Dag,
-    standing: Standing<'_>,
+    standing: RunStates<'_>,
     selected: &BTreeSet<TaskIndex>,
     action: Action,
     kept_back: &BTreeMap<TaskIndex, Vec<TaskIndex>>,
@@ -309,21 +314,34 @@ impl Change<'_> {
         kept_back: &BTreeMap<TaskIndex, Vec<TaskIndex>>,
     ) -> Result<Vec<UpstreamCounts>, IllegalTransition> {
         let dag = self.dag;
+        let mapped =
+            dag.tasks().iter().map(|task| task.index).filter(|index| self.standing.of(*index).next().is_some());
+        let instances: BTreeMap<TaskIndex, UpstreamCounts> =
+            mapped.map(|index| (index, self.counts_of(index))).collect();
         let mut counts = vec![UpstreamCounts::default(); self.after.len()];
         for task in dag.topological().into_iter().filter_map(|index| dag.task(index)) {
             let index = task.index;
             let mut standing = initial_counts(dag, task);
+            let mut ended_instances = UpstreamCounts::default();
             for upstream in dag.upstream(index).into_iter().filter_map(|upstream| dag.task(upstream)) {
                 let state = self.after[upstream.index.as_usize()];
-                if state.is_final() {
-                    standing.count(state, upstream.role());
+                match instances.get(&upstream.index) {
+                    Some(own) if state.is_final() && ended_by(*own) == Some(state) => {
+                        standing.count_instances(*own, upstream.role());
+                    }
+                    Some(own) if state == TaskState::Mapped => ended_instances = ended_instances.with_ended_of(*own),
+                    _ if state.is_final() => standing.count(state, upstream.role()),
+                    _ => {}
                 }
             }
+            let verdict = match task.trigger_rule.waits_for_one() {
+                true => task.trigger_rule.verdict(standing.with_ended_of(ended_instances)),
+                false => task.trigger_rule.verdict(standing),
+            };
             if self.after[index.as_usize()] == TaskState::Mapped {
-                standing = self.counts_of(index);
+                standing = instances.get(&index).copied().unwrap_or_default();
             }
             counts[index.as_usize()] = standing;
-            let verdict = task.trigger_rule.verdict(standing);
             // One that was ready and is cleared with what it waits for waits for it once more.
             let is_early = self.after[index.as_usize()] == TaskState::Queued && verdict != Verdict::Run;
             if is_early && action == Action::Clear && selected.contains(&index) {

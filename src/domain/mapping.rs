@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde_json::{Map, Value, json};
 
 use crate::domain::ids::{IdError, TaskId};
-use crate::domain::left::json_size;
+use crate::domain::task_output::json_size;
 use crate::domain::template::Wanted;
 
 /// What a task is expanded over, templates not rendered yet.
@@ -37,7 +37,7 @@ impl Mapping {
     pub fn templates(&self) -> Value {
         let over = match &self.over {
             Over::Product(values) => Value::Object(values.clone()),
-            Over::Zipped(items) => items.clone(),
+            Over::Kwargs(items) => items.clone(),
         };
         json!([over, self.label])
     }
@@ -49,7 +49,7 @@ pub enum Over {
     /// `expand`: each key with each of its values, in every combination; the last key varies fastest.
     Product(Map<String, Value>),
     /// `expand_kwargs`: a list of objects, an instance each.
-    Zipped(Value),
+    Kwargs(Value),
 }
 
 /// The values of the instances of a mapped task, by `map_index`.
@@ -138,11 +138,11 @@ impl Over {
     pub fn items(self, limits: MapLimits) -> Result<Vec<Map<String, Value>>, MappingError> {
         match self {
             Self::Product(values) => product(values, limits),
-            Self::Zipped(Value::Array(items)) => {
+            Self::Kwargs(Value::Array(items)) => {
                 within(items.len(), items.iter().map(json_size).sum(), limits)?;
-                items.into_iter().enumerate().map(|(position, item)| zipped(position, item)).collect()
+                items.into_iter().enumerate().map(|(position, item)| kwargs_of(position, item)).collect()
             }
-            Self::Zipped(other) => Err(MappingError::NoListOfObjects { found: describe(&other) }),
+            Self::Kwargs(other) => Err(MappingError::NoListOfObjects { found: describe(&other) }),
         }
     }
 }
@@ -155,7 +155,7 @@ fn within(count: usize, bytes: u64, limits: MapLimits) -> Result<(), MappingErro
     }
 }
 
-fn zipped(position: usize, item: Value) -> Result<Map<String, Value>, MappingError> {
+fn kwargs_of(position: usize, item: Value) -> Result<Map<String, Value>, MappingError> {
     match item {
         Value::Object(item) => Ok(item),
         other => Err(MappingError::NoObject { position, found: describe(&other) }),
@@ -334,8 +334,8 @@ mod tests {
             refused(Over::Product(object(json!({"x": "abc"})))),
             "`expand.x` came to text; it has to be a list, or an object whose entries are taken as {key, value}"
         );
-        assert_eq!(refused(Over::Zipped(json!(3))), "`expand_kwargs` came to a number; it has to be a list of objects");
-        assert!(refused(Over::Zipped(json!([{}, 3]))).starts_with("item 1 of `expand_kwargs` is a number"));
+        assert_eq!(refused(Over::Kwargs(json!(3))), "`expand_kwargs` came to a number; it has to be a list of objects");
+        assert!(refused(Over::Kwargs(json!([{}, 3]))).starts_with("item 1 of `expand_kwargs` is a number"));
         let many = refused(Over::Product(object(json!({"x": [1, 2, 3], "y": [1, 2]}))));
         assert!(many.starts_with("it would have 6 mapped instances, and `max_map_length` allows 5; raise"), "{many}");
     }
@@ -347,7 +347,7 @@ mod tests {
         let product = Over::Product(object(json!({"a": [long], "b": [1, 2, 3]})));
         assert_eq!(items(product), Err(MappingError::TooLarge { bytes: 3 * 33 + 3 * 2, limit: 100 }));
         assert_eq!(items(Over::Product(object(json!({"a": [long], "b": [1, 2]})))).unwrap().len(), 2);
-        let refused = items(Over::Zipped(json!([{"a": long}, {"a": long}, {"a": long}]))).unwrap_err().to_string();
+        let refused = items(Over::Kwargs(json!([{"a": long}, {"a": long}, {"a": long}]))).unwrap_err().to_string();
         assert!(
             refused.contains("114 bytes") && refused.contains("`outputs.limit` (PINSCHED_OUTPUTS_LIMIT) allows 100")
         );

@@ -201,8 +201,16 @@ struct Planner<'a> {
     /// The tasks that changed; the others are in the snapshot.
     changed: BTreeMap<TaskIndex, TaskSnapshot>,
     needs: BTreeSet<TaskIndex>,
-    ended: VecDeque<(TaskIndex, TaskState)>,
+    ended: VecDeque<Ended>,
     plan: Plan,
+}
+
+/// A task that became final, before others are told.
+struct Ended {
+    task: TaskIndex,
+    state: TaskState,
+    /// How its instances stand, where they ended it.
+    instances: Option<UpstreamCounts>,
 }
 
 impl<'a> Planner<'a> {
@@ -335,26 +343,28 @@ impl<'a> Planner<'a> {
             | TaskEvent::Reopened => {}
         }
         let (try_number, lost) = (task.try_number, task.lost);
+        let instances = (from == TaskState::Mapped && event != TaskEvent::Cancelled).then_some(task.upstream);
         self.plan.moves.push(Move { task: index, event, from, to, ready_at, try_number, lost });
         if to.is_final() {
             self.plan.finished += 1;
             self.plan.leaves_failed += u32::from(to.is_failure() && self.dag.decides(index));
-            self.ended.push_back((index, to));
+            self.ended.push_back(Ended { task: index, state: to, instances });
         }
         Ok(())
     }
 
     /// Tells each ended task's downstreams, and theirs where they end by that.
     fn follow(mut self) -> Result<Plan, PlanError> {
-        while let Some((index, state)) = self.ended.pop_front() {
-            let ended = self.task(index).ok_or(PlanError::UnknownTask(index))?;
-            if let Some(parent) = ended.map_of {
-                self.tell_mapped(parent, state)?;
+        while let Some(ended) = self.ended.pop_front() {
+            let task = self.task(ended.task).ok_or(PlanError::UnknownTask(ended.task))?;
+            if let Some(parent) = task.map_of {
+                self.tell_mapped(parent, ended.state)?;
+                self.tell_who_waits_for_one(parent, ended.state)?;
                 continue;
             }
-            let role = self.described(index, ended)?.role();
-            for downstream in self.dag.downstream(index) {
-                self.tell(downstream, state, role)?;
+            let role = self.described(ended.task, task)?.role();
+            for downstream in self.dag.downstream(ended.task) {
+                self.tell(downstream, &ended, role)?;
             }
         }
         if !self.needs.is_empty() {
@@ -383,7 +393,31 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn tell(&mut self, downstream: TaskIndex, state: TaskState, role: Role) -> Result<(), PlanError> {
+    /// Releases what one ended instance is enough for. It is counted with its task, once that is over.
+    fn tell_who_waits_for_one(&mut self, parent: TaskIndex, state: TaskState) -> Result<(), PlanError> {
+        if self.snapshot.cancel_requested {
+            return Ok(());
+        }
+        for downstream in self.dag.downstream(parent) {
+            let described = self.dag.task(downstream).ok_or(PlanError::UnknownTask(downstream))?;
+            if !described.trigger_rule.waits_for_one() {
+                continue;
+            }
+            let Some(task) = self.task(downstream) else {
+                self.needs.insert(downstream);
+                continue;
+            };
+            let mut instance = UpstreamCounts::default();
+            instance.count(state, Role::Work);
+            let verdict = described.trigger_rule.verdict(task.upstream.with_ended_of(instance));
+            if task.state == TaskState::None && verdict == Verdict::Run {
+                self.step(downstream, TaskEvent::Released, Some(self.now))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, downstream: TaskIndex, ended: &Ended, role: Role) -> Result<(), PlanError> {
         let described = self.dag.task(downstream).ok_or(PlanError::UnknownTask(downstream))?;
         let Some(task) = self.task_mut(downstream) else {
             self.needs.insert(downstream);
@@ -392,7 +426,10 @@ impl<'a> Planner<'a> {
         if described.mapping.is_some() && (task.state == TaskState::Mapped || task.state.is_final()) {
             return Ok(()); // it did not wait for this one, and what it counts now are its instances
         }
-        task.upstream.count(state, role);
+        match ended.instances {
+            Some(instances) => task.upstream.count_instances(instances, role),
+            None => task.upstream.count(ended.state, role),
+        }
         let (stands, counts) = (task.state, task.upstream);
         self.plan.counts.insert(downstream, counts);
         if stands != TaskState::None {

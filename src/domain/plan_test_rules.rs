@@ -5,7 +5,53 @@ use std::collections::BTreeSet;
 use crate::domain::dag::Dag;
 use crate::domain::ids::TaskIndex;
 use crate::domain::task_state::TaskState;
-use crate::domain::trigger_rule::TriggerRule;
+use crate::domain::trigger_rule::{TriggerRule, UpstreamCounts};
+
+/// An upstream of a task.
+pub(super) struct Upstream {
+    pub(super) state: TaskState,
+    pub(super) is_setup: bool,
+    /// The states of its instances, where it is a mapped task that goes on or was ended by them.
+    pub(super) instances: Vec<TaskState>,
+}
+
+/// The states that a rule looks at, with whether each is a setup's: instances count in the place of their task once it is
+/// over, and before that to a rule that waits for one.
+pub(super) fn seen_by(rule: TriggerRule, upstream: &[Upstream]) -> Vec<(TaskState, bool)> {
+    let looks_ahead = matches!(rule, TriggerRule::OneDone | TriggerRule::OneFailed | TriggerRule::OneSuccess);
+    let mut seen = Vec::new();
+    for one in upstream {
+        let instances = one.instances.iter().map(|state| (*state, one.is_setup));
+        match one.state.is_final() && !one.instances.is_empty() {
+            true => seen.extend(instances),
+            false => {
+                seen.push((one.state, one.is_setup));
+                seen.extend(instances.filter(|(state, _)| looks_ahead && state.is_final()));
+            }
+        }
+    }
+    seen
+}
+
+/// How the upstreams stand, counted anew.
+pub(super) fn recounted(upstream: &[Upstream]) -> UpstreamCounts {
+    let count = |is: &dyn Fn(&Upstream) -> bool| u32::try_from(upstream.iter().filter(|one| is(one)).count()).unwrap();
+    let ended: Vec<TaskState> = seen_by(TriggerRule::AllDone, upstream).into_iter().map(|(state, _)| state).collect();
+    let ended = |wanted| u32::try_from(ended.iter().filter(|state| **state == wanted).count()).unwrap();
+    UpstreamCounts {
+        unfinished: count(&|one| !one.state.is_final()),
+        success: ended(TaskState::Success),
+        failed: ended(TaskState::Failed),
+        upstream_failed: ended(TaskState::UpstreamFailed),
+        skipped: ended(TaskState::Skipped),
+        setups: count(&|one| one.is_setup),
+        setups_succeeded: count(&|one| {
+            let is_over = one.is_setup && one.state.is_final();
+            is_over && (one.state == TaskState::Success || one.instances.contains(&TaskState::Success))
+        }),
+        setups_skipped: count(&|one| one.is_setup && one.state == TaskState::Skipped),
+    }
+}
 
 /// The tasks whose failure fails the run, in Airflow's words: teardowns count only if they say so, and are not seen where
 /// they do not; if nothing is left, what has nothing after it counts.

@@ -11,7 +11,7 @@ use chrono::{DateTime, TimeDelta};
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
-use super::{Ending, LOST_LIMIT, Plan, PlanError, Skips, Snapshot, TaskSnapshot, begin, end_of_mapped, plan};
+use super::{Ending, LOST_LIMIT, Move, Plan, PlanError, Skips, Snapshot, TaskSnapshot, begin, end_of_mapped, plan};
 use crate::domain::Timestamp;
 use crate::domain::callbacks::Callbacks;
 use crate::domain::dag::{Catchup, Dag, DagSettings, DataIntervals, DstPolicy, Overlap, Schedule, Task};
@@ -25,7 +25,7 @@ use crate::domain::trigger_rule::{TriggerRule, UpstreamCounts};
 #[path = "plan_test_rules.rs"]
 mod rules;
 
-use rules::{deciding, is_met, may_be_met};
+use rules::{Upstream, deciding, is_met, may_be_met, recounted, seen_by};
 
 /// How often a task may be handed back before its fate turns: so that a simulated run ends.
 const PATIENCE: i32 = 4;
@@ -107,7 +107,7 @@ fn dag_of(drawn: &[Drawn], schedule: Schedule) -> Dag {
         max_active_tis_per_dagrun: None,
         mapping: (drawn.instances > 0).then(|| {
             // Of the values only how many there are counts here.
-            let over = Over::Zipped(Value::Array(vec![Value::Null; drawn.instances]));
+            let over = Over::Kwargs(Value::Array(vec![Value::Null; drawn.instances]));
             Mapping::new(over, None).into()
         }),
         doc_md: None,
@@ -148,6 +148,8 @@ struct World<'a> {
     ready_at: BTreeMap<TaskIndex, Timestamp>,
     handed_back: BTreeMap<TaskIndex, i32>,
     tried_again: u32,
+    /// The mapped tasks that their instances ended, not a cancellation.
+    ended_by_instances: BTreeSet<TaskIndex>,
 }
 
 impl<'a> World<'a> {
@@ -164,6 +166,7 @@ impl<'a> World<'a> {
             ready_at: BTreeMap::new(),
             handed_back: BTreeMap::new(),
             tried_again: 0,
+            ended_by_instances: BTreeSet::new(),
         };
         for (task, (state, upstream)) in dag.tasks().iter().zip(first) {
             world.tasks.insert(
@@ -207,9 +210,19 @@ impl<'a> World<'a> {
         assert!(state.is_final() || end_of_mapped(self.tasks[&index].upstream).is_none() == open);
     }
 
-    fn upstream_states(&self, index: TaskIndex) -> Vec<(TaskState, bool)> {
-        let upstream = self.dag.upstream(index);
-        upstream.iter().map(|up| (self.tasks[up].state, self.dag.task(*up).unwrap().is_setup)).collect()
+    /// The upstreams as they are once these steps are taken, too.
+    fn upstream(&self, index: TaskIndex, steps: &[Move]) -> Vec<Upstream> {
+        let state_of = |index: &TaskIndex, task: &TaskSnapshot| {
+            steps.iter().find(|step| step.task == *index).map_or(task.state, |step| step.to)
+        };
+        let upstream = self.dag.upstream(index).into_iter().map(|up| {
+            let state = state_of(&up, &self.tasks[&up]);
+            let own = self.tasks.iter().filter(|(_, task)| task.map_of == Some(up));
+            let is_told = state == TaskState::Mapped || self.ended_by_instances.contains(&up);
+            let instances = own.filter(|_| is_told).map(|(index, task)| state_of(index, task)).collect();
+            Upstream { state, is_setup: self.dag.task(up).unwrap().is_setup, instances }
+        });
+        upstream.collect()
     }
 
     /// Takes what is ready, as a claim does, into at most `slots` running ones.
@@ -289,6 +302,8 @@ impl<'a> World<'a> {
             let step = plan.moves.iter().find(|step| step.task == *task);
             assert_eq!(step.map(|step| step.event), Some(TaskEvent::Skipped), "{task:?} was to be skipped");
         }
+        let by_instances = |step: &&Move| step.from == TaskState::Mapped && step.event != TaskEvent::Cancelled;
+        self.ended_by_instances.extend(plan.moves.iter().filter(by_instances).map(|step| step.task));
         let mut moved = BTreeSet::new();
         for step in &plan.moves {
             assert!(moved.insert(step.task), "two steps of one task in one plan");
@@ -342,12 +357,7 @@ impl<'a> World<'a> {
     fn assert_rule_says(&self, index: TaskIndex, event: TaskEvent, plan: &Plan) {
         let rule = self.dag.task(index).unwrap().trigger_rule;
         // The upstreams as they are after this plan: the steps are in order, but their counts are not told apart.
-        let mut states = self.upstream_states(index);
-        for (state, upstream) in states.iter_mut().zip(self.dag.upstream(index)) {
-            if let Some(step) = plan.moves.iter().find(|step| step.task == upstream && step.to.is_final()) {
-                state.0 = step.to;
-            }
-        }
+        let states = seen_by(rule, &self.upstream(index, &plan.moves));
         match event {
             TaskEvent::Released => assert!(is_met(rule, &states), "{rule:?} let it run with {states:?}"),
             TaskEvent::Skipped | TaskEvent::UpstreamFailed => {
@@ -369,26 +379,14 @@ impl<'a> World<'a> {
         });
         assert_eq!(self.leaves_failed as usize, failed_leaves.count());
         for (&index, task) in &self.tasks {
-            let mut states = self.upstream_states(index);
+            let mut upstream = self.upstream(index, &[]);
             let instances = self.instances_of(index);
             if !instances.is_empty() {
                 self.assert_ends_by_its_instances(index, &instances);
-                states = instances.into_iter().map(|state| (state, false)).collect();
+                let one = |state| Upstream { state, is_setup: false, instances: Vec::new() };
+                upstream = instances.into_iter().map(one).collect();
             }
-            let count = |wanted: TaskState| u32::try_from(states.iter().filter(|(s, _)| *s == wanted).count()).unwrap();
-            let setups_that_are = |wanted: TaskState| {
-                u32::try_from(states.iter().filter(|(state, setup)| *setup && *state == wanted).count()).unwrap()
-            };
-            let recounted = UpstreamCounts {
-                unfinished: u32::try_from(states.iter().filter(|(state, _)| !state.is_final()).count()).unwrap(),
-                success: count(TaskState::Success),
-                failed: count(TaskState::Failed),
-                upstream_failed: count(TaskState::UpstreamFailed),
-                skipped: count(TaskState::Skipped),
-                setups: u32::try_from(states.iter().filter(|(_, setup)| *setup).count()).unwrap(),
-                setups_succeeded: setups_that_are(TaskState::Success),
-                setups_skipped: setups_that_are(TaskState::Skipped),
-            };
+            let recounted = recounted(&upstream);
             // A mapped task that is over counts nothing any more.
             let is_over = task.map_of.is_none() && self.described(index).mapping.is_some() && task.state.is_final();
             assert!(is_over || task.upstream == recounted, "of {index:?}: {:?} is not {recounted:?}", task.upstream);
@@ -396,6 +394,7 @@ impl<'a> World<'a> {
             assert!(task.try_number <= i32::try_from(known.retry.retries).unwrap() + 1, "{} tries", task.try_number);
             assert!(task.lost < LOST_LIMIT || task.state == TaskState::Failed, "lost {} times", task.lost);
             if task.state == TaskState::None {
+                let states = seen_by(known.trigger_rule, &upstream);
                 assert!(!is_met(known.trigger_rule, &states), "{index:?} waits, though its rule is met by {states:?}");
             }
             assert_eq!(
@@ -441,7 +440,7 @@ impl<'a> World<'a> {
         match (&self.described(index).mapping, &drawn) {
             (Some(_), Ending::Chose(_)) if is_instance => Ending::Succeeded,
             (Some(mapping), Ending::Succeeded | Ending::Chose(_)) if !is_instance => {
-                let Over::Zipped(Value::Array(items)) = &mapping.over else { unreachable!("they are drawn so") };
+                let Over::Kwargs(Value::Array(items)) = &mapping.over else { unreachable!("they are drawn so") };
                 let (items, labels) = (vec![Map::new(); items.len()], vec![None; items.len()]);
                 Ending::Expanded(Arc::new(Expansion { items, labels }))
             }
@@ -461,7 +460,7 @@ impl<'a> World<'a> {
     fn run(&mut self, fate: &mut Fate<'_>, slots: usize, cancel_at: Option<usize>) -> RunState {
         let each = |task: &Task| {
             let instances = match task.mapping.as_ref().map(|mapping| &mapping.over) {
-                Some(Over::Zipped(Value::Array(items))) => items.len(),
+                Some(Over::Kwargs(Value::Array(items))) => items.len(),
                 _ => 0,
             };
             (task.retry.retries as usize + 12) * (1 + instances)

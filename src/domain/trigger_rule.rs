@@ -68,6 +68,32 @@ pub enum Role {
 }
 
 impl UpstreamCounts {
+    /// Counts one more upstream as ended that was a mapped task: each of its instances counts, as in Airflow. As a setup it is
+    /// one, which succeeded if one of its instances did.
+    pub fn count_instances(&mut self, instances: Self, role: Role) {
+        self.unfinished = self.unfinished.saturating_sub(1);
+        self.success += instances.success;
+        self.failed += instances.failed;
+        self.upstream_failed += instances.upstream_failed;
+        self.skipped += instances.skipped;
+        if role == Role::Setup {
+            let others = instances.success + instances.failed + instances.upstream_failed;
+            self.setups_succeeded += u32::from(instances.success > 0);
+            self.setups_skipped += u32::from(others == 0);
+        }
+    }
+
+    /// The same with how the instances of a mapped upstream stand that goes on: what rules see that do not wait for its end.
+    #[must_use]
+    pub fn with_ended_of(self, instances: Self) -> Self {
+        Self {
+            success: self.success + instances.success,
+            failed: self.failed + instances.failed,
+            upstream_failed: self.upstream_failed + instances.upstream_failed,
+            ..self
+        }
+    }
+
     /// Counts one more upstream as ended in `state`.
     pub fn count(&mut self, state: TaskState, role: Role) {
         self.unfinished = self.unfinished.saturating_sub(1);
@@ -141,6 +167,24 @@ impl TriggerRule {
             Self::NoneFailedMinOneSuccess => "none_failed_min_one_success",
             Self::NoneSkipped => "none_skipped",
             Self::Always => "always",
+        }
+    }
+
+    /// Whether one upstream's end is enough for it: then it looks at the instances of a mapped task that goes on.
+    #[must_use]
+    pub fn waits_for_one(self) -> bool {
+        match self {
+            Self::OneSuccess | Self::OneFailed | Self::OneDone => true,
+            Self::AllSuccess
+            | Self::AllFailed
+            | Self::AllDone
+            | Self::AllDoneMinOneSuccess
+            | Self::AllDoneSetupSuccess
+            | Self::AllSkipped
+            | Self::NoneFailed
+            | Self::NoneFailedMinOneSuccess
+            | Self::NoneSkipped
+            | Self::Always => false,
         }
     }
 
@@ -257,6 +301,38 @@ mod tests {
         assert_eq!(teardown(&[setup(TaskState::Skipped), failed_work]), Skip, "no setup ran: there is nothing to undo");
         assert_eq!(teardown(&[setup(TaskState::Skipped), setup(TaskState::Failed)]), UpstreamFailed);
         assert_eq!(teardown(&[failed_work]), Run, "there are no setups");
+    }
+
+    #[test]
+    fn the_instances_of_a_mapped_upstream_count_one_by_one_and_as_one_setup() {
+        let mapped = |success, failed, skipped, role| {
+            let instances = counts(0, success, failed, skipped);
+            let mut seen = UpstreamCounts { setups: u32::from(role == Role::Setup), ..counts(1, 0, 0, 0) };
+            seen.count_instances(instances, role);
+            seen
+        };
+        let work = |success, failed, skipped| mapped(success, failed, skipped, Role::Work);
+        assert_eq!(TriggerRule::AllSuccess.verdict(work(2, 0, 1)), Skip, "one of its instances was skipped");
+        assert_eq!(TriggerRule::NoneSkipped.verdict(work(2, 0, 1)), Skip);
+        assert_eq!(TriggerRule::NoneFailed.verdict(work(2, 0, 1)), Run);
+        assert_eq!(TriggerRule::AllFailed.verdict(work(1, 1, 0)), Skip, "one of its instances did not fail");
+        assert_eq!(TriggerRule::AllFailed.verdict(work(0, 2, 0)), Run);
+        assert_eq!(TriggerRule::AllDoneMinOneSuccess.verdict(work(1, 1, 0)), Run);
+        let teardown = |success, failed, skipped| {
+            TriggerRule::AllDoneSetupSuccess.verdict(mapped(success, failed, skipped, Role::Setup))
+        };
+        assert_eq!(teardown(1, 1, 1), Run, "there is something to undo");
+        assert_eq!(teardown(0, 1, 1), UpstreamFailed);
+        assert_eq!(teardown(0, 0, 2), Skip);
+    }
+
+    #[test]
+    fn what_waits_for_one_sees_instances_before_their_task_is_over() {
+        let goes_on = counts(1, 0, 0, 0);
+        assert_eq!(TriggerRule::OneFailed.verdict(goes_on.with_ended_of(counts(3, 5, 1, 0))), Run);
+        assert_eq!(TriggerRule::OneFailed.verdict(goes_on.with_ended_of(counts(3, 5, 0, 1))), Wait);
+        assert_eq!(TriggerRule::OneSuccess.verdict(goes_on.with_ended_of(counts(3, 0, 5, 1))), Wait);
+        assert_eq!(TriggerRule::OneDone.verdict(goes_on.with_ended_of(counts(3, 0, 1, 0))), Run);
     }
 
     #[test]

@@ -14,9 +14,10 @@ use crate::connect::Endpoints;
 use crate::domain::choice;
 use crate::domain::dag::SharedTask;
 use crate::domain::ids::{AttemptKey, TaskId};
-use crate::domain::left::Left;
-use crate::domain::mapping::{Expansion, Instance, MapLimits, Mapping};
+use crate::domain::mapping::{Expansion, Instance, MapLimits, Mapping, TaskName};
+use crate::domain::operator_kind::ConfigProblem;
 use crate::domain::plan::Ending;
+use crate::domain::task_output::TaskOutput;
 use crate::domain::template::{Named, Outputs, ReadOutputs, TemplateScope, Wanted};
 use crate::engine::attempt_log::{self, LogBook};
 use crate::engine::expansion;
@@ -27,6 +28,7 @@ use crate::engine::operator::{
     UpstreamOutput,
 };
 use crate::engine::outputs::OutputStore;
+use crate::engine::rendered;
 use crate::engine::running::RunningRun;
 use crate::store::{EndedAttempt, Store};
 
@@ -85,7 +87,7 @@ pub(crate) struct Attempt {
     pub(crate) instance: Option<Instance>,
     pub(crate) run: RunningRun,
     /// What the tasks before it left, with their operators.
-    pub(crate) outputs: BTreeMap<TaskId, (&'static str, Left)>,
+    pub(crate) outputs: BTreeMap<TaskId, (&'static str, TaskOutput)>,
     pub(crate) registration: Registration,
     pub(crate) store: Store,
     pub(crate) logs: Arc<LogBook>,
@@ -182,7 +184,7 @@ impl Attempt {
     }
 
     /// Puts an output where it stays, before the step that records it. A run that is cancelled does not need it.
-    async fn kept(&self, output: Output) -> Result<Left, Failure> {
+    async fn kept(&self, output: Output) -> Result<TaskOutput, Failure> {
         if choice::chooses(self.task.operator) {
             return self.output_store.keep_in_row(output);
         }
@@ -236,16 +238,11 @@ impl Attempt {
         }
         let named = self.lookup.named(&wanted).await?;
         let templates = self.templates(&outputs, named);
-        let mut config = templates.scope().render_config(&task.config, self.registration.kind.late_fields)?;
-        if let (Some(instance), Some(config)) = (&self.instance, config.as_object_mut()) {
-            // What it has for itself was rendered when its task was expanded.
-            config.extend(instance.item.iter().map(|(key, value)| (key.clone(), value.clone())));
-        }
         let upstream = self.outputs.iter().filter_map(|(id, (operator, _))| {
             let output = outputs.get(id)?.to_object()?;
             Some((id.clone(), UpstreamOutput { operator: (*operator).to_owned(), output }))
         });
-        let operator = (self.registration.build)(config).map_err(|error| Failure::fatal(&error))?;
+        let operator = self.built(&templates.scope())?;
         let context = Box::new(TaskContext {
             attempt: self.key,
             dag_id: self.run.facts.dag_id.clone(),
@@ -289,6 +286,38 @@ impl Attempt {
         })
     }
 
+    /// The task's configuration, rendered.
+    fn config(&self, templates: &TemplateScope) -> Result<Value, Failure> {
+        let mut config = templates.render_config(&self.task.config, self.registration.kind.late_fields)?;
+        if let (Some(instance), Some(config)) = (&self.instance, config.as_object_mut()) {
+            // What it has for itself was rendered when its task was expanded.
+            config.extend(instance.item.iter().map(|(key, value)| (key.clone(), value.clone())));
+        }
+        Ok(config)
+    }
+
+    /// The operator of that configuration; what is wrong with it is told by its keys. What an instance has for itself its
+    /// operator sees here for the first time.
+    fn built(&self, templates: &TemplateScope) -> Result<Box<dyn Operator>, Failure> {
+        let (kind, masks) = (self.registration.kind, self.lookup.masks());
+        let map_index = self.instance.as_ref().map(|instance| instance.map_index);
+        let name = TaskName { task: self.task.id.clone(), map_index };
+        let config = self.config(templates)?;
+        if let Some(instance) = self.instance.as_ref().filter(|_| !(kind.check)(&config).is_empty()) {
+            let is_own =
+                |problem: &ConfigProblem| problem.path.first().is_none_or(|key| instance.item.contains_key(key));
+            if let Some(refusal) = rendered::refusal(&name, kind, &config, masks, is_own) {
+                return Err(Failure::Fatal(refusal));
+            }
+        }
+        (self.registration.build)(config).or_else(|error| {
+            // It is rendered anew, since it may be large, and few do not fit.
+            let config = self.config(templates)?;
+            let refusal = rendered::refusal(&name, kind, &config, masks, |_| true);
+            Err(refusal.map_or_else(|| Failure::fatal(&error), Failure::Fatal))
+        })
+    }
+
     /// What the tasks before it left. What instances left, or is in object storage, is read where `templates` name it, or the
     /// operator may look for it itself.
     async fn upstream_outputs(&self, templates: &Value) -> Result<Outputs, Failure> {
@@ -303,7 +332,7 @@ impl Attempt {
                 output.value().is_none() && (read.has(id) || is_operators && self.registration.kind.reads_outputs());
             let output = match output {
                 _ if !is_needed => output.clone(),
-                Left::Listed(listed) => {
+                TaskOutput::Listed(listed) => {
                     let list = self.output_store.list(&self.store, self.run.key, listed).await?;
                     self.output_store.fetch(&list).await?
                 }
@@ -330,7 +359,7 @@ impl Attempt {
         Ok(Output::new())
     }
 
-    fn ended(&self, result: Result<Left, Failure>) -> Option<EndedAttempt> {
+    fn ended(&self, result: Result<TaskOutput, Failure>) -> Option<EndedAttempt> {
         let stop = self.stop.reason();
         let (ending, output, error) = match (result, stop) {
             // Whatever was said meanwhile: the end is written only under the attempt's fence.

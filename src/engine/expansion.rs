@@ -24,7 +24,7 @@ pub(super) fn expand(
             };
             values.iter().map(value).collect::<Result<Map<_, _>, TemplateError>>().map(Over::Product)
         }
-        Over::Zipped(items) => templates.render_at("expand_kwargs", items).map(Over::Zipped),
+        Over::Kwargs(items) => templates.render_at("expand_kwargs", items).map(Over::Kwargs),
     };
     let items = rendered?.items(limits).map_err(|error| Failure::fatal(&error))?;
     if items.is_empty() {

@@ -14,15 +14,15 @@ use crate::connect::Endpoints;
 use crate::connect::notify::{Answer, NotifyError, Post, exchange};
 use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskIndex};
-use crate::domain::left::Left;
 use crate::domain::lineage::{EventType, LineageEvent, names_data, read_by, reads_after, written_by};
 use crate::domain::masking::Masks;
 use crate::domain::run_state::RunState;
+use crate::domain::task_output::TaskOutput;
 use crate::domain::task_state::AttemptOutcome;
 use crate::domain::trace::{self, TracedAttempt, TracedRun};
 use crate::engine::notices::{Waits, first_failure};
 use crate::engine::versions::Versions;
-use crate::store::{DueExport, ExportKind, Exports, Run, Store, StoreError, TaskAttempt};
+use crate::store::{DueExport, ExportKind, ExportedAttempt, Exports, Run, RunEnd, Store, StoreError, TaskAttempt};
 
 /// How many are sent at once.
 const BATCH: i64 = 16;
@@ -242,22 +242,22 @@ impl Exporter {
         let (found, failure);
         match due.attempt {
             None if due.is_end => {
-                event.event = match (run.state, run.cancel_requested_at) {
-                    (RunState::Success, _) => EventType::Complete,
-                    (_, Some(_)) => EventType::Abort,
-                    (_, None) => EventType::Fail,
+                event.event = match due.run_end {
+                    Some(RunEnd::Success) => EventType::Complete,
+                    Some(RunEnd::Cancelled) => EventType::Abort,
+                    Some(RunEnd::Failed) | None => EventType::Fail,
                 };
-                if event.event != EventType::Complete {
+                // Of one that goes on since, what failed may be what is done again.
+                if event.event != EventType::Complete && run.finished_at == Some(due.happened_at) {
                     failure = first_failure(&self.store, run.key).await?;
                     event.error = failure.as_deref();
                 }
             }
             None => {}
-            Some((task, fence)) => {
+            Some(ExportedAttempt { task, of_task, fence }) => {
                 found = self.store.attempt_of_run(run.key, task, fence).await?;
-                let (Some(attempt), Some(dag)) = (&found, dag) else { return Ok(Ok(())) };
-                let Some(known) = dag.task(attempt.of_task()) else { return Ok(Ok(())) };
-                let record = &attempt.record;
+                let (Some(record), Some(dag)) = (&found, dag) else { return Ok(Ok(())) };
+                let Some(known) = dag.task(of_task) else { return Ok(Ok(())) };
                 event.attempt = Some((task, &known.id, known.operator, fence));
                 if due.is_end {
                     event.at = record.finished_at.unwrap_or(due.happened_at);
@@ -322,7 +322,7 @@ fn data(
     operator: &str,
     task: TaskIndex,
     ancestors: &[TaskIndex],
-    outputs: &BTreeMap<TaskIndex, Option<Left>>,
+    outputs: &BTreeMap<TaskIndex, Option<TaskOutput>>,
     kafka: &str,
 ) -> (Datasets, Datasets) {
     let output = |task: &TaskIndex| outputs.get(task)?.as_ref()?.object();

@@ -19,6 +19,7 @@ pub mod observer;
 pub mod operator;
 mod orphans;
 pub mod outputs;
+mod rendered;
 pub mod running;
 pub mod shutdown;
 pub mod versions;

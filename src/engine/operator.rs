@@ -20,9 +20,9 @@ use crate::connect::Endpoints;
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
 use crate::domain::ids::{AttemptKey, DagId, RunId, TaskId, TaskRunKey};
-use crate::domain::left::LeftObject;
 use crate::domain::operator_kind::OperatorKind;
 use crate::domain::plan::Skips;
+use crate::domain::task_output::OutputObject;
 use crate::domain::template::{Outputs, TemplateError, TemplateScope, Wanted};
 use crate::engine::lookup::{Lookup, LookupError};
 use crate::store::Store;
@@ -233,7 +233,7 @@ pub struct UpstreamOutput {
     /// The upstream's operator, by short name.
     pub operator: String,
     /// Its output.
-    pub output: LeftObject,
+    pub output: OutputObject,
 }
 
 /// The lines that an attempt logs; written to the store in chunks, never lost after the attempt's end.

@@ -16,7 +16,7 @@ use crate::connect::S3Endpoint;
 use crate::connect::s3::{PutOptions, S3, S3Error};
 use crate::domain::byte_size::parse_byte_size;
 use crate::domain::ids::{AttemptKey, RunKey};
-use crate::domain::left::{INLINE_LIMIT, Left, Listed, OUTPUT_LIMIT, Spilled, json_size};
+use crate::domain::task_output::{INLINE_LIMIT, InstanceOutput, Listed, OUTPUT_LIMIT, Spilled, TaskOutput, json_size};
 use crate::engine::operator::{Failure, Output, chain};
 use crate::store::Store;
 
@@ -173,17 +173,17 @@ impl OutputStore {
     ///
     /// # Errors
     /// When it is too large for any.
-    pub fn keep_in_row(&self, output: Output) -> Result<Left, Failure> {
+    pub fn keep_in_row(&self, output: Output) -> Result<TaskOutput, Failure> {
         let output = Value::Object(output);
         let (bytes, limit) = (json_size(&output), self.limits.most);
-        if bytes > limit { Err(OutputError::TooLarge { bytes, limit }.into()) } else { Ok(Left::here(output)) }
+        if bytes > limit { Err(OutputError::TooLarge { bytes, limit }.into()) } else { Ok(TaskOutput::here(output)) }
     }
 
     /// An output as it is recorded: as it is, or where it was put.
     ///
     /// # Errors
     /// When it is too large, or cannot be put where it should go.
-    pub async fn keep(&self, store: &Store, attempt: AttemptKey, output: Output) -> Result<Left, OutputError> {
+    pub async fn keep(&self, store: &Store, attempt: AttemptKey, output: Output) -> Result<TaskOutput, OutputError> {
         let output = Value::Object(output);
         let bytes = json_size(&output);
         let OutputLimits { inline, most, spill_to } = &self.limits;
@@ -191,7 +191,7 @@ impl OutputStore {
             return Err(OutputError::TooLarge { bytes, limit: *most });
         }
         if bytes <= *inline {
-            return Ok(Left::here(output));
+            return Ok(TaskOutput::here(output));
         }
         let place = spill_to.as_ref().ok_or(OutputError::NowhereToSpill { bytes, limit: *inline })?;
         let body = Bytes::from(output.to_string());
@@ -209,7 +209,7 @@ impl OutputStore {
         }
         let options = PutOptions { content_type: "application/json", ..PutOptions::default() };
         client.put(&place.bucket, &key, body, options).await.map_err(failed)?;
-        Ok(Left::Spilled(Arc::new(Spilled { url: format!("s3://{}/{key}", place.bucket), bytes, sha256 })))
+        Ok(TaskOutput::Spilled(Arc::new(Spilled { url: format!("s3://{}/{key}", place.bucket), bytes, sha256 })))
     }
 
     /// What the instances of a mapped task of a run left, unless it is too large together; what of it is in object storage
@@ -217,7 +217,7 @@ impl OutputStore {
     ///
     /// # Errors
     /// When it is too large, or the database does not answer.
-    pub async fn list(&self, store: &Store, run: RunKey, listed: &Listed) -> Result<Left, OutputError> {
+    pub async fn list(&self, store: &Store, run: RunKey, listed: &Listed) -> Result<TaskOutput, OutputError> {
         let _turn = self.reading.lock().await;
         if let Some(read) = listed.read.get() {
             return Ok(read.clone());
@@ -234,19 +234,20 @@ impl OutputStore {
     ///
     /// # Errors
     /// When it does not come, or is not what was put there.
-    pub async fn fetch(&self, left: &Left) -> Result<Left, OutputError> {
+    pub async fn fetch(&self, left: &TaskOutput) -> Result<TaskOutput, OutputError> {
         match left {
-            Left::Here(_) | Left::Listed(_) => Ok(left.clone()),
-            Left::Spilled(spilled) => self.fetch_one(spilled).await.map(Left::here),
-            Left::Each(several) => {
+            TaskOutput::Here(_) | TaskOutput::Listed(_) => Ok(left.clone()),
+            TaskOutput::Spilled(spilled) => self.fetch_one(spilled).await.map(TaskOutput::here),
+            TaskOutput::Each(several) => {
                 let mut all = Vec::with_capacity(several.len());
-                for left in several.iter() {
-                    all.push(match left {
-                        Left::Spilled(spilled) => Left::here(self.fetch_one(spilled).await?),
-                        Left::Here(_) | Left::Each(_) | Left::Listed(_) => left.clone(),
-                    });
+                for one in several.iter() {
+                    let output = match &one.output {
+                        TaskOutput::Spilled(spilled) => TaskOutput::here(self.fetch_one(spilled).await?),
+                        output @ (TaskOutput::Here(_) | TaskOutput::Each(_) | TaskOutput::Listed(_)) => output.clone(),
+                    };
+                    all.push(InstanceOutput { map_index: one.map_index, output });
                 }
-                Ok(Left::each(all))
+                Ok(TaskOutput::each(all))
             }
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskIndex};
-use crate::domain::left::Left;
+use crate::domain::task_output::TaskOutput;
 use crate::domain::template::RunFacts;
 use crate::store::{Run, WorkerId};
 
@@ -48,12 +48,12 @@ impl RunningRun {
 #[derive(Debug, Default)]
 pub struct KnownOutputs {
     /// By task that has ended: what it left, if it left something.
-    ended: BTreeMap<TaskIndex, Option<Left>>,
+    ended: BTreeMap<TaskIndex, Option<TaskOutput>>,
 }
 
 impl KnownOutputs {
     /// A task ended here; with its output, if it left one.
-    pub fn note(&mut self, task: TaskIndex, output: Option<Left>) {
+    pub fn note(&mut self, task: TaskIndex, output: Option<TaskOutput>) {
         self.ended.insert(task, output);
     }
 
@@ -65,13 +65,13 @@ impl KnownOutputs {
     }
 
     /// Takes what the store knows of tasks that have ended.
-    pub fn learn(&mut self, ended: BTreeMap<TaskIndex, Option<Left>>) {
+    pub fn learn(&mut self, ended: BTreeMap<TaskIndex, Option<TaskOutput>>) {
         self.ended.extend(ended);
     }
 
     /// What the task left, where it left something.
     #[must_use]
-    pub fn of(&self, task: TaskIndex) -> Option<Left> {
+    pub fn of(&self, task: TaskIndex) -> Option<TaskOutput> {
         self.ended.get(&task)?.clone()
     }
 }

@@ -58,10 +58,39 @@ pub struct NewBackfill<'a> {
 pub enum BackfillChange {
     /// It is done.
     Done,
-    /// The backfill is over, as this says: nothing changed.
-    Over(&'static str),
+    /// The backfill is over: nothing changed.
+    Over(BackfillEnd),
     /// There is no such backfill.
     Unknown,
+}
+
+/// How a backfill came to be over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackfillEnd {
+    /// Somebody cancelled it.
+    Cancelled,
+    /// All of its runs are over.
+    Done,
+}
+
+impl BackfillEnd {
+    /// In a word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cancelled => "cancelled",
+            Self::Done => "done",
+        }
+    }
+}
+
+/// Whether a backfill's waiting runs may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackfillPause {
+    /// They stay where they are.
+    Paused,
+    /// They begin, each in its turn.
+    Resumed,
 }
 
 impl Store {
@@ -170,12 +199,13 @@ impl Store {
     }
 
     /// Lets no more of a backfill's runs begin, or lets them begin again. One that is over stays as it is.
-    pub async fn pause_backfill(&self, id: BackfillId, pause: bool) -> Result<BackfillChange, StoreError> {
+    pub async fn pause_backfill(&self, id: BackfillId, pause: BackfillPause) -> Result<BackfillChange, StoreError> {
         let failed = StoreError::query("pause a backfill");
         let mut transaction = self.pool.begin().await.map_err(&failed)?;
         let standing = lock_backfill(&mut transaction, id).await?;
         if standing == BackfillChange::Done {
-            sqlx::query!("UPDATE backfill SET is_paused = $2 WHERE id = $1", id.0, pause)
+            let is_paused = pause == BackfillPause::Paused;
+            sqlx::query!("UPDATE backfill SET is_paused = $2 WHERE id = $1", id.0, is_paused)
                 .execute(&mut *transaction)
                 .await
                 .map_err(&failed)?;
@@ -224,8 +254,8 @@ async fn lock_backfill(connection: &mut PgConnection, id: BackfillId) -> Result<
     .map_err(StoreError::query("look at a backfill"))?;
     Ok(match row {
         None => BackfillChange::Unknown,
-        Some(row) if row.is_cancelled => BackfillChange::Over("cancelled"),
-        Some(row) if !row.goes_on => BackfillChange::Over("done"),
+        Some(row) if row.is_cancelled => BackfillChange::Over(BackfillEnd::Cancelled),
+        Some(row) if !row.goes_on => BackfillChange::Over(BackfillEnd::Done),
         Some(_) => BackfillChange::Done,
     })
 }

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 use crate::domain::Timestamp;
 use crate::domain::choice;
-use crate::domain::control::{self, Action, InstanceState, Outcome, Reach, Standing};
+use crate::domain::control::{self, Action, InstanceState, Outcome, Reach, RunStates};
 use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskIndex, TaskRunKey};
 use crate::domain::mapping::TaskName;
@@ -80,7 +80,7 @@ impl Store {
         if states.len() != dag.tasks().len() {
             return Err(StoreError::Corrupt { what: "a number of tasks", value: states.len().to_string() });
         }
-        let standing = Standing { states: &states, instances: &instances };
+        let standing = RunStates { states: &states, instances: &instances };
         let mut selected = control::select(dag, standing, request.tasks, request.reach);
         if request.action == Action::Clear {
             selected = control::with_setups(dag, selected);

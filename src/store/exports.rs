@@ -21,27 +21,59 @@ pub struct Exports {
 impl Exports {
     /// As a session is told, and rows have it.
     pub(in crate::store) fn kinds(self) -> Vec<&'static str> {
-        let kinds = [(self.traces, Kind::Trace), (self.lineage, Kind::Lineage)];
+        let kinds = [(self.traces, ExportKind::Trace), (self.lineage, ExportKind::Lineage)];
         kinds.into_iter().filter(|(is_wanted, _)| *is_wanted).map(|(_, kind)| kind.as_str()).collect()
     }
 }
 
 /// What a row is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ExportKind {
     /// A run's trace.
     Trace,
     /// An event of lineage.
     Lineage,
 }
 
-impl Kind {
+impl ExportKind {
     fn as_str(self) -> &'static str {
         match self {
             Self::Trace => "trace",
             Self::Lineage => "lineage",
         }
     }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunEnd {
+    /// Well.
+    Success,
+    /// With a failure.
+    Failed,
+    /// By a cancellation.
+    Cancelled,
+}
+
+impl RunEnd {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// The attempt that something is told of. An instance may have been cleared away since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExportedAttempt {
+    /// Its task run.
+    pub task: TaskIndex,
+    /// The task of the DAG: of an instance the mapped task.
+    pub of_task: TaskIndex,
+    /// Its fence.
+    pub fence: i64,
 }
 
 /// Something to tell, claimed by this process for a while.
@@ -52,11 +84,13 @@ pub struct DueExport {
     /// The run.
     pub run: RunKey,
     /// What it is for.
-    pub kind: Kind,
-    /// The attempt, by its task and fence; none where it is about the run as a whole.
-    pub attempt: Option<(TaskIndex, i64)>,
+    pub kind: ExportKind,
+    /// The attempt; none where it is about the run as a whole.
+    pub attempt: Option<ExportedAttempt>,
     /// Whether it is about the end, and not about the start.
     pub is_end: bool,
+    /// Of a run's end: which that was. It may have been cleared since.
+    pub run_end: Option<RunEnd>,
     /// When that was.
     pub happened_at: Timestamp,
     /// How often it was tried to tell, this time included.
@@ -119,7 +153,8 @@ impl Store {
                      LIMIT $4
                      FOR UPDATE SKIP LOCKED) AS due
                WHERE e.id = due.id
-               RETURNING e.id, e.run_key, e.kind AS "kind!", e.task_index, e.fence, e.is_end, e.happened_at, e.attempts"#,
+               RETURNING e.id, e.run_key, e.kind AS "kind!", e.task_index, e.fence, e.map_of, e.is_end, e.run_end,
+                         e.happened_at, e.attempts"#,
             &kinds,
             of.map(|run| run.0),
             now,
@@ -130,13 +165,17 @@ impl Store {
         .await
         .map_err(StoreError::query("look for what is to be told of runs"))?;
         let due = claimed.into_iter().map(|row| {
-            let kind = [Kind::Trace, Kind::Lineage].into_iter().find(|kind| kind.as_str() == row.kind);
+            let kind = [ExportKind::Trace, ExportKind::Lineage].into_iter().find(|kind| kind.as_str() == row.kind);
             Ok(DueExport {
                 id: row.id,
                 run: RunKey(row.run_key),
                 kind: kind.ok_or(StoreError::Corrupt { what: "what is told of a run", value: row.kind })?,
-                attempt: row.task_index.zip(row.fence).map(|(task, fence)| (TaskIndex(task.cast_unsigned()), fence)),
+                attempt: row.task_index.zip(row.fence).map(|(task, fence)| {
+                    let index = |index: i32| TaskIndex(index.cast_unsigned());
+                    ExportedAttempt { task: index(task), of_task: index(row.map_of.unwrap_or(task)), fence }
+                }),
                 is_end: row.is_end,
+                run_end: row.run_end.map(run_end).transpose()?,
                 happened_at: row.happened_at,
                 attempts: row.attempts,
             })
@@ -211,25 +250,41 @@ impl Store {
         .collect()
     }
 
-    /// One attempt; none where its task run is gone, as an instance that was cleared away.
+    /// One attempt, whether or not its task run is still there.
     pub async fn attempt_of_run(
         &self,
         run: RunKey,
         task: TaskIndex,
         fence: i64,
-    ) -> Result<Option<TaskAttempt>, StoreError> {
-        select_attempts!(
-            "WHERE t.run_key = $1 AND t.task_index = $2 AND a.fence = $3",
+    ) -> Result<Option<AttemptRecord>, StoreError> {
+        let row = sqlx::query!(
+            "SELECT fence, try_number, started_at, finished_at, outcome, error
+             FROM attempt
+             WHERE run_key = $1 AND task_index = $2 AND fence = $3",
             run.0,
             task.0.cast_signed(),
             fence
         )
         .fetch_optional(&self.pool)
         .await
-        .map_err(StoreError::query("read an attempt"))?
-        .map(TaskAttempt::try_from)
+        .map_err(StoreError::query("read an attempt"))?;
+        row.map(|row| {
+            Ok(AttemptRecord {
+                fence: row.fence,
+                try_number: row.try_number,
+                started_at: row.started_at,
+                finished_at: row.finished_at,
+                outcome: row.outcome.as_deref().map(rows::attempt_outcome).transpose()?,
+                error: row.error,
+            })
+        })
         .transpose()
     }
+}
+
+fn run_end(stored: String) -> Result<RunEnd, StoreError> {
+    let known = [RunEnd::Success, RunEnd::Failed, RunEnd::Cancelled].into_iter().find(|end| end.as_str() == stored);
+    known.ok_or(StoreError::Corrupt { what: "the end of a run that is told", value: stored })
 }
 
 struct AttemptRow {

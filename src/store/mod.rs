@@ -39,12 +39,12 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{Connection, PgConnection};
 
-pub use backfills::{Backfill, BackfillChange, BackfillId, NewBackfill};
+pub use backfills::{Backfill, BackfillChange, BackfillEnd, BackfillId, BackfillPause, NewBackfill};
 pub use control::{Changed, Mode, Request};
 pub use creation::{Begin, DagVersionId, NewRun};
 pub use dags::{DagKey, DagRegistration, DagState, Fired, ImportError, Pause, Tick};
 pub use error::StoreError;
-pub use exports::{DueExport, Exports, Kind as ExportKind, TaskAttempt};
+pub use exports::{DueExport, ExportKind, ExportedAttempt, Exports, RunEnd, TaskAttempt};
 pub use external_jobs::ExternalJob;
 pub use history::Transition;
 pub use listening::{Listener, Word};
@@ -58,7 +58,7 @@ pub use sealing::{Kind, SealError, SecretKeys};
 pub use sinking::SinkClaimError;
 pub use steps::{Claim, ClaimOf, Claimed, EndedAttempt, RunBatch, Step, Stepped, Stepper};
 pub use tasks::{AttemptRecord, InstanceRow, TaskRow, TaskRun};
-pub use why::{Deferral, Limit, Standing};
+pub use why::{Deferral, Limit, TaskBeforeClaim};
 pub use workers::{LEASE, Orphan, SignOfLife, WorkerId};
 
 /// A handle on the database; clones share one pool.

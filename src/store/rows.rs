@@ -5,9 +5,9 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::domain::left::{Left, Spilled};
 use crate::domain::run_state::RunState;
 use crate::domain::run_type::RunType;
+use crate::domain::task_output::{Spilled, TaskOutput};
 use crate::domain::task_state::{AttemptOutcome, TaskEvent, TaskState};
 use crate::domain::trigger_rule::UpstreamCounts;
 use crate::store::StoreError;
@@ -83,21 +83,21 @@ pub(in crate::store) fn json(value: &Value) -> Value {
 }
 
 /// Where an output is that is not in its row.
-pub(in crate::store) fn spilled(output: &Left) -> Option<Value> {
+pub(in crate::store) fn spilled(output: &TaskOutput) -> Option<Value> {
     match output {
-        Left::Spilled(spilled) => serde_json::to_value(&**spilled).ok(),
-        Left::Here(_) | Left::Each(_) | Left::Listed(_) => None,
+        TaskOutput::Spilled(spilled) => serde_json::to_value(&**spilled).ok(),
+        TaskOutput::Here(_) | TaskOutput::Each(_) | TaskOutput::Listed(_) => None,
     }
 }
 
 /// What a task left, of its row; `None` where it left nothing.
-pub(in crate::store) fn left(output: Option<Value>, spilled: Option<Value>) -> Result<Option<Left>, StoreError> {
+pub(in crate::store) fn left(output: Option<Value>, spilled: Option<Value>) -> Result<Option<TaskOutput>, StoreError> {
     let corrupt = |value: &Value| StoreError::Corrupt { what: "a task's output", value: value.to_string() };
     match (output, spilled) {
-        (Some(output @ Value::Object(_)), None) => Ok(Some(Left::here(output))),
+        (Some(output @ Value::Object(_)), None) => Ok(Some(TaskOutput::here(output))),
         (None, Some(spilled)) => {
             let read = Spilled::deserialize(&spilled).map_err(|_| corrupt(&spilled))?;
-            Ok(Some(Left::Spilled(Arc::new(read))))
+            Ok(Some(TaskOutput::Spilled(Arc::new(read))))
         }
         (None, None) => Ok(None),
         (Some(other), _) => Err(corrupt(&other)),

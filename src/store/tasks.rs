@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskId, TaskIndex, TaskRunKey};
-use crate::domain::left::{Left, Spilled};
 use crate::domain::mapping::{Instance, TaskName};
+use crate::domain::task_output::{InstanceOutput, Spilled, TaskOutput};
 use crate::domain::task_state::{AttemptOutcome, TaskState};
 use crate::store::{Store, StoreError, WorkerId, rows};
 
@@ -175,9 +175,9 @@ impl Store {
                     attempt_finished_at: row.attempt_finished_at,
                     error: row.error,
                     worker: row.worker_id.map(WorkerId),
-                    output: left.as_ref().and_then(Left::object).cloned(),
+                    output: left.as_ref().and_then(TaskOutput::object).cloned(),
                     spilled: match left {
-                        Some(Left::Spilled(spilled)) => Some((*spilled).clone()),
+                        Some(TaskOutput::Spilled(spilled)) => Some((*spilled).clone()),
                         _ => None,
                     },
                     map_of: row.map_of.map(|index| TaskIndex(index.cast_unsigned())),
@@ -195,7 +195,7 @@ impl Store {
         run: RunKey,
         dag: &Dag,
         tasks: &[TaskIndex],
-    ) -> Result<BTreeMap<TaskIndex, Option<Left>>, StoreError> {
+    ) -> Result<BTreeMap<TaskIndex, Option<TaskOutput>>, StoreError> {
         let is_mapped = |index: &TaskIndex| dag.task(*index).is_some_and(|task| task.mapping.is_some());
         let mapped: Vec<TaskIndex> = tasks.iter().copied().filter(is_mapped).collect();
         let tasks: Vec<i32> = tasks.iter().map(|task| task.0.cast_signed()).collect();
@@ -215,7 +215,7 @@ impl Store {
         for row in rows {
             let index = TaskIndex(row.task_index.cast_unsigned());
             let output = match mapped.contains(&index) {
-                true => Some(Left::listed(index)),
+                true => Some(TaskOutput::listed(index)),
                 false => rows::left(row.output, row.spilled)?,
             };
             left.insert(index, output);
@@ -241,9 +241,9 @@ impl Store {
     }
 
     /// What the instances of a mapped task left, by `map_index`, without those that were skipped or failed.
-    pub async fn list_outputs(&self, run: RunKey, task: TaskIndex) -> Result<Left, StoreError> {
+    pub async fn list_outputs(&self, run: RunKey, task: TaskIndex) -> Result<TaskOutput, StoreError> {
         let rows = sqlx::query!(
-            r#"SELECT o.output AS "output?", o.spilled AS "spilled?"
+            r#"SELECT t.map_index AS "map_index!", o.output AS "output?", o.spilled AS "spilled?"
                FROM task_run AS t
                JOIN task_output AS o ON o.run_key = t.run_key AND o.task_index = t.task_index
                WHERE t.run_key = $1 AND t.map_of = $2 AND t.state = 'success'
@@ -254,8 +254,11 @@ impl Store {
         .fetch_all(&self.pool)
         .await
         .map_err(StoreError::query("read the outputs of a mapped task"))?;
-        let outputs = rows.into_iter().map(|row| rows::left(row.output, row.spilled));
-        Ok(Left::each(outputs.filter_map(Result::transpose).collect::<Result<_, _>>()?))
+        let outputs = rows.into_iter().map(|row| {
+            let output = rows::left(row.output, row.spilled)?;
+            Ok(output.map(|output| InstanceOutput { map_index: row.map_index.cast_unsigned(), output }))
+        });
+        Ok(TaskOutput::each(outputs.filter_map(Result::transpose).collect::<Result<_, StoreError>>()?))
     }
 
     /// Which instances these task runs are, each with its mapped task; those that are none, or are gone, are left out.

@@ -29,7 +29,7 @@ impl Limit {
 
 /// How a task stands before the claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct TaskBeforeClaim {
     /// Its state.
     pub state: TaskState,
     /// Its run's state.
@@ -96,7 +96,7 @@ impl Store {
     }
 
     /// How a task stands before the claim; nothing where there is no such task.
-    pub async fn standing(&self, task: TaskRunKey) -> Result<Option<Standing>, StoreError> {
+    pub async fn standing(&self, task: TaskRunKey) -> Result<Option<TaskBeforeClaim>, StoreError> {
         let row = sqlx::query!(
             r#"SELECT t.state AS "state!", r.state AS "run!", r.cancel_requested_at IS NOT NULL AS "cancel_requested!",
                       r.owner_id, d.is_paused, t.ready_at, t.worker_id, t.upstream_unfinished, t.pool, t.pool_slots,
@@ -146,7 +146,7 @@ impl Store {
             let name = format!("max_active_tis_per_dagrun of `{}`", row.task_id);
             limits.push(Limit { name, most, free: most - row.running_of_run, takes: 1 });
         }
-        Ok(Some(Standing {
+        Ok(Some(TaskBeforeClaim {
             state: rows::task_state(&row.state)?,
             run: rows::run_state(&row.run)?,
             cancel_requested: row.cancel_requested,

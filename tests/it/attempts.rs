@@ -7,8 +7,8 @@ use std::sync::Arc;
 use futures::FutureExt;
 use pinsched::connect::{Endpoints, KafkaEndpoint, NamedSettings, S3Endpoint};
 use pinsched::domain::ids::{AttemptKey, RunKey, TaskId, TaskIndex, TaskRunKey};
-use pinsched::domain::left::Left;
 use pinsched::domain::masking::Masks;
+use pinsched::domain::task_output::TaskOutput;
 use pinsched::domain::template::TemplateScope;
 use pinsched::engine::lookup::Lookup;
 use pinsched::engine::operator::{
@@ -154,7 +154,7 @@ impl TestRun {
             memory_limit: 512 * 1024 * 1024,
             processes: self.processes,
             outputs: Arc::new(
-                self.upstream.iter().map(|(id, left)| (id.clone(), Left::from((*left.output).clone()))).collect(),
+                self.upstream.iter().map(|(id, left)| (id.clone(), TaskOutput::from((*left.output).clone()))).collect(),
             ),
             upstream: self.upstream.clone(),
             map_index: None,

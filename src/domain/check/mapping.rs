@@ -1,9 +1,12 @@
 //! Mapped tasks: which keys can be expanded, and over what.
 
-use serde_json::Value;
+use std::borrow::Cow;
+
+use serde_json::{Value, json};
 
 use crate::domain::check::catalog::Described;
 use crate::domain::check::config::{mismatches, mismatches_of_key};
+use crate::domain::check::rendered::problems_by_key;
 use crate::domain::diagnostic::{Code, Diagnostic, listed};
 use crate::domain::mapping::{Mapping, Over};
 use crate::domain::operator_kind::NOT_MAPPED;
@@ -11,6 +14,9 @@ use crate::domain::source::Span;
 use crate::domain::spec::{Problems, TaskKeys, TaskSpec, output_of};
 use crate::domain::template::is_template;
 use crate::domain::yaml::{Entry, Key, Node, NodeKind};
+
+/// So many written values of a task the operator looks at: more take their time, and are looked at when they run.
+const TRIED: usize = 1_000;
 
 /// What stands for an expanded key while the rest is checked.
 const PLACEHOLDER: &str = "{{ map_item }}";
@@ -113,13 +119,17 @@ pub(super) fn check(spec: &TaskSpec, operator: &Described, problems: &mut Proble
             }
             for entry in &typed.value.0 {
                 check_key(spec, operator, &entry.key, problems);
-                check_values(operator, entry, problems);
+                check_values(entry, problems);
+                for item in values_of(&entry.value).iter() {
+                    let found = mismatches_of_key(&operator.schema, &entry.key.text, item);
+                    found.into_iter().for_each(|problem| problems.add(problem));
+                }
             }
             Over::Product(typed.value.0.iter().map(|entry| (entry.key.text.clone(), values(&entry.value))).collect())
         }
         (None, Some(typed)) => {
             check_items(spec, operator, &typed.value.0, problems);
-            Over::Zipped(values(&typed.value.0))
+            Over::Kwargs(values(&typed.value.0))
         }
         (None, None) => return None,
     };
@@ -178,8 +188,50 @@ fn mappable(operator: &Described) -> String {
     }
 }
 
+/// The values that a key is written to be expanded over: a list's items, or a mapping's entries as an instance gets them.
+fn values_of(node: &Node) -> Cow<'_, [Node]> {
+    match &node.kind {
+        NodeKind::List(items) => Cow::Borrowed(items),
+        NodeKind::Mapping(entries) => {
+            let value = |entry: &Entry| {
+                let value = json!({"key": entry.key.text, "value": entry.value.to_json()});
+                Node::from_json(&value, entry.key.span)
+            };
+            Cow::Owned(entries.iter().map(value).collect())
+        }
+        NodeKind::Null | NodeKind::Bool(_) | NodeKind::Number(_) | NodeKind::Text(_) => Cow::Borrowed(&[]),
+    }
+}
+
+/// Lets the operator look at the values that are written out, each beside what all instances share (`rest`, rendered with
+/// the DAG's defaults).
+pub(super) fn try_values(spec: &TaskSpec, operator: &Described, rest: &Value, problems: &mut Problems<'_>) {
+    let expand = spec.keys.expand.iter().flat_map(|typed| &typed.value.0);
+    let of_expand = expand.flat_map(|entry| {
+        let values = values_of(&entry.value).into_owned().into_iter();
+        values.map(|value| vec![Entry { key: entry.key.clone(), value }])
+    });
+    let items = spec.keys.expand_kwargs.iter().flat_map(|typed| written_items(&typed.value.0));
+    let of_items = items.filter_map(|item| Some(item.as_mapping()?.to_vec()));
+    for own in of_expand.chain(of_items).take(TRIED) {
+        let own = Node { span: Span::default(), kind: NodeKind::Mapping(own) };
+        let (Value::Object(mut config), Value::Object(fields)) = (rest.clone(), own.to_json()) else { continue };
+        if is_template(&own.to_json().to_string()) {
+            continue; // what it comes to is known in the run
+        }
+        config.extend(fields.clone());
+        for problem in problems_by_key(operator.kind, &Value::Object(config)) {
+            if problem.path.first().is_some_and(|key| fields.contains_key(key)) {
+                let mut diagnostic = Diagnostic::error(Code::BadConfig, own.span_at(&problem.path), problem.message);
+                diagnostic.help = problem.help;
+                problems.add(diagnostic);
+            }
+        }
+    }
+}
+
 /// A list, a mapping, or what comes to one.
-fn check_values(operator: &Described, entry: &Entry, problems: &mut Problems<'_>) {
+fn check_values(entry: &Entry, problems: &mut Problems<'_>) {
     let (key, node) = (entry.key.text.as_str(), &entry.value);
     match &node.kind {
         NodeKind::Text(text) if is_template(text) || output_of(text).is_some() => {}
@@ -189,12 +241,7 @@ fn check_values(operator: &Described, entry: &Entry, problems: &mut Problems<'_>
                     .help("a list that may be empty comes from a template"),
             );
         }
-        NodeKind::List(items) => {
-            for item in items {
-                let found = mismatches_of_key(&operator.schema, key, item);
-                found.into_iter().for_each(|problem| problems.add(problem));
-            }
-        }
+        NodeKind::List(_) => {}
         NodeKind::Mapping(entries) if entries.is_empty() => {
             problems.add(bad(node.span, format!("`{key}` is expanded over nothing: the task would always be skipped")));
         }

@@ -7,6 +7,7 @@ mod config;
 mod graph;
 mod groups;
 mod mapping;
+mod rendered;
 mod settings;
 mod tasks;
 mod teardowns;
@@ -15,6 +16,7 @@ mod weights;
 
 #[cfg(test)]
 pub(in crate::domain) use config::mismatches;
+pub use rendered::rendered_problems;
 
 use crate::domain::dag::{Dag, Task};
 use crate::domain::diagnostic::{Code, Diagnostic, Severity};

@@ -19,7 +19,7 @@ use crate::domain::ids::{TaskId, TaskIndex};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::source::Span;
 use crate::domain::spec::{
-    DagSpec, Dependencies, Groups, Problems, Spanned, TaskKeys, TaskSpec, airflow_task_key, report_standing,
+    DagSpec, Dependencies, Groups, Problems, Spanned, TaskKeys, TaskSpec, airflow_task_key, report_support,
 };
 use crate::domain::template::is_template;
 use crate::domain::yaml::{Entry, Node, NodeKind, entries_to_json};
@@ -219,7 +219,7 @@ fn refuse_unknown_defaults(spec: &DagSpec, catalog: &mut Catalog, problems: &mut
             continue;
         }
         match airflow_task_key(name) {
-            Some(standing) => report_standing(standing, entry, problems),
+            Some(support) => report_support(support, entry, problems),
             None => problems.add(
                 Diagnostic::error(Code::UnknownTaskKey, entry.key.span, format!("no task has a key `{name}`"))
                     .did_you_mean(name, TaskKeys::KEYS.iter().copied().chain(known.iter().map(String::as_str)), || {
@@ -350,7 +350,7 @@ fn configuration(
         let name = entry.key.text.as_str();
         match operator {
             Some(operator) if operator.has_key(name) => entries.push(entry.clone()),
-            _ if let Some(standing) = airflow_task_key(name) => report_standing(standing, entry, problems),
+            _ if let Some(support) = airflow_task_key(name) => report_support(support, entry, problems),
             Some(operator) => {
                 let names = || operator.keys.iter().map(String::as_str).chain(TaskKeys::KEYS.iter().copied());
                 let message = format!("the operator `{}` has no key `{name}`", operator.kind.name);

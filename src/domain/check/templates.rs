@@ -378,7 +378,11 @@ fn try_out(task: &CheckedTask<'_>, facts: &RunFacts, at_run_time: &[&str], probl
         }
         return;
     }
-    if !at_run_time.is_empty() || mapping::is_mapped(task.spec) {
+    if mapping::is_mapped(task.spec) {
+        mapping::try_values(task.spec, operator, &rendered, problems);
+        return;
+    }
+    if !at_run_time.is_empty() {
         return;
     }
     for problem in (operator.kind.check)(&rendered) {

@@ -5,7 +5,7 @@ use crate::domain::source::Span;
 use crate::domain::spec::Problems;
 use crate::domain::spec::groups::{Groups, read_groups};
 use crate::domain::spec::keys::{DagKeys, Keys, TaskKeys};
-use crate::domain::spec::known::{Standing, airflow_dag_key};
+use crate::domain::spec::known::{KeySupport, airflow_dag_key};
 use crate::domain::spec::value::Spanned;
 use crate::domain::trigger_rule::TriggerRule;
 use crate::domain::yaml::{Entry, Key, Node, NodeKind};
@@ -207,8 +207,8 @@ pub(super) fn read_defaults(given: &[Entry], problems: &mut Problems<'_>) -> Tas
 
 fn refuse_dag_key(entry: &Entry, problems: &mut Problems<'_>) {
     let name = entry.key.text.as_str();
-    if let Some(standing) = airflow_dag_key(name) {
-        report_standing(standing, entry, problems);
+    if let Some(support) = airflow_dag_key(name) {
+        report_support(support, entry, problems);
         return;
     }
     let span = entry.key.span;
@@ -222,25 +222,25 @@ fn refuse_dag_key(entry: &Entry, problems: &mut Problems<'_>) {
 }
 
 /// Reports a key that Airflow has.
-pub(in crate::domain) fn report_standing(standing: Standing, entry: &Entry, problems: &mut Problems<'_>) {
+pub(in crate::domain) fn report_support(support: KeySupport, entry: &Entry, problems: &mut Problems<'_>) {
     let name = entry.key.text.as_str();
     let span = entry.key.span;
     let off = matches!(&entry.value.kind, NodeKind::Null | NodeKind::Bool(false))
         || matches!(&entry.value.kind, NodeKind::Number(number) if number.as_i64() == Some(0))
         || matches!(&entry.value.kind, NodeKind::List(items) if items.is_empty());
-    problems.add(match standing {
-        Standing::IgnoredWhenOff(why) if !off => {
+    problems.add(match support {
+        KeySupport::IgnoredWhenOff(why) if !off => {
             Diagnostic::error(Code::UnsupportedKey, span, format!("`{name}` is known from Airflow, but not supported"))
                 .help(why)
         }
-        Standing::Ignored(why) | Standing::IgnoredWhenOff(why) => {
+        KeySupport::Ignored(why) | KeySupport::IgnoredWhenOff(why) => {
             Diagnostic::warning(Code::IgnoredKey, span, format!("`{name}` has no effect")).help(why)
         }
-        Standing::Unsupported(instead) => {
+        KeySupport::Unsupported(instead) => {
             Diagnostic::error(Code::UnsupportedKey, span, format!("`{name}` is known from Airflow, but not supported"))
                 .help(instead)
         }
-        Standing::NotYet(instead) => {
+        KeySupport::NotYet(instead) => {
             Diagnostic::error(Code::NotYet, span, format!("`{name}` is not supported yet")).help(instead)
         }
     });

@@ -8,7 +8,7 @@ use crate::domain::source::Span;
 use crate::domain::spec::file::{TaskDefaults, TaskSpec, read_defaults};
 use crate::domain::spec::keys::{GroupKeys, Keys};
 use crate::domain::spec::known::airflow_group_key;
-use crate::domain::spec::{Problems, report_standing};
+use crate::domain::spec::{Problems, report_support};
 use crate::domain::yaml::{Key, Node, NodeKind};
 
 /// Groups in groups deeper than this are a slip.
@@ -109,7 +109,7 @@ fn read_group(node: &Node, name: &Key, problems: &mut Problems<'_>) -> (GroupKey
             continue;
         }
         match airflow_group_key(typed) {
-            Some(standing) => report_standing(standing, entry, problems),
+            Some(support) => report_support(support, entry, problems),
             None => problems.add(
                 Diagnostic::error(Code::UnknownTaskKey, entry.key.span, format!("a task group has no key `{typed}`"))
                     .did_you_mean(typed, GroupKeys::KEYS.iter().copied(), || None),

@@ -1,8 +1,8 @@
 //! Keys of Airflow and dag-factory that pinsched knows and does not take: each says why, instead of "unknown key".
 
-/// How a known key stands here.
+/// What becomes of a known key here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::domain) enum Standing {
+pub(in crate::domain) enum KeySupport {
     /// It would change what happens, and cannot: an error, with what to do instead.
     Unsupported(&'static str),
     /// It will come: an error until then.
@@ -13,14 +13,14 @@ pub(in crate::domain) enum Standing {
     IgnoredWhenOff(&'static str),
 }
 
-use Standing::{Ignored, IgnoredWhenOff, NotYet, Unsupported};
+use KeySupport::{Ignored, IgnoredWhenOff, NotYet, Unsupported};
 
 /// What to do instead of a callback.
 const NO_CALLBACKS: &str =
     "callbacks are Python; `on_failure`, `on_success`, `on_retry` and `on_deadline` tell a webhook, Slack or a mailbox";
 
-/// Where a key of Airflow's `DAG` stands.
-pub(in crate::domain) fn airflow_dag_key(key: &str) -> Option<Standing> {
+/// What becomes of a key of Airflow's `DAG` here.
+pub(in crate::domain) fn airflow_dag_key(key: &str) -> Option<KeySupport> {
     Some(match key {
         "default_view" | "orientation" => Ignored("it arranges Airflow's own pages"),
         "render_template_as_native_obj" => Ignored("a value that is one `{{ … }}` always keeps its type"),
@@ -42,8 +42,8 @@ pub(in crate::domain) fn airflow_dag_key(key: &str) -> Option<Standing> {
     })
 }
 
-/// Where a key of Airflow's `TaskGroup` stands.
-pub(in crate::domain) fn airflow_group_key(key: &str) -> Option<Standing> {
+/// What becomes of a key of Airflow's `TaskGroup` here.
+pub(in crate::domain) fn airflow_group_key(key: &str) -> Option<KeySupport> {
     Some(match key {
         "ui_color" | "ui_fgcolor" | "group_display_name" | "doc_md" => Ignored("it arranges Airflow's own pages"),
         "add_suffix_on_collision" => IgnoredWhenOff("two groups of one name are a mistake here"),
@@ -53,8 +53,8 @@ pub(in crate::domain) fn airflow_group_key(key: &str) -> Option<Standing> {
     })
 }
 
-/// Where a key of Airflow's `BaseOperator` stands.
-pub(in crate::domain) fn airflow_task_key(key: &str) -> Option<Standing> {
+/// What becomes of a key of Airflow's `BaseOperator` here.
+pub(in crate::domain) fn airflow_task_key(key: &str) -> Option<KeySupport> {
     Some(match key {
         "task_group" => Unsupported("a task's group is its `task_group_name`"),
         "setup_task" | "teardown_task" => Unsupported("a teardown names its `setups`"),
@@ -87,7 +87,7 @@ pub(in crate::domain) fn airflow_task_key(key: &str) -> Option<Standing> {
 }
 
 /// A callback, of Airflow's DAGs or tasks. dag-factory names its function or its file by `…_name` and `…_file`.
-fn callback(key: &str) -> Option<Standing> {
+fn callback(key: &str) -> Option<KeySupport> {
     const CALLBACKS: [&str; 6] = [
         "on_failure_callback",
         "on_success_callback",

@@ -9,7 +9,7 @@ mod known;
 mod value;
 
 pub(in crate::domain) use factory::translated;
-pub(in crate::domain) use file::{DagSpec, TaskSpec, is_dag_key_in_default_args, read_file, report_standing};
+pub(in crate::domain) use file::{DagSpec, TaskSpec, is_dag_key_in_default_args, read_file, report_support};
 pub(in crate::domain) use groups::Groups;
 pub(in crate::domain) use keys::{DagKeys, GroupKeys, TaskKeys};
 pub(in crate::domain) use known::airflow_task_key;

@@ -21,13 +21,13 @@ use serde_json::{Map, Value};
 
 use crate::domain::dag::Task;
 use crate::domain::ids::TaskId;
-use crate::domain::left::Left;
 use crate::domain::mapping::Instance;
 use crate::domain::operator_kind::LateField;
+use crate::domain::task_output::TaskOutput;
 use environment::{ENVIRONMENT, LONGEST};
 
 /// What the tasks upstream of a task left, by task.
-pub type Outputs = BTreeMap<TaskId, Left>;
+pub type Outputs = BTreeMap<TaskId, TaskOutput>;
 
 /// The values that a task's templates see.
 #[derive(Debug, Clone)]
@@ -272,6 +272,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::domain::task_output::InstanceOutput;
 
     fn scope() -> TemplateScope {
         let mut facts = RunFacts::sample("orders".parse().unwrap());
@@ -303,6 +304,46 @@ mod tests {
                     {{ ti.xcom_pull('emulate') }} {{ outputs.emulate.topics['t.pin'].produced }} \
                     {{ ti.xcom_pull(task_ids=['emulate'], key='rows') | tojson }}";
         assert_eq!(scope().render(text, &[]).unwrap(), "7 7 r 3 [7]");
+    }
+
+    #[test]
+    fn the_outputs_of_instances_are_pulled_by_their_indexes() {
+        let left =
+            [(0, json!({"return_value": "a", "rows": 1})), (2, json!({"return_value": "c"})), (3, json!({"rows": 4}))];
+        let left = left.map(|(map_index, output)| InstanceOutput { map_index, output: TaskOutput::here(output) });
+        let alone = json!({"return_value": "x"});
+        let outputs = BTreeMap::from([
+            ("each".parse().unwrap(), TaskOutput::each(left.to_vec())),
+            ("alone".parse().unwrap(), TaskOutput::here(alone)),
+        ]);
+        let facts = RunFacts::sample("orders".parse().unwrap());
+        let values = values::of_task(&facts, &"sink".parse().unwrap(), "sink", 1, outputs);
+        let scope = TemplateScope { values, named: Named::default() };
+        let pulled = |arguments: &str| {
+            let config = json!({"all": format!("{{{{ ti.xcom_pull({arguments}) }}}}")});
+            scope.render_config(&config, &[]).map(|config| config["all"].clone()).map_err(|error| error.to_string())
+        };
+        for (arguments, expected) in [
+            ("task_ids='each', map_indexes=2", json!("c")),
+            ("'each', map_indexes=[2, 0]", json!(["c", "a"])),
+            ("'each', map_indexes=[0, 1, 9]", json!(["a", null, null])),
+            ("'each', map_indexes=1", json!(null)),
+            ("'each', map_indexes=-1", json!(null)),
+            ("'each', map_indexes=3", json!({"rows": 4})),
+            ("'each', key='rows', map_indexes=range(4)", json!([1, null, null, 4])),
+            ("'each', map_indexes=none", json!(["a", "c", {"rows": 4}])),
+            ("'each', map_indexes=ti.map_index + 1", json!("a")),
+            ("['each', 'alone'], map_indexes=[0, -1]", json!(["a", null, null, "x"])),
+            ("['each'], map_indexes=0", json!(["a"])),
+            ("'alone', map_indexes=-1", json!("x")),
+        ] {
+            assert_eq!(pulled(arguments), Ok(expected), "{arguments}");
+        }
+        for wrong in ["'each', map_indexes='0'", "'each', map_indexes=true", "'each', map_indexes=[0.5]"] {
+            let refused = pulled(wrong).unwrap_err();
+            assert!(refused.ends_with("`map_indexes` is a whole number, or a list of them"), "{refused}");
+        }
+        assert!(pulled("'nobody', map_indexes=0").unwrap_err().contains("left no output"));
     }
 
     #[test]

@@ -379,11 +379,12 @@ impl<'a> Names<'a> {
         if !is_pull {
             return false;
         }
-        let (mut tasks, mut key, mut refused, mut is_open) = (None, None, None, false);
+        let (mut tasks, mut key, mut map_indexes, mut refused, mut is_open) = (None, None, None, None, false);
         for argument in arguments {
             match argument {
                 CallArg::Pos(value) | CallArg::Kwarg("task_ids", value) if tasks.is_none() => tasks = Some(value),
                 CallArg::Kwarg("key", value) => key = Some(value),
+                CallArg::Kwarg("map_indexes", value) => map_indexes = Some(value),
                 // Airflow's second argument is `dag_id`, though many take it for the key.
                 CallArg::Pos(value) => {
                     refused = Some((value, "`xcom_pull` takes one argument without a name".to_owned()));
@@ -401,6 +402,9 @@ impl<'a> Names<'a> {
             let help = Some("as `ti.xcom_pull(task_ids='a_task', key='rows')`, from a task of the same run".to_owned());
             let range = whole_range(place);
             self.found.mistakes.push(Mistake { code: Code::TemplateFails, message, help, range });
+        }
+        if let Some(map_indexes) = map_indexes {
+            self.expression(map_indexes);
         }
         // Known only when it is rendered, as far as it is not fixed text: it may then be any task's.
         self.reference(vec!["ti".to_owned()], whole_range(callee));
@@ -530,6 +534,7 @@ mod tests {
         assert_eq!(mistakes("{% if ds is emty %}{% endif %}"), ["templates have no test `emty`"]);
         assert_eq!(mistakes("{{ ti.xcom_pull('a', 'k') }}"), ["`xcom_pull` takes one argument without a name"]);
         assert_eq!(mistakes("{{ ti.xcom_pull('a', dag_id='b') }}"), ["`xcom_pull` takes no `dag_id` here"]);
+        assert_eq!(mistakes("{{ ti.xcom_pull('a', map_indexes=[0, ti.map_index]) }}"), Vec::<String>::new());
         assert_eq!(mistakes("{{ ti.xcom_pull(key='k') }}"), ["`xcom_pull` needs `task_ids` here"]);
         assert_eq!(mistakes("{{ ti.xcom_pull(task_ids=params.t, key='k') | tojson }}"), Vec::<String>::new());
         for filter in FILTERS {

@@ -257,14 +257,50 @@ impl Object for TaskInstance {
             .or(named.get::<Option<Value>>("task_ids")?)
             .ok_or_else(|| Error::new(ErrorKind::MissingArgument, "`xcom_pull` needs `task_ids`"))?;
         let key = named.get::<Option<String>>("key")?;
+        let map_indexes = named.get::<Option<Value>>("map_indexes")?.map(MapIndexes::try_from).transpose()?;
         named.assert_all_used()?;
-        match tasks.as_str() {
-            Some(task) => self.pull(task, key.as_deref()),
-            None => tasks
-                .try_iter()?
-                .map(|task| self.pull(&task.to_string(), key.as_deref()))
-                .collect::<Result<Vec<_>, _>>()
-                .map(Value::from),
+        let key = key.as_deref();
+        let one = |task: &str| match &map_indexes {
+            None => Ok(vec![self.pull(task, key)?]),
+            Some(MapIndexes::One(index)) => Ok(vec![self.pull_of(task, *index, key)?]),
+            Some(MapIndexes::Several(indexes)) => indexes.iter().map(|index| self.pull_of(task, *index, key)).collect(),
+        };
+        let is_list = tasks.as_str().is_none() || matches!(map_indexes, Some(MapIndexes::Several(_)));
+        let found: Vec<Value> = match tasks.as_str() {
+            Some(task) => one(task)?,
+            None => {
+                let all = tasks.try_iter()?.map(|task| one(&task.to_string()));
+                all.collect::<Result<Vec<_>, Error>>()?.concat()
+            }
+        };
+        Ok(match is_list {
+            true => Value::from(found),
+            false => found.into_iter().next().unwrap_or_default(),
+        })
+    }
+}
+
+/// Airflow's `map_indexes`: whose outputs are pulled.
+enum MapIndexes {
+    One(i64),
+    Several(Vec<i64>),
+}
+
+impl TryFrom<Value> for MapIndexes {
+    type Error = Error;
+
+    fn try_from(value: Value) -> Result<Self, Error> {
+        let wrong = || refused("`map_indexes` is a whole number, or a list of them");
+        let whole = |value: &Value| match value.kind() {
+            ValueKind::Number => i64::try_from(value.clone()).map_err(|_| wrong()),
+            _ => Err(wrong()),
+        };
+        match value.kind() {
+            ValueKind::Number => whole(&value).map(Self::One),
+            ValueKind::Seq | ValueKind::Iterable => {
+                value.try_iter()?.map(|index| whole(&index)).collect::<Result<_, _>>().map(Self::Several)
+            }
+            _ => Err(wrong()),
         }
     }
 }
@@ -272,10 +308,7 @@ impl Object for TaskInstance {
 impl TaskInstance {
     /// One key of a task's output; without a key its `return_value`, or else all of it.
     fn pull(&self, task: &str, key: Option<&str>) -> Result<Value, Error> {
-        let output = self.outputs.get_attr(task)?;
-        if output.is_undefined() {
-            return Err(refused(format!("the task `{task}` left no output")));
-        }
+        let output = self.output(task)?;
         if output.kind() == ValueKind::Seq {
             return of_instances(task, &output, key);
         }
@@ -284,6 +317,34 @@ impl TaskInstance {
             (false, _) => Ok(found),
             (true, None) => Ok(output),
             (true, Some(key)) => Err(refused(format!("the output of `{task}` has no key `{key}`"))),
+        }
+    }
+
+    /// The same of one instance; none, as in Airflow, where it left nothing. A task that is not mapped is -1.
+    fn pull_of(&self, task: &str, map_index: i64, key: Option<&str>) -> Result<Value, Error> {
+        let none = || Ok(Value::from(()));
+        let output = self.output(task)?;
+        let known = self.outputs.downcast_object_ref::<UpstreamOutputs>();
+        let known = known.and_then(|known| known.0.iter().find(|(id, _)| id.as_str() == task));
+        let Some(indexes) = known.and_then(|(_, output)| output.map_indexes()) else {
+            return if map_index == -1 { self.pull(task, key) } else { none() };
+        };
+        let place = u32::try_from(map_index).ok().and_then(|index| indexes.binary_search(&index).ok());
+        let Some(place) = place else { return none() };
+        let of_instance = output.get_item_by_index(place)?;
+        let found = of_instance.get_attr(key.unwrap_or("return_value"))?;
+        match (found.is_undefined(), key) {
+            (false, _) => Ok(found),
+            (true, None) => Ok(of_instance),
+            (true, Some(_)) => none(),
+        }
+    }
+
+    fn output(&self, task: &str) -> Result<Value, Error> {
+        let output = self.outputs.get_attr(task)?;
+        match output.is_undefined() {
+            true => Err(refused(format!("the task `{task}` left no output"))),
+            false => Ok(output),
         }
     }
 }

@@ -8,9 +8,9 @@ use futures::FutureExt;
 
 use crate::clock;
 use crate::domain::ids::{AttemptKey, RunKey, TaskId, TaskIndex, TaskRunKey};
-use crate::domain::left::Left;
 use crate::domain::mapping::Instance;
 use crate::domain::run_state::RunState;
+use crate::domain::task_output::TaskOutput;
 use crate::engine::attempt::{Attempt, Stop, StopHandle, panic_text};
 use crate::engine::hand::Held;
 use crate::engine::operator::{Deferring, Progress, Registration};
@@ -152,7 +152,7 @@ impl Worker<'_> {
 }
 
 /// What the tasks left, as the attempts after them see it.
-fn outputs_of(held: &Held, tasks: &[TaskIndex]) -> BTreeMap<TaskId, (&'static str, Left)> {
+fn outputs_of(held: &Held, tasks: &[TaskIndex]) -> BTreeMap<TaskId, (&'static str, TaskOutput)> {
     let outputs = tasks.iter().filter_map(|&index| {
         let (task, output) = (held.run.dag.task(index)?, held.outputs.of(index)?);
         Some((task.id.clone(), (task.operator, output)))

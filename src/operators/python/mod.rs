@@ -54,6 +54,12 @@ enum PythonError {
     OutputTooLarge { bytes: u64, limit: u64 },
     #[error("the output is not JSON: PINSCHED_OUTPUT is to hold one object")]
     OutputNotJson(#[source] serde_json::Error),
+    #[error(
+        "the output has {found} in line {line}, column {column}, which JSON does not have: write null, or leave it out"
+    )]
+    OutputNotFinite { found: &'static str, line: usize, column: usize },
+    #[error("the output cannot be kept: {0}")]
+    OutputRefused(String),
     #[error("the output is not a JSON object")]
     OutputNoObject,
 }
@@ -62,9 +68,11 @@ impl From<PythonError> for Failure {
     fn from(error: PythonError) -> Self {
         match error {
             PythonError::Files(_) => Self::retry(&error),
-            PythonError::OutputTooLarge { .. } | PythonError::OutputNotJson(_) | PythonError::OutputNoObject => {
-                Self::fatal(&error)
-            }
+            PythonError::OutputTooLarge { .. }
+            | PythonError::OutputNotJson(_)
+            | PythonError::OutputNotFinite { .. }
+            | PythonError::OutputRefused(_)
+            | PythonError::OutputNoObject => Self::fatal(&error),
         }
     }
 }
@@ -92,7 +100,8 @@ impl Python {
             return Err(ProcessError::NoDirectory(directory).into());
         }
         let scratch = tempfile::tempdir().map_err(PythonError::Files)?;
-        let (told, left) = (scratch.path().join("context.json"), scratch.path().join("output.json"));
+        let [told, left, refused] =
+            ["context.json", "output.json", "refused.txt"].map(|name| scratch.path().join(name));
         write(&told, &known(context)?).await?;
         let mut command = Command::new(self.interpreter(&context.dag_folder));
         command.current_dir(&directory);
@@ -103,7 +112,7 @@ impl Python {
             Target::Module(module) => command.arg("-m").arg(module).args(words),
             Target::Function { .. } | Target::FunctionOfFile { .. } => {
                 let call = scratch.path().join("call.json");
-                write(&call, &self.call(&target, &context.dag_folder)).await?;
+                write(&call, &self.call(&target, &context.dag_folder, &refused)).await?;
                 command.arg("-c").arg(RUNNER).arg(call)
             }
         };
@@ -123,7 +132,10 @@ impl Python {
             return Err(Failure::Skip(format!("the process exited with code {code}")));
         }
         if !status.success() {
-            return Err(finished.failure(context));
+            return match tokio::fs::read_to_string(&refused).await {
+                Ok(words) => Err(PythonError::OutputRefused(words).into()),
+                Err(_) => Err(finished.failure(context)),
+            };
         }
         Ok(output(&left, context.output_limit).await?)
     }
@@ -140,8 +152,8 @@ impl Python {
         }
     }
 
-    /// What the runner is to call.
-    fn call(&self, target: &Target<'_>, folder: &Path) -> Value {
+    /// What the runner is to call, and where it says why it cannot keep what that returned.
+    fn call(&self, target: &Target<'_>, folder: &Path, refused: &Path) -> Value {
         let (module, file, function) = match target {
             Target::Function { module, function } => (Some(*module), None, Some(*function)),
             Target::FunctionOfFile { file, function } => (None, Some(folder.join(file)), Some(*function)),
@@ -153,6 +165,7 @@ impl Python {
             "function": function,
             "args": self.op_args,
             "kwargs": self.op_kwargs,
+            "refused": refused,
             "skip": self.skip_on_exit_code.as_ref().map_or(99, |codes| codes.first()),
         })
     }
@@ -195,8 +208,26 @@ async fn output(path: &Path, limit: u64) -> Result<Output, PythonError> {
     if text.trim_ascii().is_empty() {
         return Ok(Output::new());
     }
-    match serde_json::from_slice(&text).map_err(PythonError::OutputNotJson)? {
+    match serde_json::from_slice(&text).map_err(|error| not_json(&text, error))? {
         Value::Object(output) => Ok(output),
         _ => Err(PythonError::OutputNoObject),
+    }
+}
+
+/// Python's own `json` writes numbers that are none, and says nothing of it.
+fn not_json(text: &[u8], error: serde_json::Error) -> PythonError {
+    let (line, column) = (error.line(), error.column());
+    let typed = text.split(|byte| *byte == b'\n').nth(line.saturating_sub(1));
+    // The place is that of the first byte that does not fit, which may be the second one of the word.
+    let found = typed.and_then(|typed| {
+        let near = typed.get(column.saturating_sub(2)..)?;
+        let begins = |word: &&&str| {
+            near.starts_with(word.as_bytes()) || near.get(1..).is_some_and(|near| near.starts_with(word.as_bytes()))
+        };
+        ["NaN", "-Infinity", "Infinity"].iter().find(begins).copied()
+    });
+    match found {
+        Some(found) => PythonError::OutputNotFinite { found, line, column },
+        None => PythonError::OutputNotJson(error),
     }
 }

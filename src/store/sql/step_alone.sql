@@ -26,7 +26,10 @@ WITH planned AS MATERIALIZED (
                                          WHEN c.taken THEN $23::bigint END,
         lease_until               = CASE WHEN c.event IS NULL THEN t.lease_until
                                          WHEN c.taken THEN clock_timestamp() + make_interval(secs => $24) END,
-        error                     = CASE WHEN c.event IS NULL THEN t.error WHEN NOT c.taken THEN c.error END,
+        -- One that is cancelled before its next try has failed by its last one.
+        error                     = CASE WHEN c.event IS NULL THEN t.error
+                                         WHEN c.event = 'cancelled' THEN COALESCE(c.error, t.error)
+                                         WHEN NOT c.taken THEN c.error END,
         started_at                = CASE WHEN c.taken THEN $25 ELSE t.started_at END,
         finished_at               = CASE WHEN c.event IS NULL THEN t.finished_at
                                          WHEN c.to_state IN ('success', 'failed', 'upstream_failed', 'skipped')

@@ -21,9 +21,9 @@ use sqlx::{Connection, PgConnection, Postgres};
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskIndex, TaskRunKey};
-use crate::domain::left::Left;
 use crate::domain::plan::{self, Ending, Move, Plan, PlanError};
 use crate::domain::run_state::RunState;
+use crate::domain::task_output::TaskOutput;
 use crate::domain::task_state::TaskState;
 use crate::store::steps::known::{KnownRun, TaskRow};
 use crate::store::steps::writing::{Queue, Writing};
@@ -49,7 +49,7 @@ pub struct EndedAttempt {
     /// How it ended.
     pub ending: Ending,
     /// What it leaves, on success.
-    pub output: Option<Left>,
+    pub output: Option<TaskOutput>,
     /// Why it failed.
     pub error: Option<String>,
 }

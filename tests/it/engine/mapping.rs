@@ -69,7 +69,12 @@ async fn outputs_of_a_task_before_it_are_expanded_over_by_any_form() {
     entries: {operator: script, dependencies: [list], say: \"{{ map_item.acts }}!\", expand_kwargs: \"{{ [{'acts': ['succeed']}] }}\"}
     whole: {operator: script, dependencies: [letters], say: \"no {{ ti.map_index }}\", expand_kwargs: \"{{ [{}, {}] }}\"}
     again: {operator: script, dependencies: [letters], expand: {say: \"{{ outputs.letters | map(attribute='said') | list }}\"}}
-    pulled: {operator: script, dependencies: [letters], expand: {say: \"{{ ti.xcom_pull('letters', key='said') }}\"}}",
+    pulled: {operator: script, dependencies: [letters], expand: {say: \"{{ ti.xcom_pull('letters', key='said') }}\"}}
+    paired:
+      operator: script
+      dependencies: [letters]
+      say: \"{{ ti.xcom_pull(task_ids='letters', key='said', map_indexes=ti.map_index) }}{{ ti.map_index }}\"
+      expand_kwargs: \"{{ [{}, {}] }}\"",
         )
         .await;
     assert_eq!(drive(&house, &play).await, RunState::Success);
@@ -77,6 +82,7 @@ async fn outputs_of_a_task_before_it_are_expanded_over_by_any_form() {
     assert_eq!(said(&house, &play, "whole").await, ["no 0", "no 1"]);
     assert_eq!(said(&house, &play, "again").await, ["a", "b", "c"], "over the outputs of instances, too");
     assert_eq!(said(&house, &play, "pulled").await, ["a", "b", "c"], "and in Airflow's words");
+    assert_eq!(said(&house, &play, "paired").await, ["a0", "b1"], "each reads the instance of its own index");
 }
 
 #[tokio::test]
@@ -394,4 +400,142 @@ async fn ten_thousand_instances_run_and_what_follows_reads_all_their_outputs() {
     assert_eq!(drive(&house, &play).await, RunState::Success);
     let last = house.store.task_runs(play.run.key).await.unwrap().remove(1);
     assert_eq!(last.output.unwrap()["said"], "10000, 9999");
+}
+
+/// How the tasks of the DAG stand, by name.
+async fn states(house: &House, play: &Play) -> Vec<(String, &'static str)> {
+    let tasks = house.store.task_runs(play.run.key).await.unwrap();
+    let own = tasks.iter().filter(|task| task.map_of.is_none());
+    own.map(|task| (task.task_id.to_string(), task.state.as_str())).collect()
+}
+
+fn expected(states: &[(&str, &'static str)]) -> Vec<(String, &'static str)> {
+    states.iter().map(|(task, state)| ((*task).to_owned(), *state)).collect()
+}
+
+#[tokio::test]
+async fn rules_count_instances_and_those_that_wait_for_one_do_not_wait_for_the_mapped_task() {
+    let house = House::open().await;
+    let play = house
+        .play(
+            "orders:
+  tasks:
+    each: {operator: script, expand_kwargs: [{acts: [gate]}, {say: b}, {acts: [refuse]}, {acts: [skip]}]}
+    one_failed: {operator: script, dependencies: [each], trigger_rule: one_failed}
+    one_success: {operator: script, dependencies: [each], trigger_rule: one_success}
+    one_done: {operator: script, dependencies: [each], trigger_rule: one_done}
+    all_success: {operator: script, dependencies: [each]}
+    all_failed: {operator: script, dependencies: [each], trigger_rule: all_failed}
+    none_skipped: {operator: script, dependencies: [each], trigger_rule: none_skipped}
+    all_done: {operator: script, dependencies: [each], trigger_rule: all_done}
+    lucky: {operator: script, expand_kwargs: [{say: a}, {acts: [skip]}]}
+    after_lucky: {operator: script, dependencies: [lucky]}
+    none_failed: {operator: script, dependencies: [lucky], trigger_rule: none_failed_min_one_success}
+    unlucky: {operator: script, expand_kwargs: [{say: a}, {acts: [refuse]}]}
+    min_one: {operator: script, dependencies: [unlucky], trigger_rule: all_done_min_one_success}",
+        )
+        .await;
+    let engine = house.engine().await;
+    let (run, shutdown) = (house.running(&play).await, Shutdown::default());
+    let gate = async {
+        let early = ["one_failed", "one_success", "one_done"];
+        let began = |scene: &crate::script::Scene| early.iter().all(|task| scene.is_over(task, 1));
+        play.stage.wait_for("what one instance releases", began).await;
+        assert_eq!(family(&house, &play, "each").await.0.state, TaskState::Mapped, "an instance still runs");
+        play.stage.open("each[0]");
+    };
+    let (driven, ()) = tokio::join!(engine.drive(run, &shutdown), gate);
+    assert_eq!(driven.unwrap(), pinsched::engine::Driven::Concluded(RunState::Failed));
+    let as_in_airflow = expected(&[
+        ("each", "failed"),
+        ("one_failed", "success"),
+        ("one_success", "success"),
+        ("one_done", "success"),
+        ("all_success", "upstream_failed"),
+        ("all_failed", "skipped"),
+        ("none_skipped", "skipped"),
+        ("all_done", "success"),
+        ("lucky", "success"),
+        ("after_lucky", "skipped"),
+        ("none_failed", "success"),
+        ("unlucky", "failed"),
+        ("min_one", "success"),
+    ]);
+    assert_eq!(states(&house, &play).await, as_in_airflow);
+    // What is cleared afterwards sees its mapped upstream in the same way.
+    let after: Vec<_> = play.dag.tasks().iter().filter(|task| task.mapping.is_none()).map(|task| task.index).collect();
+    let request = Request { action: Action::Clear, tasks: &after, reach: Reach::default(), words: "cleared" };
+    house.store.change_tasks(play.run.key, &play.dag, request, Mode::Do, clock::now()).await.unwrap();
+    assert_eq!(drive(&house, &play).await, RunState::Failed);
+    assert_eq!(states(&house, &play).await, as_in_airflow);
+}
+
+#[tokio::test]
+async fn what_waits_for_one_is_cleared_while_the_mapped_task_goes_on_and_runs_again_at_once() {
+    let house = House::open().await;
+    let play = house
+        .play(
+            "orders:
+  tasks:
+    each: {operator: script, expand_kwargs: [{acts: [gate]}, {acts: [refuse]}]}
+    alarm: {operator: script, dependencies: [each], trigger_rule: one_failed}",
+        )
+        .await;
+    let engine = house.engine().await;
+    let (run, shutdown) = (house.running(&play).await, Shutdown::default());
+    let cleared = async {
+        house.until(&play, "alarm", TaskState::Success).await;
+        let alarm = [play.task("alarm")];
+        let request = Request { action: Action::Clear, tasks: &alarm, reach: Reach::default(), words: "cleared" };
+        let changed = house.store.change_tasks(play.run.key, &play.dag, request, Mode::Do, clock::now()).await.unwrap();
+        assert_eq!(changed[0].to, TaskState::Queued, "an instance has failed already");
+        play.stage.wait_for("it again", |scene| scene.is_over("alarm", 2)).await;
+        play.stage.open("each[0]");
+    };
+    let (driven, ()) = tokio::join!(engine.drive(run, &shutdown), cleared);
+    assert_eq!(driven.unwrap(), pinsched::engine::Driven::Concluded(RunState::Success));
+}
+
+#[tokio::test]
+async fn a_value_that_does_not_fit_is_told_with_its_instance_and_key() {
+    let house = House::open().await;
+    let play = house
+        .play(
+            "orders:
+  default_args: {retries: 3}
+  tasks:
+    list: {operator: script, say: \"7\"}
+    each: {operator: script, dependencies: [list], expand: {say: \"{{ ['a', outputs.list.said | int, [1]] }}\"}}
+    acts: {operator: script, expand_kwargs: \"{{ [{'acts': ['dance']}, {'acts': 'x' * 200}, {'act': 'fail'}] }}\"}
+    alone: {operator: script, dependencies: [list], say: \"{{ outputs.list.said | int }}\"}",
+        )
+        .await;
+    assert_eq!(drive(&house, &play).await, RunState::Failed);
+    let errors = async |task: &str| {
+        let (parent, instances) = family(&house, &play, task).await;
+        let all = [vec![parent], instances].concat();
+        assert!(all.iter().all(|run| run.try_number == 1), "another try would be given the same: {all:?}");
+        all.into_iter().skip(1).map(|run| run.error.unwrap_or_default()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        errors("each").await,
+        [
+            "",
+            "`each[1]` cannot run with its values: `say` is text, but this is a number; it was given 7",
+            "`each[2]` cannot run with its values: `say` is text, but this is a list; it was given [1]",
+        ]
+    );
+    let acts = errors("acts").await;
+    assert!(acts[0].starts_with("`acts[0]` cannot run with its values: `acts` cannot be `dance`"), "{acts:?}");
+    assert!(acts[0].ends_with(r#"; it was given ["dance"]"#), "{acts:?}");
+    assert!(acts[1].ends_with("xxx…"), "{acts:?}");
+    assert_eq!(
+        acts[2],
+        "`acts[2]` cannot run with its values: the operator `script` has no key `act` (did you mean `acts`?); it was given \"fail\""
+    );
+    let alone = &house.store.task_runs(play.run.key).await.unwrap()[3];
+    assert_eq!(
+        alone.error.as_deref(),
+        Some("`alone` cannot run with its values: `say` is text, but this is a number; it was given 7")
+    );
 }

@@ -36,6 +36,11 @@ async fn a_cancelled_run_stops_what_runs_and_fails_what_waits() {
     let (state, ()) = tokio::join!(drive(&house, &play), canceller);
     assert_eq!(state, RunState::Failed);
     insta::assert_snapshot!(house.picture(&play).await);
+    let tasks = house.store.task_runs(play.run.key).await.unwrap();
+    let resting = &tasks[play.task("resting").as_usize()];
+    let last_try = house.store.attempts(play.run.key, resting.task).await.unwrap().remove(0).error;
+    assert_eq!(resting.error, last_try, "why its last try failed");
+    assert!(last_try.is_some(), "{resting:?}");
     assert_eq!(house.store.request_cancel(play.run.key, clock::now()).await.unwrap(), None, "it is over");
 }
 

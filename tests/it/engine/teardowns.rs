@@ -40,3 +40,22 @@ async fn a_teardown_runs_only_if_a_setup_of_its_own_did_and_a_short_circuit_leav
     .await;
     insta::assert_snapshot!(format!("{failed}\n{short}"));
 }
+
+/// As in Airflow 3: each instance of a mapped setup counts, and one that succeeded left something to take away.
+#[tokio::test]
+async fn a_teardown_runs_when_one_instance_of_its_mapped_setup_succeeded() {
+    let text = |instances: &str| {
+        format!(
+            "orders:
+  tasks:
+    create: {{operator: script, expand_kwargs: [{instances}]}}
+    work: {{operator: script, dependencies: [create]}}
+    drop: {{operator: script, teardown: true, setups: [create], dependencies: [work]}}"
+        )
+    };
+    let one_failed = whole_run(&text("{say: a}, {acts: [refuse]}")).await;
+    let all_failed = whole_run(&text("{acts: [refuse]}, {acts: [refuse]}")).await;
+    let all_skipped = whole_run(&text("{acts: [skip]}, {acts: [skip]}")).await;
+    let none_ran = whole_run(&text("{acts: [skip]}, {acts: [refuse]}")).await;
+    insta::assert_snapshot!(format!("{one_failed}\n{all_failed}\n{all_skipped}\n{none_ran}"));
+}

@@ -147,14 +147,20 @@ impl<'a> Both<'a> {
                 self.workers[place].held.push((key, fence, tries));
                 continue;
             }
-            let dag = self.dag_of[&key.run];
-            let fates = &self.drawn[dag].fates[key.task.as_usize()];
+            let drawn = &self.drawn[self.dag_of[&key.run]];
+            let found = self.db.find(key);
+            // Of an instance that was cleared away its worker may say anything.
+            let is_gone = found.is_none() && drawn.dag.task(key.task).is_none();
+            let instance_of = found.and_then(|task| task.instance_of);
+            let fates = if is_gone { &[Ending::Succeeded][..] } else { drawn.fates_of(key.task, instance_of) };
             let fate = fates.get(usize::try_from(tries).unwrap_or(0)).or(fates.last()).unwrap().clone();
+            let is_running = found.is_some_and(|task| task.state == pinsched::domain::task_state::TaskState::Running);
+            let expands = instance_of.is_none() && drawn.dag.task(key.task).is_some_and(|task| task.mapping.is_some());
             let ending = match random.random_range(0..20) {
                 _ if all => Ending::Cancelled,
                 0 => Ending::Interrupted,
                 1 => Ending::Lost,
-                2 if self.db.task(key).state == pinsched::domain::task_state::TaskState::Running => {
+                2 if is_running && !expands => {
                     self.workers[place].held.push((key, fence, tries));
                     Ending::Deferred
                 }
@@ -244,7 +250,7 @@ impl<'a> Both<'a> {
         let keys: Vec<TaskRunKey> =
             self.db.task_keys().filter(|key| self.db.task(*key).worker == Some(worker)).collect();
         for key in keys {
-            let task = &mut self.db.runs.get_mut(&key.run).unwrap().tasks[key.task.as_usize()];
+            let task = self.db.runs.get_mut(&key.run).unwrap().tasks.get_mut(&key.task).unwrap();
             task.lease_until = task.lease_until.map(|_| self.db.clock - TimeDelta::milliseconds(1));
         }
         self.take_over((place + 1) % self.workers.len()).await;
@@ -267,7 +273,8 @@ impl<'a> Both<'a> {
     async fn take_a_hand(&mut self, random: &mut StdRng, run: RunKey) {
         let action = pick(random, &[Action::Clear, Action::Clear, Action::MarkSuccess, Action::MarkFailed]);
         let dag = Arc::clone(&self.drawn[self.dag_of[&run]].dag);
-        let tasks = [TaskIndex(random.random_range(0..u32::try_from(dag.tasks().len()).unwrap()))];
+        let all: Vec<TaskIndex> = self.db.runs[&run].tasks.keys().copied().collect();
+        let tasks = [pick(random, &all)];
         let reach =
             Reach { upstream: chance(random, 20), downstream: chance(random, 60), only_failed: chance(random, 20) };
         self.done.push(format!("run {}: {action:?} of {tasks:?} with {reach:?}", run.0));
@@ -320,7 +327,8 @@ fn model_picture(db: &Database, key: RunKey) -> Vec<String> {
         "run {} {} {} {} {} {flag}",
         run.version, run.state, run.tasks_unfinished, run.leaves_failed, run.clears
     );
-    let tasks = run.tasks.iter().enumerate().map(|(place, task)| {
+    let tasks = run.tasks.iter().map(|(index, task)| {
+        let place = index.0;
         let counts = task.upstream;
         let history =
             task.history.iter().map(|told| format!("{} {} {} {}", told.fence, told.event, told.from, told.to));

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
 use pinsched::domain::Timestamp;
-use pinsched::domain::control::{self, Action, Reach, Standing};
-use pinsched::domain::dag::Dag;
+use pinsched::domain::control::{self, Action, InstanceState, Reach, RunStates};
+use pinsched::domain::dag::{Dag, Task as DagTask};
 use pinsched::domain::ids::{RunKey, TaskIndex, TaskRunKey};
 use pinsched::domain::plan::{self, Plan, TaskSnapshot};
 use pinsched::domain::run_state::RunState;
@@ -41,10 +41,14 @@ pub enum Flaw {
     LossesNotCounted,
     /// A step that concludes a run leaves its state as it is.
     RunNotConcluded,
+    /// The instances of a mapped task are not among a run's unfinished tasks.
+    InstancesNotCounted,
+    /// A mapped task that is cleared keeps the instances that it had.
+    InstancesStay,
 }
 
 impl Flaw {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::VersionNotChecked,
         Self::StateNotChecked,
         Self::FenceNotChecked,
@@ -56,6 +60,8 @@ impl Flaw {
         Self::AnswersLostForGood,
         Self::LossesNotCounted,
         Self::RunNotConcluded,
+        Self::InstancesNotCounted,
+        Self::InstancesStay,
     ];
 }
 
@@ -91,15 +97,37 @@ pub struct Task {
     pub has_started: bool,
     pub history: Vec<Told>,
     pub attempts: Vec<Attempt>,
+    /// Of an instance: the mapped task, and which it is.
+    pub instance_of: Option<(TaskIndex, u32)>,
 }
 
 impl Task {
-    pub fn snapshot(&self) -> TaskSnapshot {
-        let Self { state, upstream, try_number, first_try, lost, .. } = *self;
-        TaskSnapshot { state, upstream, try_number, first_try, lost, map_of: None }
+    /// One that is stored for the first time.
+    fn new(state: TaskState, upstream: UpstreamCounts, now: Timestamp) -> Self {
+        let released = Told { fence: 0, event: TaskEvent::Released, from: TaskState::None, to: state };
+        Self {
+            state,
+            upstream,
+            try_number: 1,
+            first_try: 1,
+            lost: 0,
+            fence: 0,
+            worker: None,
+            lease_until: None,
+            ready_at: (state == TaskState::Queued).then_some(now),
+            has_started: false,
+            history: (state == TaskState::Queued).then_some(released).into_iter().collect(),
+            attempts: Vec::new(),
+            instance_of: None,
+        }
     }
 
-    fn is_waiting(&self, now: Timestamp) -> bool {
+    pub fn snapshot(&self) -> TaskSnapshot {
+        let Self { state, upstream, try_number, first_try, lost, instance_of, .. } = *self;
+        TaskSnapshot { state, upstream, try_number, first_try, lost, map_of: instance_of.map(|(task, _)| task) }
+    }
+
+    pub fn is_waiting(&self, now: Timestamp) -> bool {
         matches!(self.state, TaskState::Queued | TaskState::UpForRetry) && self.ready_at.is_some_and(|at| at <= now)
     }
 
@@ -121,7 +149,7 @@ impl Task {
     }
 }
 
-/// A row of `run` with its tasks, in the DAG's order.
+/// A row of `run` with its tasks, in the DAG's order, and then the instances of mapped ones.
 #[derive(Debug, Clone)]
 pub struct Run {
     pub dag: Arc<Dag>,
@@ -133,7 +161,33 @@ pub struct Run {
     pub leaves_failed: u32,
     pub cancel_requested: bool,
     pub clears: i32,
-    pub tasks: Vec<Task>,
+    pub tasks: BTreeMap<TaskIndex, Task>,
+    /// Instances that were cleared away: of them attempts and history stay.
+    pub removed: BTreeMap<TaskIndex, Task>,
+    /// Indexes below it are never given again.
+    pub indexes_used: u32,
+}
+
+impl Run {
+    /// The task of the DAG that a task run is one of: of an instance the mapped task.
+    pub fn described(&self, index: TaskIndex) -> &DagTask {
+        let own = self.tasks.get(&index).or_else(|| self.removed.get(&index)).and_then(|task| task.instance_of);
+        self.dag.task(own.map_or(index, |(task, _)| task)).expect("a task")
+    }
+
+    /// The instances of mapped tasks, as `domain::control` sees them.
+    pub fn instances(&self) -> Vec<InstanceState> {
+        let instance = |(task, row): (&TaskIndex, &Task)| {
+            let (map_of, _) = row.instance_of?;
+            Some(InstanceState { task: *task, map_of, state: row.state })
+        };
+        self.tasks.iter().filter_map(instance).collect()
+    }
+
+    /// The states of the DAG's own tasks.
+    pub fn states(&self) -> Vec<TaskState> {
+        self.tasks.values().filter(|task| task.instance_of.is_none()).map(|task| task.state).collect()
+    }
 }
 
 /// A row of `worker`, and whether its advisory lock is held.
@@ -173,6 +227,8 @@ pub struct ClaimedRow {
 pub struct Written {
     pub runs: BTreeSet<RunKey>,
     pub claims: Vec<ClaimedRow>,
+    /// Of each mapped task that was expanded the index of its first instance.
+    pub instances: BTreeMap<(RunKey, TaskIndex), TaskIndex>,
     pub contended: bool,
     pub limited: bool,
 }
@@ -206,29 +262,14 @@ impl Database {
         Self { clock, runs, workers, pools, flaw, dirty: BTreeSet::new(), written_stale: Vec::new() }
     }
 
-    fn has(&self, flaw: Flaw) -> bool {
+    pub fn has(&self, flaw: Flaw) -> bool {
         self.flaw == Some(flaw)
     }
 
     pub fn create_run(&mut self, key: RunKey, dag: &Arc<Dag>, now: Timestamp) {
-        let tasks = plan::begin(dag).into_iter().map(|(state, upstream)| Task {
-            state,
-            upstream,
-            try_number: 1,
-            first_try: 1,
-            lost: 0,
-            fence: 0,
-            worker: None,
-            lease_until: None,
-            ready_at: (state == TaskState::Queued).then_some(now),
-            has_started: false,
-            history: (state == TaskState::Queued)
-                .then_some(Told { fence: 0, event: TaskEvent::Released, from: TaskState::None, to: state })
-                .into_iter()
-                .collect(),
-            attempts: Vec::new(),
-        });
-        let tasks: Vec<Task> = tasks.collect();
+        let begun = plan::begin(dag).into_iter().zip(dag.tasks());
+        let tasks: BTreeMap<TaskIndex, Task> =
+            begun.map(|((state, upstream), task)| (task.index, Task::new(state, upstream, now))).collect();
         let run = Run {
             dag: Arc::clone(dag),
             place: self.runs.values().filter(|run| run.dag.id() == dag.id()).count(),
@@ -239,24 +280,34 @@ impl Database {
             cancel_requested: false,
             clears: 0,
             tasks,
+            removed: BTreeMap::new(),
+            indexes_used: 0,
         };
         self.runs.insert(key, run);
         self.dirty.insert(key);
     }
 
     pub fn task(&self, key: TaskRunKey) -> &Task {
-        &self.runs[&key.run].tasks[key.task.as_usize()]
+        &self.runs[&key.run].tasks[&key.task]
+    }
+
+    /// The same, where it is still there.
+    pub fn find(&self, key: TaskRunKey) -> Option<&Task> {
+        self.runs[&key.run].tasks.get(&key.task)
+    }
+
+    pub fn described(&self, key: TaskRunKey) -> &DagTask {
+        self.runs[&key.run].described(key.task)
     }
 
     fn task_mut(&mut self, key: TaskRunKey) -> &mut Task {
         self.dirty.insert(key.run);
-        &mut self.runs.get_mut(&key.run).expect("runs stay").tasks[key.task.as_usize()]
+        let run = self.runs.get_mut(&key.run).expect("runs stay");
+        run.tasks.get_mut(&key.task).expect("it is there")
     }
 
     pub fn task_keys(&self) -> impl Iterator<Item = TaskRunKey> + '_ {
-        self.runs
-            .iter()
-            .flat_map(|(run, row)| row.dag.tasks().iter().map(|task| TaskRunKey { run: *run, task: task.index }))
+        self.runs.iter().flat_map(|(run, row)| row.tasks.keys().map(|task| TaskRunKey { run: *run, task: *task }))
     }
 
     /// `step.sql`: the plans of runs that are still at their versions, and a claim; `None` where a task is not in the state
@@ -273,7 +324,8 @@ impl Database {
         };
         let current: Vec<&PlannedRun<'_>> = planned.iter().filter(current).collect();
         for planned in &current {
-            let moves_from = |step: &plan::Move| self.runs[&planned.run].tasks[step.task.as_usize()].state == step.from;
+            let tasks = &self.runs[&planned.run].tasks;
+            let moves_from = |step: &plan::Move| tasks.get(&step.task).is_some_and(|task| task.state == step.from);
             if !planned.plan.moves.iter().all(moves_from) && !self.has(Flaw::StateNotChecked) {
                 return None;
             }
@@ -298,13 +350,39 @@ impl Database {
             let clears = self.runs[&key.run].clears;
             claims.push(self.claim(key, wish.expect("a claim chooses").worker, Some(clears)));
         }
-        Some(Written { runs: current.iter().map(|planned| planned.run).collect(), claims, contended, limited })
+        let mut instances = BTreeMap::new();
+        for planned in &current {
+            for (map_of, expansion) in &planned.plan.expansions {
+                let first = self.expand(planned.run, *map_of, expansion.count(), now);
+                instances.insert((planned.run, *map_of), first);
+            }
+        }
+        let runs = current.iter().map(|planned| planned.run).collect();
+        Some(Written { runs, claims, instances, contended, limited })
+    }
+
+    /// `insert_instances.sql`: in the transaction of the step, after its statement.
+    fn expand(&mut self, key: RunKey, map_of: TaskIndex, count: u32, now: Timestamp) -> TaskIndex {
+        let counts_them = !self.has(Flaw::InstancesNotCounted);
+        let run = self.runs.get_mut(&key).expect("runs stay");
+        let first = run.indexes_used.max(u32::try_from(run.dag.tasks().len()).unwrap());
+        run.indexes_used = first + count;
+        run.tasks_unfinished += if counts_them { count } else { 0 };
+        for map_index in 0..count {
+            let instance_of = Some((map_of, map_index));
+            let task = Task { instance_of, ..Task::new(TaskState::Queued, UpstreamCounts::default(), now) };
+            run.tasks.insert(TaskIndex(first + map_index), task);
+        }
+        TaskIndex(first)
     }
 
     fn apply(&mut self, planned: &PlannedRun<'_>, touched: &mut BTreeSet<TaskRunKey>) {
         for ended in planned.held {
             let key = TaskRunKey { run: planned.run, task: ended.task };
-            let task = self.task(key);
+            let Some(task) = self.find(key) else {
+                self.written_stale.push((key, ended.fence));
+                continue;
+            };
             if task.fence != ended.fence || !task.state.is_held() {
                 self.written_stale.push((key, ended.fence));
             }
@@ -313,7 +391,7 @@ impl Database {
             let key = TaskRunKey { run: planned.run, task: *task };
             let is_moved = planned.plan.moves.iter().any(|step| step.task == *task);
             touched.insert(key);
-            if is_moved || !self.has(Flaw::CountsNotWritten) {
+            if self.find(key).is_some() && (is_moved || !self.has(Flaw::CountsNotWritten)) {
                 self.task_mut(key).upstream = *counts;
             }
         }
@@ -321,6 +399,9 @@ impl Database {
             let key = TaskRunKey { run: planned.run, task: step.task };
             touched.insert(key);
             let counts_losses = !self.has(Flaw::LossesNotCounted);
+            if self.find(key).is_none() {
+                continue; // only where versions are not looked at
+            }
             let task = self.task_mut(key);
             let ended = planned.held.iter().find(|ended| ended.task == step.task);
             if let (Some(ended), Some(outcome)) = (ended, AttemptOutcome::of(step.event)) {
@@ -338,7 +419,7 @@ impl Database {
         run.state = planned.plan.concluded.filter(|_| concludes).unwrap_or(RunState::Running);
     }
 
-    fn claim(&mut self, key: TaskRunKey, worker: WorkerId, clears: Option<i32>) -> ClaimedRow {
+    pub fn claim(&mut self, key: TaskRunKey, worker: WorkerId, clears: Option<i32>) -> ClaimedRow {
         let (until, raises) = (self.clock + delta(LEASE), !self.has(Flaw::FenceNotRaised));
         let task = self.task_mut(key);
         task.fence += i64::from(raises || task.fence == 0);
@@ -348,157 +429,6 @@ impl Database {
         task.has_started = true;
         task.attempts.push(Attempt { fence: task.fence, try_number: task.try_number, outcome: None });
         ClaimedRow { task_run: key, fence: task.fence, clears, task: task.snapshot() }
-    }
-
-    pub fn is_limited(&self, key: TaskRunKey) -> bool {
-        self.runs[&key.run].dag.is_limited(key.task)
-    }
-
-    fn priority(&self, key: TaskRunKey) -> i32 {
-        self.runs[&key.run].dag.task(key.task).expect("a task").priority_weight
-    }
-
-    /// What is ready, by DAG, in the order in which a DAG's tasks go.
-    fn queues(&self, now: Timestamp, is_candidate: impl Fn(TaskRunKey) -> bool) -> Vec<Vec<TaskRunKey>> {
-        let mut queues: BTreeMap<String, Vec<TaskRunKey>> = BTreeMap::new();
-        for key in self.task_keys() {
-            let run = &self.runs[&key.run];
-            if self.task(key).is_waiting(now) && !run.cancel_requested && is_candidate(key) {
-                queues.entry(run.dag.id().to_string()).or_default().push(key);
-            }
-        }
-        for queue in queues.values_mut() {
-            queue.sort_by_key(|key| (-self.priority(*key), self.task(*key).ready_at, *key));
-        }
-        queues.into_values().collect()
-    }
-
-    /// The first `slots` of several DAGs' queues: by priority, a DAG's first before another's second.
-    fn fairly(&self, queues: &[Vec<TaskRunKey>], slots: usize) -> Vec<TaskRunKey> {
-        let mut all: Vec<_> = queues
-            .iter()
-            .flat_map(|queue| queue.iter().take(slots).enumerate())
-            .map(|(place, key)| (-self.priority(*key), place, self.task(*key).ready_at, *key))
-            .collect();
-        all.sort_unstable();
-        all.into_iter().take(slots).map(|(.., key)| key).collect()
-    }
-
-    fn choose(&self, wish: Option<Wish>, taken: usize, now: Timestamp) -> Vec<TaskRunKey> {
-        let Some(wish) = wish.filter(|wish| wish.from_queue) else { return Vec::new() };
-        let queues = self.queues(now, |key| !self.is_limited(key));
-        self.fairly(&queues, wish.slots.saturating_sub(taken))
-    }
-
-    /// `claim_limited.sql`, round after round, under the lock of such claims.
-    pub fn claim_limited(&mut self, worker: WorkerId, mut slots: usize, now: Timestamp) -> (Vec<ClaimedRow>, bool) {
-        let mut claims = Vec::new();
-        while slots > 0 {
-            let chosen = self.choose_limited(slots, now);
-            if chosen.is_empty() {
-                return (claims, true);
-            }
-            slots -= chosen.len();
-            for key in chosen {
-                let clears = self.runs[&key.run].clears;
-                claims.push(self.claim(key, worker, Some(clears)));
-            }
-        }
-        (claims, false)
-    }
-
-    fn choose_limited(&self, slots: usize, now: Timestamp) -> Vec<TaskRunKey> {
-        let ignores = self.has(Flaw::LimitsNotCounted);
-        let is_free = |free: Option<i64>, wanted: i64| ignores || free.is_none_or(|free| free >= wanted);
-        let queues = self.queues(now, |key| {
-            let task = self.runs[&key.run].dag.task(key.task).expect("a task");
-            is_free(self.pool_free(key), i64::from(task.pool_slots))
-                && is_free(self.task_free(key), 1)
-                && is_free(self.dag_free(key), 1)
-                && self.past_allows(key)
-        });
-        let mut within: Vec<Vec<TaskRunKey>> = Vec::new();
-        let mut places: BTreeMap<TaskRunKey, usize> = BTreeMap::new();
-        for queue in queues {
-            let (mut of_task, mut of_dag) = (BTreeMap::<String, i64>::new(), 0);
-            let mut kept = Vec::new();
-            for (place, key) in queue.into_iter().take(slots).enumerate() {
-                places.insert(key, place);
-                let id = self.runs[&key.run].dag.task(key.task).expect("a task").id.to_string();
-                let same = of_task.entry(id).or_default();
-                *same += 1;
-                if !is_free(self.task_free(key), *same) {
-                    continue;
-                }
-                of_dag += 1;
-                if is_free(self.dag_free(key), of_dag) {
-                    kept.push(key);
-                }
-            }
-            within.push(kept);
-        }
-        let mut all: Vec<_> = within
-            .into_iter()
-            .flatten()
-            .map(|key| (-self.priority(key), places[&key], self.task(key).ready_at, key))
-            .collect();
-        all.sort_unstable();
-        let mut of_pool = BTreeMap::<String, i64>::new();
-        let fits = |key: &TaskRunKey| {
-            let task = self.runs[&key.run].dag.task(key.task).expect("a task");
-            let Some(pool) = &task.pool else { return true };
-            let sum = of_pool.entry(pool.clone()).or_default();
-            *sum += i64::from(task.pool_slots);
-            is_free(self.pool_free(*key), *sum)
-        };
-        all.into_iter().map(|(.., key)| key).filter(fits).take(slots).collect()
-    }
-
-    fn running<'a>(
-        &'a self,
-        is_so: impl Fn(&pinsched::domain::dag::Task, &Run) -> bool + 'a,
-    ) -> impl Iterator<Item = i64> + 'a {
-        self.task_keys().filter(|key| self.task(*key).state == TaskState::Running).filter_map(move |key| {
-            let run = &self.runs[&key.run];
-            let task = run.dag.task(key.task).expect("a task");
-            is_so(task, run).then_some(i64::from(task.pool_slots))
-        })
-    }
-
-    fn pool_free(&self, key: TaskRunKey) -> Option<i64> {
-        let pool = self.runs[&key.run].dag.task(key.task)?.pool.clone()?;
-        let slots = i64::from(self.pools[&pool]);
-        Some(slots - self.running(|task, _| task.pool.as_deref() == Some(&pool)).sum::<i64>())
-    }
-
-    fn task_free(&self, key: TaskRunKey) -> Option<i64> {
-        let this = &self.runs[&key.run].dag;
-        let limit = i64::from(this.task(key.task)?.max_active_tis_per_dag?);
-        let running = self.running(|task, run| run.dag.id() == this.id() && task.index == key.task).count();
-        Some(limit - i64::try_from(running).unwrap())
-    }
-
-    fn dag_free(&self, key: TaskRunKey) -> Option<i64> {
-        let this = &self.runs[&key.run].dag;
-        let limit = i64::from(this.settings.max_active_tasks?);
-        Some(limit - i64::try_from(self.running(|_, run| run.dag.id() == this.id()).count()).unwrap())
-    }
-
-    /// What of the run before keeps that task back; empty where nothing does.
-    pub fn kept_back_by(&self, key: TaskRunKey) -> Vec<TaskRunKey> {
-        let this = &self.runs[&key.run];
-        let task = this.dag.task(key.task).expect("a task");
-        let before = this.place.checked_sub(1).filter(|_| task.depends_on_past);
-        let Some(before) = before else { return Vec::new() };
-        let is_before = |(_, run): &(&RunKey, &Run)| run.dag.id() == this.dag.id() && run.place == before;
-        let (run, _) = self.runs.iter().find(is_before).expect("the run before");
-        let after = this.dag.downstream(key.task).into_iter().filter(|_| task.wait_for_downstream);
-        let waited = std::iter::once(key.task).chain(after).map(|task| TaskRunKey { run: *run, task });
-        waited.filter(|key| !matches!(self.task(*key).state, TaskState::Success | TaskState::Skipped)).collect()
-    }
-
-    fn past_allows(&self, key: TaskRunKey) -> bool {
-        self.kept_back_by(key).is_empty()
     }
 
     /// Renews the leases of a worker, and says what it holds.
@@ -539,8 +469,8 @@ impl Database {
     pub fn change_tasks(&mut self, key: RunKey, action: Action, named: &[TaskIndex], reach: Reach, now: Timestamp) {
         let run = &self.runs[&key];
         let (dag, was_final) = (Arc::clone(&run.dag), run.state.is_final());
-        let states: Vec<TaskState> = run.tasks.iter().map(|task| task.state).collect();
-        let standing = Standing { states: &states, instances: &[] };
+        let (states, instances) = (run.states(), run.instances());
+        let standing = RunStates { states: &states, instances: &instances };
         let mut selected = control::select(&dag, standing, named, reach);
         if action == Action::Clear {
             selected = control::with_setups(&dag, selected);
@@ -572,6 +502,15 @@ impl Database {
         }
         for (task, counts) in dag.tasks().iter().zip(&outcome.counts) {
             self.task_mut(TaskRunKey { run: key, task: task.index }).upstream = *counts;
+        }
+        let removes = !self.has(Flaw::InstancesStay);
+        for index in outcome.removed.iter().filter(|_| removes) {
+            let run = self.runs.get_mut(&key).expect("runs stay");
+            let mut task = run.tasks.remove(index).expect("what is removed was there");
+            let open = task.attempts.iter_mut().filter(|attempt| attempt.outcome.is_none());
+            open.for_each(|attempt| attempt.outcome = Some(AttemptOutcome::Cancelled));
+            task.set(TaskEvent::Cleared, task.state, TaskState::None, None);
+            run.removed.insert(*index, task);
         }
         let is_silent = self.has(Flaw::ControlInSilence);
         let run = self.runs.get_mut(&key).expect("runs stay");

@@ -1,14 +1,18 @@
 //! Random DAG files, and what becomes of each try of their tasks: drawn before anything runs, so that neither crashes nor
 //! the order of things change what a task would do.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use pinsched::domain::dag::Dag;
+use pinsched::domain::ids::TaskIndex;
+use pinsched::domain::mapping::Expansion;
 use pinsched::domain::plan::{Ending, Skips};
 use pinsched::domain::trigger_rule::TriggerRule;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt};
+use serde_json::Map;
 
 use crate::dags;
 
@@ -16,8 +20,11 @@ use crate::dags;
 pub struct Drawn {
     pub text: String,
     pub dag: Arc<Dag>,
-    /// By task, by try since it was last cleared: how that try ends. The last one goes on for all further ones.
+    /// By task, by try since it was last cleared: how that try ends. The last one goes on for all further ones. A mapped
+    /// task's tries are those of its expansion.
     pub fates: Vec<Vec<Ending>>,
+    /// The same of the instances of mapped tasks.
+    pub instance_fates: BTreeMap<(TaskIndex, u32), Vec<Ending>>,
     /// By task: whether its attempts wait for something outside before they end.
     pub defers: Vec<bool>,
 }
@@ -48,19 +55,55 @@ impl Drawn {
     pub fn draw(random: &mut StdRng, id: &str, most: usize) -> Self {
         let text = draw_text(random, id, most);
         let dag = Arc::new(dags::dag(&text));
-        let fates = dag.tasks().iter().map(|task| {
+        let mut instance_fates = BTreeMap::new();
+        let mut fates = Vec::new();
+        for task in dag.tasks() {
             let tries = task.retry.retries as usize + 1;
-            (0..tries).map(|_| draw_fate(random, &dag, task.index)).collect()
-        });
-        let fates = fates.collect();
+            let width = task.mapping.is_some().then(|| random.random_range(0..=5_u32));
+            for map_index in 0..width.unwrap_or(0) {
+                let fates = (0..tries).map(|_| draw_instance_fate(random, &dag, task.index)).collect();
+                instance_fates.insert((task.index, map_index), fates);
+            }
+            fates.push((0..tries).map(|_| draw_fate(random, &dag, task.index, width)).collect());
+        }
         let defers = dag.tasks().iter().map(|_| chance(random, 12)).collect();
-        Self { text, dag, fates, defers }
+        Self { text, dag, fates, instance_fates, defers }
+    }
+
+    /// What becomes of the tries of a task, or of an instance of it.
+    pub fn fates_of(&self, task: TaskIndex, instance_of: Option<(TaskIndex, u32)>) -> &[Ending] {
+        match instance_of {
+            Some(instance) => &self.instance_fates[&instance],
+            None => &self.fates[task.as_usize()],
+        }
+    }
+
+    /// Whether attempts of it wait for something outside; an expansion does not.
+    pub fn defers(&self, task: TaskIndex, instance_of: Option<(TaskIndex, u32)>) -> bool {
+        match instance_of {
+            Some((map_of, _)) => self.defers[map_of.as_usize()],
+            None => self.defers[task.as_usize()] && self.dag.task(task).is_some_and(|task| task.mapping.is_none()),
+        }
     }
 }
 
-fn draw_fate(random: &mut StdRng, dag: &Dag, task: pinsched::domain::ids::TaskIndex) -> Ending {
+/// Instances choose nothing.
+fn draw_instance_fate(random: &mut StdRng, dag: &Dag, task: TaskIndex) -> Ending {
+    match draw_fate(random, dag, task, None) {
+        Ending::Chose(_) => Ending::Succeeded,
+        other => other,
+    }
+}
+
+/// How a try ends; of a mapped task, with so many instances, how its expansion does.
+fn draw_fate(random: &mut StdRng, dag: &Dag, task: TaskIndex, width: Option<u32>) -> Ending {
     let jitter = f64::from(random.next_u32() % 1000) / 1000.0;
     match random.random_range(0..100) {
+        0..88 if width == Some(0) => Ending::Skipped,
+        0..88 if let Some(width) = width => {
+            let (items, labels) = (vec![Map::new(); width as usize], vec![None; width as usize]);
+            Ending::Expanded(Arc::new(Expansion { items, labels }))
+        }
         0..56 => Ending::Succeeded,
         56..64 => Ending::Chose(match random.random_range(0..3) {
             0 => Skips::Next,
@@ -149,6 +192,10 @@ fn draw_keys(random: &mut StdRng, sketch: &mut Sketch, before: &[Sketch], setups
     }
     if chance(random, 30) {
         write!(keys, ", weight_rule: absolute, priority_weight: {}", random.random_range(-3..9)).unwrap();
+    }
+    if chance(random, 20) {
+        // Over what, its fate says.
+        keys.push_str(", expand: {say: \"{{ [] }}\"}");
     }
     if chance(random, 10) {
         keys.push_str(", max_active_tis_per_dag: 1");

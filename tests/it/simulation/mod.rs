@@ -4,6 +4,7 @@
 //!
 //! `PINSCHED_TEST_SEED=<seed> cargo test --test it simulation::a_thousand` replays one seed and prints its events.
 
+mod claims;
 mod conformance;
 mod database;
 mod drawing;
@@ -33,9 +34,13 @@ fn wrong_with(seed: u64, flaw: Option<Flaw>) -> Result<Summary, String> {
 
 #[test]
 fn a_thousand_dags_end_as_their_rules_say_whatever_crashes() {
+    let seeds = services::seeds(0..1_000);
+    if seeds.is_empty() {
+        return said("the seed is another test's");
+    }
     let mut total = Summary::default();
     let mut happened: BTreeMap<TaskEvent, usize> = BTreeMap::new();
-    for seed in services::seeds(0..1_000) {
+    for seed in seeds {
         match wrong_with(seed, None) {
             Ok(summary) => {
                 total.events += summary.events;
@@ -59,9 +64,7 @@ fn a_thousand_dags_end_as_their_rules_say_whatever_crashes() {
         total.events, total.tasks, total.exact, total.faults
     ));
     said(&format!("{happened:?}"));
-    // No task of the drawn DAGs is mapped: what becomes of instances is held by the plan's own property test.
-    let of_mapped = [TaskEvent::Expanded, TaskEvent::Reopened];
-    for event in TaskEvent::ALL.into_iter().filter(|event| !of_mapped.contains(event)) {
+    for event in TaskEvent::ALL {
         assert!(happened.contains_key(&event), "nothing was ever {event}");
     }
     assert!(total.faults.len() >= 12, "some faults never came: {:?}", total.faults);

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pinsched::domain::Timestamp;
 use pinsched::domain::ids::{RunKey, TaskIndex, TaskRunKey};
-use pinsched::domain::plan::{self, Ending, Plan, PlanError, Snapshot};
+use pinsched::domain::plan::{self, Ending, Plan, PlanError, Snapshot, TaskSnapshot};
 use pinsched::domain::task_state::TaskState;
+use pinsched::domain::trigger_rule::UpstreamCounts;
 use pinsched::store::{Claimed, EndedAttempt, Stepped, WorkerId};
 
 use super::database::{ClaimedRow, Database, Flaw, PlannedRun, Wish, Written};
@@ -132,7 +133,7 @@ impl Stepping {
             }
             Phase::LimitedAnswer { claims, is_done } => {
                 stepper.queue_waits = !is_done;
-                self.note_claims(stepper, db, &claims);
+                self.note_claims(stepper, &claims);
                 return Progress::Done(self.finished());
             }
         }
@@ -162,13 +163,7 @@ impl Stepping {
             return;
         }
         if row.cancel_requested {
-            wanted.extend(
-                row.dag
-                    .tasks()
-                    .iter()
-                    .map(|task| task.index)
-                    .filter(|index| !row.tasks[index.as_usize()].state.is_final()),
-            );
+            wanted.extend(row.tasks.iter().filter(|(_, task)| !task.state.is_final()).map(|(index, _)| *index));
         }
         let snapshot = Snapshot {
             cancel_requested: row.cancel_requested,
@@ -191,7 +186,7 @@ impl Stepping {
         let batch = &self.batches[self.left[next]];
         let run = &db.runs[&batch.run];
         for index in wanted {
-            let task = &run.tasks[index.as_usize()];
+            let Some(task) = run.tasks.get(&index) else { continue }; // it was cleared away
             known.snapshot.tasks.insert(index, task.snapshot());
             known.fences.insert(index, task.fence);
         }
@@ -276,10 +271,8 @@ impl Stepping {
             return BTreeSet::new();
         }
         let released = planned.iter().flat_map(|planned| self.ready(planned));
-        let mut ready: Vec<(i32, TaskRunKey)> = released
-            .filter(|key| !db.is_limited(*key))
-            .map(|key| (-db.runs[&key.run].dag.task(key.task).expect("a task").priority_weight, key))
-            .collect();
+        let mut ready: Vec<(i32, TaskRunKey)> =
+            released.filter(|key| !db.is_limited(*key)).map(|key| (-db.described(key).priority_weight, key)).collect();
         ready.sort_unstable();
         ready.into_iter().take(slots).map(|(_, key)| key).collect()
     }
@@ -310,7 +303,12 @@ impl Stepping {
         let (done, moved_on): (Vec<_>, Vec<_>) = planned.into_iter().partition(is_done);
         self.left = moved_on.iter().map(|planned| planned.at).collect();
         let queues = done.iter().any(|planned| self.leaves_some_queued(planned, taken));
-        let limited = done.iter().flat_map(|planned| self.ready(planned)).any(|key| db.is_limited(key));
+        let expanded = |planned: &Planned| {
+            let run = self.batches[planned.at].run;
+            planned.plan.expansions.iter().map(move |(task, _)| TaskRunKey { run, task: *task }).collect::<Vec<_>>()
+        };
+        let limited = done.iter().flat_map(|planned| self.ready(planned)).any(|key| db.is_limited(key))
+            || done.iter().flat_map(expanded).any(|key| db.is_limited(key));
         for planned in done {
             let run = self.batches[planned.at].run;
             note(&mut self.stepped, planned.not_held);
@@ -320,13 +318,17 @@ impl Stepping {
                 None => {
                     let mut known = planned.known;
                     known.follow(&planned.plan);
+                    for (map_of, expansion) in &planned.plan.expansions {
+                        let first = written.instances[&(run, *map_of)];
+                        known.learn_instances(*map_of, first, expansion.count());
+                    }
                     stepper.known.insert(run, known);
                 }
             }
         }
         if self.claims {
             let is_full = written.claims.len() >= self.slots_left();
-            self.note_claims(stepper, db, &written.claims);
+            self.note_claims(stepper, &written.claims);
             stepper.queue_waits = is_full || queues || written.contended;
             let was_left = std::mem::replace(&mut stepper.limited_wait, limited || written.limited);
             let may_find = !stepper.limited_wait && (was_left || queues || written.contended);
@@ -353,10 +355,11 @@ impl Stepping {
     fn leaves_some_queued(&self, planned: &Planned, taken: &BTreeSet<TaskRunKey>) -> bool {
         let is_queued = |state| matches!(state, TaskState::Queued | TaskState::UpForRetry);
         let mut counted = planned.plan.counts.keys().filter_map(|index| planned.known.snapshot.tasks.get(index));
-        counted.any(|task| is_queued(task.state)) || self.ready(planned).any(|key| !taken.contains(&key))
+        let expands = !planned.plan.expansions.is_empty();
+        expands || counted.any(|task| is_queued(task.state)) || self.ready(planned).any(|key| !taken.contains(&key))
     }
 
-    fn note_claims(&mut self, stepper: &mut Stepper, db: &Database, claims: &[ClaimedRow]) {
+    fn note_claims(&mut self, stepper: &mut Stepper, claims: &[ClaimedRow]) {
         for row in claims {
             let TaskRunKey { run, task } = row.task_run;
             if let Some(known) = stepper.known.get_mut(&run)
@@ -365,8 +368,7 @@ impl Stepping {
                 known.fences.insert(task, row.fence);
                 known.snapshot.tasks.insert(task, row.task);
             }
-            let try_number = db.task(row.task_run).attempts.iter().rfind(|attempt| attempt.fence == row.fence);
-            let try_number = try_number.expect("the claim wrote it").try_number;
+            let try_number = row.task.try_number;
             let claimed = Claimed { task_run: row.task_run, fence: row.fence, try_number, clears: row.clears };
             self.stepped.claimed.push(claimed);
         }
@@ -384,9 +386,19 @@ impl Known {
         is_own && self.snapshot.tasks.get(&ended.task).is_some_and(|task| task.state.is_held())
     }
 
+    fn learn_instances(&mut self, map_of: TaskIndex, first: TaskIndex, count: u32) {
+        let (state, upstream, map_of) = (TaskState::Queued, UpstreamCounts::default(), Some(map_of));
+        let task = TaskSnapshot { state, upstream, try_number: 1, first_try: 1, lost: 0, map_of };
+        for index in (first.0..first.0 + count).map(TaskIndex) {
+            self.snapshot.tasks.insert(index, task);
+            self.fences.insert(index, 0);
+        }
+    }
+
     fn follow(&mut self, plan: &Plan) {
         self.version += 1;
-        self.snapshot.tasks_unfinished = self.snapshot.tasks_unfinished.saturating_sub(plan.finished);
+        let unfinished = self.snapshot.tasks_unfinished + plan.added();
+        self.snapshot.tasks_unfinished = unfinished.saturating_sub(plan.finished);
         self.snapshot.leaves_failed += plan.leaves_failed;
         for (index, counts) in &plan.counts {
             if let Some(task) = self.snapshot.tasks.get_mut(index) {

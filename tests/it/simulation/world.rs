@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::TimeDelta;
 use pinsched::domain::Timestamp;
-use pinsched::domain::control::{self, Action, Reach, Standing};
+use pinsched::domain::control::{self, Action, Reach, RunStates};
 use pinsched::domain::ids::{RunKey, TaskIndex, TaskRunKey};
 use pinsched::domain::task_state::{TaskEvent, TaskState};
 use pinsched::store::{Claimed, WorkerId};
@@ -310,6 +310,10 @@ impl<'t> World<'t> {
 
     fn start(&mut self, at: usize, claimed: &Claimed) -> Result<(), String> {
         let key = claimed.task_run;
+        let Some(task) = self.db.find(key) else {
+            return Ok(()); // an instance that was cleared away before its worker knew of the claim
+        };
+        let (first, instance_of) = (task.first_try, task.instance_of);
         if !self.processes[at].is_alive {
             return Ok(()); // what it started before has killed it
         }
@@ -317,11 +321,10 @@ impl<'t> World<'t> {
             return Err(format!("{} began twice", name(key, claimed.fence)));
         }
         let dag = self.dag_of[&key.run];
-        let first = self.db.task(key).first_try;
-        let fates = &self.drawn[dag].fates[key.task.as_usize()];
+        let fates = self.drawn[dag].fates_of(key.task, instance_of);
         let tries = usize::try_from(claimed.try_number - first).unwrap_or(0);
         let ending = fates.get(tries).or(fates.last()).expect("a task has a try").clone();
-        let defers = self.drawn[dag].defers[key.task.as_usize()];
+        let defers = self.drawn[dag].defers(key.task, instance_of);
         let now = self.db.clock;
         let ends_at = now + self.milliseconds(0..6000);
         let defers_at = defers.then(|| now + (ends_at - now) / 2);
@@ -424,16 +427,17 @@ impl<'t> World<'t> {
             "cleared" => Action::Clear,
             _ => pick(&mut self.random, &[Action::MarkSuccess, Action::MarkFailed]),
         };
-        let tasks = u32::try_from(self.db.runs[&run].tasks.len()).unwrap();
-        let named = [TaskIndex(self.random.random_range(0..tasks))];
+        let tasks: Vec<TaskIndex> = self.db.runs[&run].tasks.keys().copied().collect();
+        let named = [pick(&mut self.random, &tasks)];
         let reach = Reach {
             upstream: chance(&mut self.random, 15),
             downstream: chance(&mut self.random, 70),
             only_failed: chance(&mut self.random, 20),
         };
         let row = &self.db.runs[&run];
-        let states: Vec<TaskState> = row.tasks.iter().map(|task| task.state).collect();
-        let selected = control::select(&row.dag, Standing { states: &states, instances: &[] }, &named, reach);
+        let (states, instances) = (row.states(), row.instances());
+        let standing = RunStates { states: &states, instances: &instances };
+        let selected = control::select(&row.dag, standing, &named, reach);
         self.say(|_| format!("run {}: {action:?} of task {} with {reach:?}", run.0, named[0].0));
         self.db.change_tasks(run, action, &named, reach, self.db.clock);
         if action == Action::Clear { rules::check_cleared(&self.db, run, &selected) } else { Ok(()) }
@@ -444,8 +448,8 @@ impl<'t> World<'t> {
         if !self.summary.events.is_multiple_of(200) {
             return Ok(());
         }
-        let waiting: Vec<TaskRunKey> =
-            self.db.task_keys().filter(|key| self.db.task(*key).state == TaskState::Queued).collect();
+        let waits = |key: &TaskRunKey| matches!(self.db.task(*key).state, TaskState::Queued | TaskState::UpForRetry);
+        let waiting: Vec<TaskRunKey> = self.db.task_keys().filter(waits).collect();
         for key in waiting {
             for blocker in self.db.kept_back_by(key) {
                 if self.db.runs[&blocker.run].state.is_final() {
@@ -477,8 +481,11 @@ impl<'t> World<'t> {
 
     /// What holds when all is over.
     fn check_end(&mut self) -> Result<(), String> {
-        for key in self.db.task_keys().collect::<Vec<_>>() {
-            let task = self.db.task(key);
+        let rows = self.db.runs.iter().flat_map(|(run, row)| {
+            let all = row.tasks.iter().chain(&row.removed);
+            all.map(|(task, row)| (TaskRunKey { run: *run, task: *task }, row))
+        });
+        for (key, task) in rows {
             for told in &task.history {
                 *self.summary.happened.entry(told.event).or_default() += 1;
             }
@@ -495,14 +502,19 @@ impl<'t> World<'t> {
             }
             let row = &self.db.runs[run];
             let is_killed = |task: &&super::database::Task| task.lost >= pinsched::domain::plan::LOST_LIMIT;
-            let killed = row.dag.tasks().iter().zip(&row.tasks).filter(|(_, task)| is_killed(task));
-            let killed: BTreeSet<TaskIndex> = killed.map(|(task, _)| task.index).collect();
+            let killed = row.tasks.iter().filter(|(_, task)| is_killed(task));
+            let killed: rules::Killed = killed
+                .map(|(index, task)| {
+                    task.instance_of.map_or((*index, None), |(map_of, map_index)| (map_of, Some(map_index)))
+                })
+                .collect();
             let possible = rules::possible_ends(&self.drawn[*dag], &killed);
-            for ((task, row), possible) in row.dag.tasks().iter().zip(&row.tasks).zip(possible) {
+            for (task, possible) in row.dag.tasks().iter().zip(possible) {
+                let state = row.tasks[&task.index].state;
                 self.summary.tasks += 1;
                 self.summary.exact += usize::from(possible.len() == 1);
-                if !possible.contains(&row.state) {
-                    return Err(format!("`{}` of run {} is {}, and may be {possible:?}", task.id, run.0, row.state));
+                if !possible.contains(&state) {
+                    return Err(format!("`{}` of run {} is {state}, and may be {possible:?}", task.id, run.0));
                 }
             }
         }

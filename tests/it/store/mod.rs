@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 
 use pinsched::clock;
 use pinsched::domain::ids::{AttemptKey, RunKey, TaskIndex};
-use pinsched::domain::left::Left;
 use pinsched::domain::plan::Ending;
+use pinsched::domain::task_output::TaskOutput;
 use pinsched::domain::task_state::TaskState;
 use pinsched::store::{Claim, ClaimOf, Claimed, EndedAttempt, RunBatch, SignOfLife, Step, Stepped, Stepper, Store};
 
@@ -53,7 +53,7 @@ fn failed(claimed: &Claimed, retryable: bool) -> EndedAttempt {
 }
 
 fn ended(claimed: &Claimed, ending: Ending) -> EndedAttempt {
-    let output = (ending == Ending::Succeeded).then(|| Left::here(serde_json::json!({"fence": claimed.fence})));
+    let output = (ending == Ending::Succeeded).then(|| TaskOutput::here(serde_json::json!({"fence": claimed.fence})));
     EndedAttempt { task: claimed.task_run.task, fence: claimed.fence, ending, output, error: None }
 }
 

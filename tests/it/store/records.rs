@@ -1,7 +1,7 @@
 //! What attempts leave: logs, outputs, and the fence that guards them.
 
-use pinsched::domain::left::Left;
 use pinsched::domain::plan::Ending;
+use pinsched::domain::task_output::TaskOutput;
 use pinsched::store::{LogChunk, StoreError};
 use serde_json::json;
 
@@ -43,11 +43,11 @@ async fn outputs_are_kept_as_they_were_left() {
     let claimed = claim(&house.store, &worker, 2).await;
     let left = json!({"rows": 9_007_199_254_740_993_i64, "name": "Zoë ✓", "nested": {"list": [1, null, 2.5]}});
     let mut done = succeeded(&claimed[0]);
-    done.output = Some(Left::here(left.clone()));
+    done.output = Some(TaskOutput::here(left.clone()));
     end(&house.store, &play, vec![done, ended(&claimed[1], Ending::Failed { retryable: false, jitter: 0.0 })]).await;
     let both = [claimed[0].task_run.task, claimed[1].task_run.task];
     let outputs = house.store.outputs(play.run.key, &play.dag, &both).await.unwrap();
-    assert_eq!(outputs[&both[0]].as_ref().and_then(Left::value), Some(&left));
+    assert_eq!(outputs[&both[0]].as_ref().and_then(TaskOutput::value), Some(&left));
     assert!(outputs[&both[1]].is_none(), "who fails leaves none");
     let tasks = house.store.task_runs(play.run.key).await.unwrap();
     assert_eq!(json!(tasks[0].output), left);
@@ -78,7 +78,7 @@ async fn words_that_postgres_cannot_hold_are_replaced() {
     let worker = worker(&house).await;
     let claimed = claim(&house.store, &worker, 2).await;
     let mut done = succeeded(&claimed[0]);
-    done.output = Some(Left::here(json!({"a\0b": ["c\0", {"d": "\0"}]})));
+    done.output = Some(TaskOutput::here(json!({"a\0b": ["c\0", {"d": "\0"}]})));
     let mut broken = ended(&claimed[1], Ending::Failed { retryable: false, jitter: 0.0 });
     broken.error = Some("half a\0word".to_owned());
     end(&house.store, &play, vec![done, broken]).await;

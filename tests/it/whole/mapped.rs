@@ -20,6 +20,10 @@ async fn an_instance_is_shown_logged_and_cleared_by_its_index() {
         assert!(run.stdout.contains(words), "{words}: {}", run.stdout);
     }
     assert!(!run.stdout.contains("a[0]"), "what went well is counted only: {}", run.stdout);
+    let shown = product.json(&["show", "latest"]).await;
+    let time = |task: usize, key: &str| shown["tasks"][task][key].as_str().unwrap().to_owned();
+    assert_eq!(time(0, "started_at"), time(1, "started_at").min(time(2, "started_at")), "{shown}");
+    assert_eq!(time(0, "finished_at"), time(1, "finished_at").max(time(2, "finished_at")), "{shown}");
     let all = product.answer(&["show", "latest", "--task", "a"]).await;
     assert!(all.stdout.contains("a[0] echo one"), "{}", all.stdout);
     assert_eq!(product.answer(&["logs", "latest", "a[0]"]).await.stdout, "one\n");

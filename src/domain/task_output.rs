@@ -1,4 +1,4 @@
-//! What a task left, as those after it see it: at hand, or in object storage where it was too large for a row.
+//! The output of a task, as those after it see it: at hand, or in object storage where it was too large for a row.
 
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
@@ -17,15 +17,24 @@ pub const OUTPUT_LIMIT: &str = "64MiB";
 
 /// The output of a task; of a mapped task a list of its instances' outputs. Cheap to clone.
 #[derive(Debug, Clone)]
-pub enum Left {
+pub enum TaskOutput {
     /// It is at hand.
     Here(Arc<Kept>),
     /// It is in object storage.
     Spilled(Arc<Spilled>),
     /// Of instances, some of whose outputs are in object storage.
-    Each(Arc<Vec<Left>>),
+    Each(Arc<Vec<InstanceOutput>>),
     /// Of a mapped task whose instances' outputs are read when somebody asks for them.
     Listed(Arc<Listed>),
+}
+
+/// What an instance of a mapped task left.
+#[derive(Debug, Clone)]
+pub struct InstanceOutput {
+    /// Which instance.
+    pub map_index: u32,
+    /// What it left.
+    pub output: TaskOutput,
 }
 
 /// The list of what the instances of a mapped task left, read once.
@@ -34,13 +43,15 @@ pub struct Listed {
     /// The mapped task.
     pub task: TaskIndex,
     /// The list, once it was read.
-    pub read: OnceLock<Left>,
+    pub read: OnceLock<TaskOutput>,
 }
 
 /// A value that templates take as their own without making it anew for each of them.
 #[derive(Debug)]
 pub struct Kept {
     value: Value,
+    /// Of the list that a mapped task left: whose outputs they are.
+    map_indexes: Option<Vec<u32>>,
     in_templates: OnceLock<minijinja::Value>,
 }
 
@@ -55,25 +66,36 @@ pub struct Spilled {
     pub sha256: String,
 }
 
-impl Left {
+impl TaskOutput {
     /// A value that is at hand.
     #[must_use]
     pub fn here(value: Value) -> Self {
-        Self::Here(Arc::new(Kept { value, in_templates: OnceLock::new() }))
+        Self::Here(Arc::new(Kept { value, map_indexes: None, in_templates: OnceLock::new() }))
     }
 
-    /// Of a mapped task: its instances' outputs in order, as one list where all are at hand.
+    /// Of a mapped task: its instances' outputs in the order of their indexes, as one list where all are at hand.
     #[must_use]
-    pub fn each(outputs: Vec<Self>) -> Self {
-        if outputs.iter().any(|output| !matches!(output, Self::Here(_))) {
+    pub fn each(outputs: Vec<InstanceOutput>) -> Self {
+        if outputs.iter().any(|one| !matches!(one.output, Self::Here(_))) {
             return Self::Each(Arc::new(outputs));
         }
+        let map_indexes = Some(outputs.iter().map(|one| one.map_index).collect());
         // Whoever read them holds the only copy as a rule.
-        let value = |output| match output {
+        let value = |one: InstanceOutput| match one.output {
             Self::Here(kept) => Arc::try_unwrap(kept).map_or_else(|kept| kept.value.clone(), |kept| kept.value),
             Self::Spilled(_) | Self::Each(_) | Self::Listed(_) => Value::Null,
         };
-        Self::here(Value::Array(outputs.into_iter().map(value).collect()))
+        let value = Value::Array(outputs.into_iter().map(value).collect());
+        Self::Here(Arc::new(Kept { value, map_indexes, in_templates: OnceLock::new() }))
+    }
+
+    /// Of the list that a mapped task left, at hand: whose outputs they are, in its order.
+    #[must_use]
+    pub fn map_indexes(&self) -> Option<&[u32]> {
+        match self {
+            Self::Here(kept) => kept.map_indexes.as_deref(),
+            Self::Spilled(_) | Self::Each(_) | Self::Listed(_) => None,
+        }
     }
 
     /// Of a mapped task: a list that nobody has read yet.
@@ -93,9 +115,9 @@ impl Left {
 
     /// The same as an object, to keep.
     #[must_use]
-    pub fn to_object(&self) -> Option<LeftObject> {
+    pub fn to_object(&self) -> Option<OutputObject> {
         match self {
-            Self::Here(kept) if kept.value.is_object() => Some(LeftObject(Arc::clone(kept))),
+            Self::Here(kept) if kept.value.is_object() => Some(OutputObject(Arc::clone(kept))),
             Self::Here(_) | Self::Spilled(_) | Self::Each(_) | Self::Listed(_) => None,
         }
     }
@@ -118,9 +140,9 @@ impl Left {
 
 /// An output that is at hand, as the object that it is. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct LeftObject(Arc<Kept>);
+pub struct OutputObject(Arc<Kept>);
 
-impl Deref for LeftObject {
+impl Deref for OutputObject {
     type Target = Map<String, Value>;
 
     fn deref(&self) -> &Self::Target {
@@ -128,13 +150,13 @@ impl Deref for LeftObject {
     }
 }
 
-impl From<Map<String, Value>> for LeftObject {
+impl From<Map<String, Value>> for OutputObject {
     fn from(output: Map<String, Value>) -> Self {
-        Self(Arc::new(Kept { value: Value::Object(output), in_templates: OnceLock::new() }))
+        Self(Arc::new(Kept { value: Value::Object(output), map_indexes: None, in_templates: OnceLock::new() }))
     }
 }
 
-impl From<Map<String, Value>> for Left {
+impl From<Map<String, Value>> for TaskOutput {
     fn from(output: Map<String, Value>) -> Self {
         Self::here(Value::Object(output))
     }
@@ -182,12 +204,18 @@ mod tests {
 
     #[test]
     fn instances_outputs_are_one_list_when_all_are_at_hand() {
-        let spilled = Left::Spilled(Arc::new(Spilled { url: "s3://b/k".to_owned(), bytes: 1, sha256: String::new() }));
-        assert_eq!(
-            Left::each(vec![Left::here(json!({"a": 1})), Left::here(json!({"a": 2}))]).value(),
-            Some(&json!([{"a": 1}, {"a": 2}]))
-        );
-        assert!(matches!(Left::each(vec![Left::here(json!({})), spilled]), Left::Each(two) if two.len() == 2));
-        assert_eq!(Left::each(Vec::new()).value(), Some(&json!([])));
+        let spilled =
+            TaskOutput::Spilled(Arc::new(Spilled { url: "s3://b/k".to_owned(), bytes: 1, sha256: String::new() }));
+        let each = |outputs: Vec<(u32, TaskOutput)>| {
+            TaskOutput::each(
+                outputs.into_iter().map(|(map_index, output)| InstanceOutput { map_index, output }).collect(),
+            )
+        };
+        let list = each(vec![(0, TaskOutput::here(json!({"a": 1}))), (3, TaskOutput::here(json!({"a": 2})))]);
+        assert_eq!(list.value(), Some(&json!([{"a": 1}, {"a": 2}])));
+        assert_eq!(list.map_indexes(), Some([0, 3].as_slice()));
+        let mixed = each(vec![(0, TaskOutput::here(json!({}))), (1, spilled)]);
+        assert!(matches!(mixed, TaskOutput::Each(two) if two.len() == 2));
+        assert_eq!(each(Vec::new()).value(), Some(&json!([])));
     }
 }
