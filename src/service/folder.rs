@@ -67,7 +67,7 @@ struct Known {
     /// Where it really is, without a symbolic link on the way.
     real: PathBuf,
     /// The last good version's DAGs and text.
-    good: Vec<Arc<Dag>>,
+    good: Box<[Arc<Dag>]>,
     source: Arc<str>,
     /// What is wrong with it now, if anything is.
     broken: Option<ImportError>,
@@ -153,6 +153,7 @@ impl Folder {
             tracing::error!("{} is broken; {goes_on}:\n{}", path.display(), broken.message);
             Known { stamp, real, good, source, broken: Some(broken) }
         } else {
+            // As a slice: a vector would keep the room that the DAGs had before they were moved, ten times as much.
             let good = loaded.checked.dags.into_iter().map(Arc::new).collect();
             Known { stamp, real, good, source: loaded.source.text().into(), broken: None }
         };
@@ -161,14 +162,14 @@ impl Folder {
     }
 
     /// The version of a file that the database has: for one that is broken when the service begins.
-    async fn last_good(&self, path: &Path) -> Result<(Vec<Arc<Dag>>, Arc<str>), StoreError> {
+    async fn last_good(&self, path: &Path) -> Result<(Box<[Arc<Dag>]>, Arc<str>), StoreError> {
         let name = path.to_string_lossy();
         let states = self.store.dag_states().await?;
         let stored = states.iter().find(|state| state.file.as_deref() == Some(&*name) && state.retired_at.is_none());
-        let Some(version) = stored.and_then(|state| state.version) else { return Ok((Vec::new(), "".into())) };
+        let Some(version) = stored.and_then(|state| state.version) else { return Ok((Box::default(), "".into())) };
         let source = self.store.version_source(version).await?;
         let checked = check(&SourceFile::new(&source.file, source.source.clone()), &self.operators);
-        let good = if checked.has_errors() { Vec::new() } else { checked.dags.into_iter().map(Arc::new).collect() };
+        let good = if checked.has_errors() { Box::default() } else { checked.dags.into_iter().map(Arc::new).collect() };
         Ok((good, source.source.into()))
     }
 

@@ -1,7 +1,9 @@
 //! Cron expressions, parsed once: what they match on the wall, and what is wrong with those that cannot be read.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use chrono::{DateTime, NaiveDateTime};
 use croner::Cron;
@@ -38,7 +40,25 @@ const FIELDS: [Field; 6] = [
 #[derive(Clone)]
 pub struct CronExpression {
     text: String,
-    cron: Box<Cron>,
+    cron: Arc<Cron>,
+}
+
+/// The tables of the expressions that are in use, by text: they are five kilobytes each, and of thousands of DAGs most run at
+/// the same few times.
+static IN_USE: LazyLock<Mutex<HashMap<String, Weak<Cron>>>> = LazyLock::new(Mutex::default);
+
+/// The same tables for the same text.
+fn shared(text: &str, cron: Cron) -> Arc<Cron> {
+    let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(cron) = in_use.get(text).and_then(Weak::upgrade) {
+        return cron;
+    }
+    if in_use.len() == in_use.capacity() {
+        in_use.retain(|_, cron| cron.strong_count() > 0); // rather than to grow for what is gone
+    }
+    let cron = Arc::new(cron);
+    in_use.insert(text.to_owned(), Arc::downgrade(&cron));
+    cron
 }
 
 impl PartialEq for CronExpression {
@@ -74,7 +94,8 @@ impl CronExpression {
         }
         let cron = parse_fields(fields.iter().map(|range| &text[range.clone()]))
             .map_err(|error| mistake(text, &fields, &error.to_string()))?;
-        let expression = Self { text: text.trim().to_owned(), cron: Box::new(cron) };
+        let trimmed = text.trim();
+        let expression = Self { text: trimmed.to_owned(), cron: shared(trimmed, cron) };
         // `0 0 30 2 *` is well formed and never comes.
         if expression.first_from(DateTime::UNIX_EPOCH.naive_utc()).is_none() {
             return Err(ScheduleError {

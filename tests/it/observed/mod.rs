@@ -272,6 +272,7 @@ async fn services_tell_once_whichever_of_them_did_the_work() {
 async fn log_lines_go_to_the_days_file_in_place_of_stderr() {
     let folder = TempDir::new().unwrap();
     std::fs::write(folder.path().join("orders.yaml"), FLAKY).unwrap();
+    std::fs::create_dir(folder.path().join("logs")).unwrap();
     let settings = [
         ("PINSCHED_LOG_FILE", "logs/pinsched.log"),
         ("PINSCHED_LOG", "pinsched=debug,sqlx=info"),
