@@ -15,7 +15,7 @@ use crate::cli::task_word::{TaskWord, find_task_run};
 use crate::cli::words;
 use crate::domain::mapping::TaskName;
 use crate::domain::task_state::AttemptOutcome;
-use crate::store::{AttemptRecord, Run, Store, TaskRow};
+use crate::store::{AttemptRecord, Run, Store, TaskPlace};
 
 /// How often a followed log is looked at.
 const LOOK: Duration = Duration::from_millis(300);
@@ -98,7 +98,7 @@ async fn print_log(session: &Session, store: &Store, run: &Run, arguments: &Logs
 /// The task, and the attempt that is meant with its number.
 struct Found {
     name: TaskName,
-    row: TaskRow,
+    row: TaskPlace,
     attempt: Option<(usize, AttemptRecord)>,
 }
 
@@ -134,7 +134,7 @@ async fn find_attempt(session: &Session, store: &Store, run: &Run, arguments: &L
 }
 
 /// The task run of that name, without what it left; what there is instead the DAG says.
-async fn find_row(store: &Store, run: &Run, word: &TaskWord) -> anyhow::Result<(TaskName, TaskRow)> {
+async fn find_row(store: &Store, run: &Run, word: &TaskWord) -> anyhow::Result<(TaskName, TaskPlace)> {
     if let Ok(name) = word.name()
         && let Some(row) = store.task_row(run.key, &name).await?
     {

@@ -24,12 +24,13 @@ use crate::engine::expansion;
 use crate::engine::holding::{HoldingWatch, LOST_STOP_LIMIT};
 use crate::engine::lookup::Lookup;
 use crate::engine::operator::{
-    Choice, Deferring, Failure, Operator, Output, Processes, Progress, Registration, TaskContext, TaskLog, Templates,
+    Choice, Deferring, Failure, Operator, Output, Processes, Progress, Registration, TaskContext, Templates,
     UpstreamOutput,
 };
 use crate::engine::outputs::OutputStore;
 use crate::engine::rendered;
 use crate::engine::running::RunningRun;
+use crate::engine::task_log::TaskLog;
 use crate::store::{EndedAttempt, Store};
 
 /// How long an operator may take to stop after it was told: then its future is dropped. After a lost lease it is less.
@@ -71,14 +72,6 @@ impl StopHandle {
     }
 }
 
-/// How an operator is told to stop, and why.
-#[derive(Clone)]
-struct Stops {
-    cancel: CancellationToken,
-    timed_out: CancellationToken,
-    handed_back: CancellationToken,
-}
-
 /// All that an attempt needs.
 pub(crate) struct Attempt {
     pub(crate) key: AttemptKey,
@@ -90,7 +83,7 @@ pub(crate) struct Attempt {
     pub(crate) outputs: BTreeMap<TaskId, (&'static str, TaskOutput)>,
     pub(crate) registration: Registration,
     pub(crate) store: Store,
-    pub(crate) logs: Arc<LogBook>,
+    pub(crate) logs: LogBook,
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) memory_limit: u64,
     pub(crate) processes: Processes,
@@ -114,7 +107,7 @@ impl Attempt {
         let log_ended = CancellationToken::new();
         let masked = self.lookup.masks().stream();
         // The parts are boxed, since a future that is moved before it is awaited takes its place twice, and thousands may wait.
-        let writer = Box::pin(attempt_log::write(Arc::clone(&self.logs), self.key, lines, masked, log_ended.clone()));
+        let writer = Box::pin(attempt_log::write(self.logs.clone(), self.key, lines, masked, log_ended.clone()));
         let span = tracing::info_span!(
             "task",
             dag.id = %self.run.facts.dag_id,
@@ -145,8 +138,8 @@ impl Attempt {
     async fn supervised(&self, log: TaskLog) -> Result<Output, Failure> {
         let limit = self.task.execution_timeout.unwrap_or(Duration::MAX);
         let cancel = self.stop.token.child_token();
-        let stops = Stops { cancel, timed_out: CancellationToken::new(), handed_back: CancellationToken::new() };
-        let mut work = Box::pin(AssertUnwindSafe(self.operate(log, stops.clone())).catch_unwind());
+        let timed_out = CancellationToken::new();
+        let mut work = Box::pin(AssertUnwindSafe(self.operate(log, cancel.clone(), timed_out.clone())).catch_unwind());
         let flatten = |caught: Result<Result<Output, Failure>, Box<dyn std::any::Any + Send>>| match caught {
             Ok(result) => result,
             Err(panic) => Err(Failure::Retry(format!("the operator panicked: {}", panic_text(panic.as_ref())))),
@@ -161,11 +154,9 @@ impl Attempt {
             }
         };
         if is_too_long {
-            stops.timed_out.cancel();
-        } else if self.stop.reason() == Some(Stop::Shutdown) {
-            stops.handed_back.cancel();
+            timed_out.cancel();
         }
-        stops.cancel.cancel();
+        cancel.cancel();
         let stopped = tokio::select! {
             result = &mut work => Some(flatten(result)),
             () = tokio::time::sleep(STOP_LIMIT) => None,
@@ -218,16 +209,26 @@ impl Attempt {
         tokio::time::sleep(time).await;
     }
 
-    async fn operate(&self, log: TaskLog, stops: Stops) -> Result<Output, Failure> {
+    async fn operate(
+        &self,
+        log: TaskLog,
+        cancel: CancellationToken,
+        timed_out: CancellationToken,
+    ) -> Result<Output, Failure> {
         if let Some(mapping) = self.task.mapping.as_ref().filter(|_| self.instance.is_none()) {
             return Box::pin(self.expand(mapping, &log)).await;
         }
-        let (operator, context) = Box::pin(self.prepared(log, stops)).await?;
+        let (operator, context) = Box::pin(self.prepared(log, cancel, timed_out)).await?;
         operator.run(&context).await
     }
 
     /// The operator, made of what the templates gave, and what it may know.
-    async fn prepared(&self, log: TaskLog, stops: Stops) -> Result<(Box<dyn Operator>, Box<TaskContext>), Failure> {
+    async fn prepared(
+        &self,
+        log: TaskLog,
+        cancel: CancellationToken,
+        timed_out: CancellationToken,
+    ) -> Result<(Box<dyn Operator>, Box<TaskContext>), Failure> {
         let task = &self.task;
         let outputs = Arc::new(self.upstream_outputs(&task.config).await?);
         // What an instance has of its own may hold a secret that the expansion looked up, maybe in another process: it is
@@ -262,9 +263,8 @@ impl Attempt {
             output_limit: self.output_store.most(),
             templates,
             lookup: self.lookup.clone(),
-            cancel: stops.cancel,
-            timed_out: stops.timed_out,
-            handed_back: stops.handed_back,
+            cancel,
+            timed_out,
             log,
             progress: Arc::clone(&self.progress),
             deferring: self.deferring.clone(),

@@ -1,15 +1,17 @@
 //! Collects an attempt's lines into chunks and writes them while the attempt runs: so that a log can be followed. The chunks
 //! of all attempts of a worker go to its [`LogBook`], which writes what comes together in one commit.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::mem;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::domain::ids::AttemptKey;
 use crate::domain::masking::MaskedStream;
-use crate::engine::operator::{LogReader, chain};
+use crate::engine::operator::chain;
+use crate::engine::task_log::LogReader;
 use crate::engine::worker::answered;
 use crate::store::{LogChunk, Store};
 
@@ -22,16 +24,16 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// How long lines are waited for after the operator returned: a thread of its may still hold the log.
 const AFTERMATH: Duration = Duration::from_secs(2);
 
-/// How long the last chunk is tried: its attempt waits for it.
-const LAST_LIMIT: Duration = Duration::from_secs(5);
+/// How long the last chunk is tried: its attempt waits for it. A batch of others may fail before its turn.
+const LAST_LIMIT: Duration = Duration::from_secs(10);
 
-/// Writes all lines until every sender is gone, or `ended` is cancelled and 2 s have passed: what was said by then is written
-/// whole. Secrets are masked; the beginning of what may be one waits for its rest, at the most until the end.
+/// Writes all lines until nobody is left who may say one, or `ended` is cancelled and 2 s have passed: what was said by then is
+/// written whole. Secrets are masked; the beginning of what may be one waits for its rest, at the most until the end.
 ///
 /// A chunk that cannot be written is tried again, with what came meanwhile, up to 4 MiB; then it is dropped and said so:
 /// a task does not fail because of its log.
 pub(crate) async fn write(
-    book: Arc<LogBook>,
+    book: LogBook,
     attempt: AttemptKey,
     mut lines: LogReader,
     mut masked: MaskedStream,
@@ -83,11 +85,11 @@ pub(crate) async fn write(
     if tokio::time::timeout(LAST_LIMIT, written).await.is_ok() {
         return;
     }
-    tracing::error!(bytes = chunk.body.len(), "the end of a task's log is lost: the database did not take it");
+    tracing::error!("the end of a task's log is lost: the database did not take it");
 }
 
 struct Chunk {
-    book: Arc<LogBook>,
+    book: LogBook,
     attempt: AttemptKey,
     seq: i32,
     body: String,
@@ -102,95 +104,108 @@ impl Chunk {
         if self.body.is_empty() {
             return true;
         }
-        let (attempt, seq, body) = (self.attempt, self.seq, self.body.clone());
-        let is_written = self.book.write(LogChunk { attempt, seq, body }).await;
-        if is_written {
-            self.seq += 1;
-            self.body.clear();
-        } else if self.body.len() > Self::KEPT {
-            self.body = "[lines were lost here: the database did not take them]\n".to_owned();
+        let body = mem::take(&mut self.body);
+        match self.book.write(LogChunk { attempt: self.attempt, seq: self.seq, body }).await {
+            Fate::Written => self.seq += 1,
+            Fate::Refused => {} // its run is gone: nobody will read it
+            Fate::Again(body) if body.len() > Self::KEPT => {
+                self.body = "[lines were lost here: the database did not take them]\n".to_owned();
+            }
+            Fate::Again(body) => self.body = body,
         }
-        is_written
+        self.body.is_empty()
     }
 }
 
-/// Writes the logs of a worker's attempts: what comes while others are being written is the next batch, so that thousands
-/// who talk at once cost few commits and few connections, and a lone one never waits for others.
-pub(crate) struct LogBook {
-    store: Store,
-    waiting: Mutex<Vec<Waiting>>,
-    turns: Semaphore,
-}
+/// Takes the chunks of a worker's attempts. What comes while others are being written is the next batch, so that thousands who
+/// talk at once cost few commits and one connection, and a lone one never waits for others.
+#[derive(Clone)]
+pub(crate) struct LogBook(UnboundedSender<Waiting>);
 
 /// A chunk that waits to be written, and who waits for that.
 struct Waiting {
     chunk: LogChunk,
-    told: oneshot::Sender<bool>,
+    told: oneshot::Sender<Fate>,
 }
 
+/// What became of a chunk.
+enum Fate {
+    Written,
+    /// It may be written another time: here it is.
+    Again(String),
+    /// The database will never take it.
+    Refused,
+}
+
+/// What a batch has at the most, in bytes, but for its last chunk.
+const BATCH: usize = 1024 * 1024;
+
 impl LogBook {
-    /// How many batches are written at once.
-    const TURNS: usize = 2;
-
-    /// What a batch has at the most, in bytes, but for its last chunk.
-    const BATCH: usize = 1024 * 1024;
-
-    /// The book of those logs that are kept there.
-    pub(crate) fn new(store: Store) -> Self {
-        Self { store, waiting: Mutex::default(), turns: Semaphore::new(Self::TURNS) }
+    /// A book, and who writes what comes to it, until the book and its clones are gone.
+    pub(crate) fn open(store: Store) -> (Self, impl Future<Output = ()>) {
+        let (sender, receiver) = unbounded_channel();
+        (Self(sender), keep(store, receiver))
     }
 
-    /// Whether the chunk was written. Whoever waits may write for others; if that one goes away half way, those others are
-    /// told that nothing was written, and come again.
-    async fn write(&self, chunk: LogChunk) -> bool {
-        let (told, mut hears) = oneshot::channel();
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(Waiting { chunk, told });
-        loop {
-            tokio::select! {
-                biased;
-                heard = &mut hears => return heard.unwrap_or(false),
-                turn = self.turns.acquire() => {
-                    let _turn = turn.expect("nobody closes it");
-                    let batch = self.batch();
-                    if batch.is_empty() {
-                        break; // somebody else writes it just now
-                    }
-                    // Boxed, since thousands may wait here who never write.
-                    Box::pin(self.write_batch(batch)).await;
-                }
+    async fn write(&self, chunk: LogChunk) -> Fate {
+        let (told, hears) = oneshot::channel();
+        match self.0.send(Waiting { chunk, told }) {
+            Ok(()) => hears.await.unwrap_or(Fate::Refused), // the worker is gone, and its attempts are about to be
+            Err(refused) => Fate::Again(refused.0.chunk.body),
+        }
+    }
+}
+
+async fn keep(store: Store, mut waiting: UnboundedReceiver<Waiting>) {
+    while let Some(first) = waiting.recv().await {
+        let mut bytes = first.chunk.body.len();
+        let mut batch = vec![first];
+        while bytes < BATCH
+            && let Ok(next) = waiting.try_recv()
+        {
+            bytes += next.chunk.body.len();
+            batch.push(next);
+        }
+        batch.retain(|one| !one.told.is_closed()); // who stopped waiting may have come again with more
+        write_batch(&store, batch).await;
+    }
+}
+
+/// Writes a batch. One that is refused, since its run is gone, is found by halves, and is not in the way of the others.
+async fn write_batch(store: &Store, batch: Vec<Waiting>) {
+    let mut parts = vec![batch];
+    while let Some(mut part) = parts.pop() {
+        let (chunks, told): (Vec<_>, Vec<_>) = part.drain(..).map(|one| (one.chunk, one.told)).unzip();
+        if chunks.is_empty() {
+            continue;
+        }
+        let written = answered(store.append_logs(&chunks)).await;
+        let is_refused = written.as_ref().is_err_and(|error| !error.is_transient());
+        let mut all: Vec<Waiting> = chunks.into_iter().zip(told).map(|(chunk, told)| Waiting { chunk, told }).collect();
+        match written {
+            Ok(()) => all.into_iter().for_each(|one| one.tell(|_| Fate::Written)),
+            Err(_) if is_refused && all.len() > 1 => {
+                let rest = all.split_off(all.len() / 2);
+                parts.extend([rest, all]);
+            }
+            Err(error) => {
+                let task_run = all[0].chunk.attempt.task_run;
+                tracing::warn!(
+                    error = %chain(&error),
+                    chunks = all.len(),
+                    run.key = task_run.run.0,
+                    task.index = task_run.task.0,
+                    "a part of a task's log could not be written"
+                );
+                let fate = |body| if is_refused { Fate::Refused } else { Fate::Again(body) };
+                all.into_iter().for_each(|one| one.tell(fate));
             }
         }
-        hears.await.unwrap_or(false)
     }
+}
 
-    /// Takes what waits longest. Those who stopped to wait are left out.
-    fn batch(&self) -> Vec<Waiting> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.retain(|one| !one.told.is_closed());
-        let mut bytes = 0;
-        let mut fits = |one: &&Waiting| {
-            let before = bytes;
-            bytes += one.chunk.body.len();
-            before < Self::BATCH
-        };
-        let count = waiting.iter().take_while(|one| fits(one)).count();
-        waiting.drain(..count).collect()
-    }
-
-    async fn write_batch(&self, batch: Vec<Waiting>) {
-        let (chunks, told): (Vec<_>, Vec<_>) = batch.into_iter().map(|one| (one.chunk, one.told)).unzip();
-        let written = answered(self.store.append_logs(&chunks)).await;
-        // One that is refused, since its run is gone, must not be in the way of the others.
-        let one_by_one = chunks.len() > 1 && written.as_ref().is_err_and(|error| !error.is_transient());
-        if let Err(error) = &written {
-            tracing::warn!(error = %chain(error), chunks = chunks.len(), "logs of tasks could not be written");
-        }
-        for (chunk, told) in chunks.into_iter().zip(told) {
-            let is_written = match one_by_one {
-                true => answered(self.store.append_logs(&[chunk])).await.is_ok(),
-                false => written.is_ok(),
-            };
-            let _ = told.send(is_written); // nobody may be left to hear it
-        }
+impl Waiting {
+    fn tell(self, fate: impl FnOnce(String) -> Fate) {
+        let _ = self.told.send(fate(self.chunk.body)); // nobody may be left to hear it
     }
 }

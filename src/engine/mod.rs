@@ -22,6 +22,7 @@ pub mod outputs;
 mod rendered;
 pub mod running;
 pub mod shutdown;
+pub mod task_log;
 pub mod versions;
 mod worker;
 

@@ -4,15 +4,14 @@
 //! instant, and the outside world must end up the same. It keeps what it must not lose through [`TaskContext::store`],
 //! under its fence.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use serde_json::Value;
-use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +24,7 @@ use crate::domain::plan::Skips;
 use crate::domain::task_output::OutputObject;
 use crate::domain::template::{Outputs, TemplateError, TemplateScope, Wanted};
 use crate::engine::lookup::{Lookup, LookupError};
+use crate::engine::task_log::TaskLog;
 use crate::store::Store;
 
 /// What a task leaves behind for its successors and for people (Airflow's XCom): a JSON object.
@@ -146,8 +146,6 @@ pub struct TaskContext {
     pub cancel: CancellationToken,
     /// Cancelled before that, where it stops since it took longer than its `execution_timeout`.
     pub timed_out: CancellationToken,
-    /// Cancelled before that, where its process stops: a later attempt of the same try goes on with what this one began.
-    pub handed_back: CancellationToken,
     /// The attempt's log.
     pub log: TaskLog,
     /// How far it is, for who watches.
@@ -234,97 +232,6 @@ pub struct UpstreamOutput {
     pub operator: String,
     /// Its output.
     pub output: OutputObject,
-}
-
-/// The lines that an attempt logs; written to the store in chunks, never lost after the attempt's end.
-#[derive(Clone)]
-pub struct TaskLog(Arc<Writers>);
-
-/// All that write one log: the last one's end is the log's.
-struct Writers(Arc<Said>);
-
-impl Drop for Writers {
-    fn drop(&mut self) {
-        self.0.lines().are_complete = true;
-        self.0.changed.notify_one();
-    }
-}
-
-/// What was said and not read. A channel of the runtime's is ten times as large where nothing is said, and thousands of
-/// attempts may be silent for days.
-#[derive(Default)]
-struct Said {
-    lines: Mutex<Lines>,
-    changed: Notify,
-}
-
-#[derive(Default)]
-struct Lines {
-    unread: VecDeque<String>,
-    /// Nobody is left who writes, or who reads.
-    are_complete: bool,
-}
-
-impl Said {
-    fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl TaskLog {
-    /// A log, and where its lines are read.
-    #[must_use]
-    pub fn new() -> (Self, LogReader) {
-        let said = Arc::new(Said::default());
-        (Self(Arc::new(Writers(Arc::clone(&said)))), LogReader(said))
-    }
-
-    /// Adds a line (no `\n` at its end). Never payloads, never secrets.
-    pub fn line(&self, line: impl Into<String>) {
-        let said = &self.0.0;
-        let mut lines = said.lines();
-        if lines.are_complete {
-            return; // the attempt is over: nobody is left to read
-        }
-        lines.unread.push_back(line.into());
-        drop(lines);
-        said.changed.notify_one();
-    }
-}
-
-/// Reads the lines of a [`TaskLog`].
-pub struct LogReader(Arc<Said>);
-
-impl LogReader {
-    /// The next line; nothing once no writer is left, or the log was closed, and all was read.
-    pub async fn next(&mut self) -> Option<String> {
-        loop {
-            {
-                let mut lines = self.0.lines();
-                if let Some(line) = lines.unread.pop_front() {
-                    if lines.unread.is_empty() {
-                        lines.unread = VecDeque::new(); // its room, too, is given back
-                    }
-                    return Some(line);
-                }
-                if lines.are_complete {
-                    return None;
-                }
-            }
-            self.0.changed.notified().await; // what was said since the look above is remembered
-        }
-    }
-
-    /// Takes no more lines than those that were said by now.
-    pub fn close(&mut self) {
-        self.0.lines().are_complete = true;
-    }
-}
-
-impl Drop for LogReader {
-    fn drop(&mut self) {
-        *self.0.lines() = Lines { unread: VecDeque::new(), are_complete: true };
-    }
 }
 
 /// What an attempt decides about the tasks after its own: nothing, unless it says so.

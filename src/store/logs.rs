@@ -15,8 +15,8 @@ pub struct LogChunk {
 }
 
 impl Store {
-    /// Appends chunks to the logs of attempts, each another one, in one commit. A chunk that is written again stands as it
-    /// came last.
+    /// Appends chunks to the logs of attempts, each another one, in one commit. Of a chunk that is written again the longer
+    /// one stands: it grows from one try to the next, and a statement that nobody waits for any more may come late.
     ///
     /// # Errors
     /// None of them is written.
@@ -29,7 +29,8 @@ impl Store {
         sqlx::query!(
             "INSERT INTO attempt_log (run_key, task_index, fence, seq, body)
              SELECT * FROM unnest($1::bigint[], $2::int[], $3::bigint[], $4::int[], $5::text[])
-             ON CONFLICT (run_key, task_index, fence, seq) DO UPDATE SET body = EXCLUDED.body",
+             ON CONFLICT (run_key, task_index, fence, seq) DO UPDATE SET body = EXCLUDED.body
+             WHERE length(EXCLUDED.body) > length(attempt_log.body)",
             &runs,
             &tasks,
             &fences,

@@ -57,7 +57,7 @@ pub use schema::{Facts, Schema};
 pub use sealing::{Kind, SealError, SecretKeys};
 pub use sinking::SinkClaimError;
 pub use steps::{Claim, ClaimOf, Claimed, EndedAttempt, RunBatch, Step, Stepped, Stepper};
-pub use tasks::{AttemptRecord, InstanceRow, TaskRow, TaskRun};
+pub use tasks::{AttemptRecord, InstancePlace, TaskPlace, TaskRun};
 pub use why::{Deferral, Limit, TaskBeforeClaim};
 pub use workers::{LEASE, Orphan, SignOfLife, WorkerId};
 

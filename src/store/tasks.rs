@@ -79,7 +79,7 @@ pub struct AttemptRecord {
 
 /// Where a task run is and how it stands, without what it left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TaskRow {
+pub struct TaskPlace {
     /// Its place in the run.
     pub task: TaskIndex,
     /// Where it stands.
@@ -88,7 +88,7 @@ pub struct TaskRow {
 
 /// An instance of a mapped task, and how it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InstanceRow {
+pub struct InstancePlace {
     /// The mapped task.
     pub map_of: TaskIndex,
     /// Which instance, from 0.
@@ -99,7 +99,7 @@ pub struct InstanceRow {
 
 impl Store {
     /// The task run of that name; nothing where the run has none (yet).
-    pub async fn task_row(&self, run: RunKey, name: &TaskName) -> Result<Option<TaskRow>, StoreError> {
+    pub async fn task_row(&self, run: RunKey, name: &TaskName) -> Result<Option<TaskPlace>, StoreError> {
         let row = sqlx::query!(
             "SELECT task_index, state FROM task_run
              WHERE run_key = $1 AND task_id = $2 AND map_index IS NOT DISTINCT FROM $3",
@@ -111,13 +111,13 @@ impl Store {
         .await
         .map_err(StoreError::query("look for a task of a run"))?;
         row.map(|row| {
-            Ok(TaskRow { task: TaskIndex(row.task_index.cast_unsigned()), state: rows::task_state(&row.state)? })
+            Ok(TaskPlace { task: TaskIndex(row.task_index.cast_unsigned()), state: rows::task_state(&row.state)? })
         })
         .transpose()
     }
 
     /// The instances of these mapped tasks of a run, by task and `map_index`.
-    pub async fn instance_states(&self, run: RunKey, tasks: &[TaskIndex]) -> Result<Vec<InstanceRow>, StoreError> {
+    pub async fn instance_states(&self, run: RunKey, tasks: &[TaskIndex]) -> Result<Vec<InstancePlace>, StoreError> {
         let tasks: Vec<i32> = tasks.iter().map(|task| task.0.cast_signed()).collect();
         let rows = sqlx::query!(
             r#"SELECT map_of AS "map_of!", map_index AS "map_index!", state
@@ -132,7 +132,7 @@ impl Store {
         .map_err(StoreError::query("read how instances of mapped tasks stand"))?;
         rows.into_iter()
             .map(|row| {
-                Ok(InstanceRow {
+                Ok(InstancePlace {
                     map_of: TaskIndex(row.map_of.cast_unsigned()),
                     map_index: row.map_index.cast_unsigned(),
                     state: rows::task_state(&row.state)?,

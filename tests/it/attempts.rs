@@ -12,8 +12,9 @@ use pinsched::domain::task_output::TaskOutput;
 use pinsched::domain::template::TemplateScope;
 use pinsched::engine::lookup::Lookup;
 use pinsched::engine::operator::{
-    Deferring, Failure, LogReader, Output, Processes, Progress, TaskContext, TaskLog, Templates, UpstreamOutput,
+    Deferring, Failure, Output, Processes, Progress, TaskContext, Templates, UpstreamOutput,
 };
+use pinsched::engine::task_log::{LogReader, TaskLog};
 use pinsched::store::{SecretKeys, Store};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -171,7 +172,6 @@ impl TestRun {
             ),
             cancel: CancellationToken::new(),
             timed_out: CancellationToken::new(),
-            handed_back: CancellationToken::new(),
             log,
             progress: Arc::new(Progress::default()),
             deferring: Deferring::of_nobody(key),

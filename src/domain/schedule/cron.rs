@@ -44,7 +44,7 @@ pub struct CronExpression {
 }
 
 /// The tables of the expressions that are in use, by text: they are five kilobytes each, and of thousands of DAGs most run at
-/// the same few times.
+/// the same few times. It is no state: the same text always gives the same tables, and what nobody holds is not kept.
 static IN_USE: LazyLock<Mutex<HashMap<String, Weak<Cron>>>> = LazyLock::new(Mutex::default);
 
 /// The same tables for the same text.

@@ -53,6 +53,9 @@ const _: () = assert!(RENEWAL.as_secs() + ANSWER_LIMIT.as_secs() < TRUST.as_secs
 /// The same for a step, whose statements are several.
 const STEP_LIMIT: Duration = Duration::from_secs(10);
 
+/// A worker that is busy with its own looks for others' tasks this often, whoever rang for them or did not.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// The smallest portion of what there is to do that a step leaves a rest of.
 const PORTION: usize = 16;
 
@@ -119,12 +122,15 @@ pub(super) struct Worker<'a> {
     live: HashMap<TaskRunKey, Live>,
     /// Attempts say here that they wait for something outside.
     deferring: (UnboundedSender<Held>, UnboundedReceiver<Held>),
-    logs: Arc<LogBook>,
+    logs: LogBook,
+    /// Writes what comes to `logs`, and ends with the worker.
+    _bookkeeping: JoinSet<()>,
     orphanage: Orphanage,
     next_ready: Option<Instant>,
     wants_work: bool,
     /// Whether tasks may have come to the queue of which this worker's own steps do not know.
     wants_look: bool,
+    looked_at: Instant,
     /// The end of the one run that it works on.
     concluded: Option<RunState>,
     stepped: bool,
@@ -140,6 +146,9 @@ impl<'a> Worker<'a> {
         former: Vec<WorkerId>,
         unwritten: Unwritten,
     ) -> Self {
+        let (logs, keeper) = LogBook::open(engine.store.clone());
+        let mut bookkeeping = JoinSet::new();
+        bookkeeping.spawn(keeper);
         let mut hand = Hand::with(unwritten);
         if let Assignment::Run(run) = &assignment {
             hand.take_in(run.clone(), clock::monotonic());
@@ -156,11 +165,13 @@ impl<'a> Worker<'a> {
             attempts: JoinSet::new(),
             live: HashMap::new(),
             deferring: unbounded_channel(),
-            logs: Arc::new(LogBook::new(engine.store.clone())),
+            logs,
+            _bookkeeping: bookkeeping,
             orphanage: Orphanage::default(),
             next_ready: None,
             wants_work: true,
             wants_look: true,
+            looked_at: Instant::now(),
             concluded: None,
             stepped: false,
             troubled_since: None,
@@ -340,7 +351,7 @@ impl<'a> Worker<'a> {
                 worker: self.sign.worker,
                 slots: u32::try_from(slots).unwrap_or(u32::MAX),
                 of: self.assignment.claims(),
-                looks: self.wants_look,
+                looks: self.wants_look || self.looked_at.elapsed() > LOOK,
             });
             let mut happened = self.hand.happened(portion);
             let batches: Vec<RunBatch<'_>> = happened
@@ -372,7 +383,10 @@ impl<'a> Worker<'a> {
             let freed = self.note_deferrals(&step.batches);
             let is_full = claims && stepped.claimed.len() == slots; // there may be more: after these
             self.wants_work = freed || is_full;
-            self.wants_look &= !claims;
+            if step.claim.as_ref().is_some_and(|claim| claim.looks) {
+                self.wants_look = false;
+                self.looked_at = Instant::now();
+            }
             self.start_all(&stepped.claimed).await?;
             if self.hand.ended.is_empty() && !(is_full && slots < free) {
                 return Ok(());

@@ -117,7 +117,7 @@ impl Worker<'_> {
             outputs: outputs_of(held, ancestors),
             registration,
             store: self.engine.store.clone(),
-            logs: Arc::clone(&self.logs),
+            logs: self.logs.clone(),
             endpoints: Arc::clone(&self.engine.endpoints),
             memory_limit: self.engine.memory_limit,
             processes: self.engine.processes,

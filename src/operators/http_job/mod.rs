@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 use crate::clock;
 use crate::domain::operator_kind::{LateField, OperatorKind};
@@ -79,8 +80,11 @@ impl Operator for HttpJob {
 /// Whether the attempt was told to end for good: the run was cancelled, somebody marked or cleared the task, or it took too
 /// long. Where its process stops, or another may hold the task, a later attempt of the try goes on with the job.
 async fn is_unwanted(context: &TaskContext) -> bool {
-    if context.timed_out.is_cancelled() || context.handed_back.is_cancelled() {
-        return context.timed_out.is_cancelled(); // else all that wait would ask the database at once
+    /// All that a worker waits for ends at once where it stops: so many ask at a time.
+    static ASKING: Semaphore = Semaphore::const_new(4);
+
+    if context.timed_out.is_cancelled() {
+        return true;
     }
     let task_run = context.attempt.task_run;
     let asking = async {
@@ -90,7 +94,11 @@ async fn is_unwanted(context: &TaskContext) -> bool {
         let is_taken_away = mine.is_some_and(|attempt| attempt.outcome == Some(AttemptOutcome::Cancelled));
         Ok::<_, StoreError>(is_taken_away || run.is_some_and(|run| run.cancel_requested_at.is_some()))
     };
-    matches!(tokio::time::timeout(CANCEL_LIMIT / 4, asking).await, Ok(Ok(true)))
+    let in_turn = async {
+        let _turn = ASKING.acquire().await.ok()?;
+        Box::pin(asking).await.ok()
+    };
+    matches!(tokio::time::timeout(CANCEL_LIMIT / 4, in_turn).await, Ok(Some(true)))
 }
 
 impl HttpJob {

@@ -11,7 +11,7 @@ use tokio::net::unix::pipe;
 use tokio::time::error::Elapsed;
 
 use crate::domain::masking::Masks;
-use crate::engine::operator::TaskLog;
+use crate::engine::task_log::TaskLog;
 
 /// A longer line is logged in pieces: a command that never ends its line must not fill the memory.
 const LONGEST_LINE: usize = 64 * 1024;

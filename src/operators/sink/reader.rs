@@ -21,7 +21,7 @@ use super::sorter::{Decided, Item, Sorter};
 use crate::clock;
 use crate::connect::kafka::{Cluster, Connection, KafkaError, REQUEST_TIMEOUT, is_transient};
 use crate::domain::sinking::TopicPartition;
-use crate::engine::operator::TaskLog;
+use crate::engine::task_log::TaskLog;
 
 /// How long a cancelled reader may go on.
 const POLL: Duration = Duration::from_millis(100);

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::connect::S3Endpoint;
 use crate::connect::s3::{ObjectSummary, S3Error};
-use crate::engine::operator::{Failure, Progress, TaskLog};
+use crate::engine::operator::{Failure, Progress};
+use crate::engine::task_log::TaskLog;
 
 use super::config::{ColumnType, Format};
 

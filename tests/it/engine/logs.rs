@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pinsched::domain::run_state::RunState;
 use secrecy::ExposeSecret;
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use super::drive;
 use crate::dags::{House, Play};
@@ -75,5 +75,31 @@ async fn a_log_can_be_followed_while_the_task_talks_without_a_pause() {
     assert_eq!((lines[0], lines[lines.len() - 1]), ("attempt 1 begins", "done"));
     for (number, line) in lines[1..lines.len() - 1].iter().enumerate() {
         assert_eq!(*line, format!("word {}", number + 1));
+    }
+}
+
+/// The logs of tasks that talk at once are written together. One that the database refuses is in nobody's way.
+#[tokio::test]
+async fn a_log_that_is_refused_is_the_only_one_that_is_lost() {
+    let house = House::open().await;
+    let names: Vec<String> = (0..12).map(|place| format!("t{place}")).collect();
+    let tasks: String = names.iter().map(|name| format!("\n    {name}: {{operator: script}}")).collect();
+    let play = house.play(&format!("orders:\n  tasks:{tasks}")).await;
+    let refused = play.task("t5");
+    let mut holder = PgConnection::connect(house.url.expose_secret()).await.unwrap();
+    let constraint = format!("ALTER TABLE attempt_log ADD CONSTRAINT refused CHECK (task_index <> {})", refused.0);
+    holder.execute(AssertSqlSafe(constraint)).await.unwrap();
+    // Until all have ended nothing is written: then it comes together.
+    holder.execute("BEGIN; LOCK TABLE attempt_log IN EXCLUSIVE MODE").await.unwrap();
+    let release = async {
+        play.stage.wait_for("all ends", |scene| names.iter().all(|name| scene.is_over(name, 1))).await;
+        holder.execute("COMMIT").await.unwrap();
+    };
+    let (state, ()) = tokio::join!(drive(&house, &play), release);
+    assert_eq!(state, RunState::Success, "a task does not fail because of its log");
+    for name in &names {
+        let chunks = house.store.read_log(play.run.key, play.task(name), 1, 0).await.unwrap();
+        let text: String = chunks.into_iter().map(|(_, body)| body).collect();
+        assert_eq!(text, if name == "t5" { "" } else { "attempt 1 begins\ndone\n" }, "of {name}");
     }
 }

@@ -9,7 +9,7 @@ use pinsched::domain::ids::{RunKey, TaskRunKey};
 use pinsched::domain::task_state::TaskState;
 use pinsched::store::WorkerId;
 
-use super::database::{ClaimedRow, Database, Flaw, Run, Wish};
+use super::database::{ClaimedRow, Database, Flaw, Queue, Run, Wish};
 
 impl Database {
     pub fn is_limited(&self, key: TaskRunKey) -> bool {
@@ -47,7 +47,7 @@ impl Database {
     }
 
     pub fn choose(&self, wish: Option<Wish>, taken: usize, now: Timestamp) -> Vec<TaskRunKey> {
-        let Some(wish) = wish.filter(|wish| wish.from_queue) else { return Vec::new() };
+        let Some(wish) = wish.filter(|wish| wish.queue == Queue::Claimed) else { return Vec::new() };
         let queues = self.queues(now, |key| !self.is_limited(key));
         self.fairly(&queues, wish.slots.saturating_sub(taken))
     }

@@ -184,12 +184,14 @@ impl<'a> Both<'a> {
             batches.entry(run).or_default();
         }
         let slots = if all { 0 } else { random.random_range(0..5) };
+        let looks = random.random_bool(0.5);
         let batches = batches.into_iter().map(|(run, ended)| Batch { run, ended }).collect();
-        self.step_both(place, batches, slots).await;
+        self.step_both(place, batches, slots, looks).await;
     }
 
-    async fn step_both(&mut self, place: usize, batches: Vec<Batch>, slots: u32) {
-        self.done.push(format!("worker {place} claims {slots} and says {batches:?}"));
+    async fn step_both(&mut self, place: usize, batches: Vec<Batch>, slots: u32, looks: bool) {
+        let look = if looks { "looks, " } else { "" };
+        self.done.push(format!("worker {place} {look}claims {slots} and says {batches:?}"));
         let dags: Vec<_> = batches.iter().map(|batch| Arc::clone(&self.drawn[self.dag_of[&batch.run]].dag)).collect();
         let of_run = |(batch, dag): (&Batch, &'_ Arc<pinsched::domain::dag::Dag>)| {
             (batch.run, Arc::clone(dag), batch.ended.clone())
@@ -199,9 +201,9 @@ impl<'a> Both<'a> {
             parts.iter().map(|(run, dag, ended)| RunBatch { run: *run, dag, ended: ended.clone() }).collect();
         let pair = &mut self.workers[place];
         let worker = pair.sign.worker;
-        let claim = (slots > 0).then_some(Claim { worker, slots, of: ClaimOf::AnyUnowned, looks: true });
+        let claim = (slots > 0).then_some(Claim { worker, slots, of: ClaimOf::AnyUnowned, looks });
         let real = pair.real.step(&Step { batches: real_batches, claim }, self.now).await.unwrap();
-        let stepping = Stepping::new(batches, worker, slots as usize, self.now);
+        let stepping = Stepping::new(batches, worker, slots as usize, looks, self.now);
         let model = step_alone(&mut pair.model, &mut self.db, stepping);
         assert_eq!(told(&real), told(&model), "{}", self.done.join("\n"));
         for claimed in &real.claimed {
@@ -238,7 +240,7 @@ impl<'a> Both<'a> {
             batches.entry(key.run).or_default().push(ended);
         }
         let batches = batches.into_iter().map(|(run, ended)| Batch { run, ended }).collect();
-        self.step_both(place, batches, 1).await;
+        self.step_both(place, batches, 1, true).await;
     }
 
     /// The worker's leases end, and whoever looks says so; it goes on all the same, as one that hung.

@@ -45,10 +45,12 @@ pub enum Flaw {
     InstancesNotCounted,
     /// A mapped task that is cleared keeps the instances that it had.
     InstancesStay,
+    /// A worker that found the queue empty does not look again for what others let into it.
+    QueueForgotten,
 }
 
 impl Flaw {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::VersionNotChecked,
         Self::StateNotChecked,
         Self::FenceNotChecked,
@@ -62,6 +64,7 @@ impl Flaw {
         Self::RunNotConcluded,
         Self::InstancesNotCounted,
         Self::InstancesStay,
+        Self::QueueForgotten,
     ];
 }
 
@@ -210,8 +213,19 @@ pub struct PlannedRun<'a> {
 pub struct Wish {
     pub worker: WorkerId,
     pub slots: usize,
-    /// Whether the statement claims from the queue, or leaves it to the claim that counts limits.
-    pub from_queue: bool,
+    /// What becomes of the queue in the same statement.
+    pub queue: Queue,
+}
+
+/// How a statement is with the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queue {
+    /// It claims from it.
+    Claimed,
+    /// It leaves it to the claim that counts limits.
+    Left,
+    /// It does not look at it.
+    Unlooked,
 }
 
 /// A claimed row.
@@ -332,8 +346,8 @@ impl Database {
         }
         // The claim sees the queue as it was before, less what the plans touch.
         let chosen = self.choose(wish, taken.len(), now);
-        let limited =
-            wish.is_some() && self.task_keys().any(|key| self.is_limited(key) && self.task(key).is_waiting(now));
+        let limited = wish.is_some_and(|wish| wish.queue != Queue::Unlooked)
+            && self.task_keys().any(|key| self.is_limited(key) && self.task(key).is_waiting(now));
         let mut claims = Vec::new();
         let mut touched: BTreeSet<TaskRunKey> = BTreeSet::new();
         for planned in &current {

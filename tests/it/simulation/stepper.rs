@@ -10,7 +10,7 @@ use pinsched::domain::task_state::TaskState;
 use pinsched::domain::trigger_rule::UpstreamCounts;
 use pinsched::store::{Claimed, EndedAttempt, Stepped, WorkerId};
 
-use super::database::{ClaimedRow, Database, Flaw, PlannedRun, Wish, Written};
+use super::database::{ClaimedRow, Database, Flaw, PlannedRun, Queue, Wish, Written};
 
 /// How often a plan may not fit, as in the store.
 const REFUSALS: usize = 3;
@@ -78,6 +78,7 @@ pub struct Stepping {
     pub batches: Vec<Batch>,
     worker: WorkerId,
     slots: usize,
+    looks: bool,
     claims: bool,
     /// The places of the batches that are not written yet.
     left: Vec<usize>,
@@ -97,11 +98,11 @@ pub enum Progress {
 }
 
 impl Stepping {
-    pub fn new(batches: Vec<Batch>, worker: WorkerId, slots: usize, now: Timestamp) -> Self {
+    pub fn new(batches: Vec<Batch>, worker: WorkerId, slots: usize, looks: bool, now: Timestamp) -> Self {
         let left: Vec<usize> = (0..batches.len()).collect();
         let phase = if left.is_empty() { Phase::Write } else { Phase::Read { next: 0 } };
         let (planned, stepped) = (Vec::new(), Stepped::default());
-        Self { batches, worker, slots, claims: slots > 0, left, planned, refusals: 0, phase, stepped, now }
+        Self { batches, worker, slots, looks, claims: slots > 0, left, planned, refusals: 0, phase, stepped, now }
     }
 
     /// Whether its next look at the database writes.
@@ -112,6 +113,11 @@ impl Stepping {
     /// Whether it has written and does not know it.
     pub fn awaits_answer(&self) -> bool {
         matches!(self.phase, Phase::Answer { .. } | Phase::LimitedAnswer { .. })
+    }
+
+    /// Whether it began as a wish for work.
+    pub fn claims_any(&self) -> bool {
+        self.slots > 0
     }
 
     fn slots_left(&self) -> usize {
@@ -249,7 +255,12 @@ impl Stepping {
             return self.limited_or_done(stepper);
         }
         let (worker, slots) = (self.worker, self.slots_left());
-        let wish = self.claims.then_some(Wish { worker, slots, from_queue: !stepper.limited_wait });
+        let queue = match stepper.limited_wait {
+            true => Queue::Left,
+            false if self.looks || stepper.queue_waits => Queue::Claimed,
+            false => Queue::Unlooked,
+        };
+        let wish = self.claims.then_some(Wish { worker, slots, queue });
         let taken = if wish.is_some() { self.take(stepper, db, &planned, slots) } else { BTreeSet::new() };
         let runs: Vec<PlannedRun<'_>> = planned
             .iter()

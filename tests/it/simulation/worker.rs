@@ -53,6 +53,7 @@ pub struct Process {
     pub renewed_at: Timestamp,
     pub looked_at: Timestamp,
     wants_work: bool,
+    wants_look: bool,
     orphans: BTreeMap<Orphan, Timestamp>,
 }
 
@@ -73,6 +74,7 @@ impl Process {
             renewed_at: now,
             looked_at: now,
             wants_work: true,
+            wants_look: true,
             orphans: BTreeMap::new(),
         }
     }
@@ -114,7 +116,7 @@ impl Process {
         let batch = |run: RunKey| Batch { run, ended: self.ended.get(&run).cloned().unwrap_or_default() };
         let batches = runs.into_iter().map(batch).collect();
         let slots = if self.wants_work && !self.is_draining { self.free() } else { 0 };
-        self.stepping = Some(Stepping::new(batches, self.id, slots, self.wall_clock(db)));
+        self.stepping = Some(Stepping::new(batches, self.id, slots, self.wants_look, self.wall_clock(db)));
     }
 
     /// A step was answered. Gives the attempts that are to start.
@@ -140,13 +142,14 @@ impl Process {
             }
         }
         self.wants_work = freed || !stepped.claimed.is_empty();
+        self.wants_look &= !stepping.claims_any();
     }
 
     /// A step failed, and nobody knows what of it was written: it is done again.
     pub fn lose_step(&mut self) {
         self.stepper = Stepper::default();
         self.stepping = None;
-        self.wants_work = true;
+        (self.wants_work, self.wants_look) = (true, true);
     }
 
     /// Notes an attempt's end, or that it waits.
@@ -179,6 +182,7 @@ impl Process {
     pub fn look_around(&mut self, db: &Database) {
         self.looked_at = db.clock;
         self.wants_work = true;
+        self.wants_look |= db.flaw != Some(Flaw::QueueForgotten);
         let to_cancel = db.runs.iter().filter(|(_, run)| run.cancel_requested && !run.state.is_final());
         for run in to_cancel.map(|(run, _)| *run).collect::<Vec<_>>() {
             let stopped: Vec<(TaskRunKey, i64)> =
