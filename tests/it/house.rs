@@ -227,6 +227,23 @@ fn a_task_moves_on_by_its_table_of_transitions_alone() {
     assert_none(&asked, "somebody but the plan moves a task on");
 }
 
+/// `--long` runs tests by their names, long after somebody could have renamed them.
+#[test]
+fn the_long_tests_are_there() {
+    let script = fs::read_to_string(root().join("scripts/test")).unwrap();
+    let list = script.split("LONG=(").nth(1).and_then(|rest| rest.split(')').next()).expect("a list");
+    let names: Vec<&str> = list.split_whitespace().collect();
+    assert!(!names.is_empty());
+    for name in names {
+        let (module, test) = name.rsplit_once("::").expect("a module and a test");
+        let file = root().join("tests/it").join(module.replace("::", "/")).with_extension("rs");
+        let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let declared = text.find(&format!("fn {test}()")).unwrap_or_else(|| panic!("there is no test {name}"));
+        let attributes = text[..declared].rsplit("\n\n").next().unwrap();
+        assert!(attributes.contains("#[ignore"), "{name} runs with the others as well");
+    }
+}
+
 /// The statement of a step that looks at nothing but its plans is the whole one without the parts for the queue.
 #[test]
 fn a_step_is_the_same_statement_with_and_without_the_queue() {
