@@ -1,5 +1,6 @@
 //! One attempt, from its claim to its end: context, log, timeout, panics, and what the end means.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
@@ -38,6 +39,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long an output may take to be put into object storage, with its client's own tries: 64 MiB at 1 MB/s.
 const KEEP_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long an error may be, in bytes: it is in the log, in the database twice, in messages and in every list of tasks.
+const LONGEST_ERROR: usize = 16 * 1024;
 
 /// Why an attempt was told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +125,7 @@ impl Attempt {
                 Ok(output) => Box::pin(self.kept(output)).await,
                 Err(failure) => Err(failure),
             };
+            let result = result.map_err(|failure| self.told(failure));
             match &result {
                 Err(Failure::Retry(text) | Failure::Fatal(text)) => log.line(text),
                 Err(skip @ Failure::Skip(_)) => log.line(skip.to_string()),
@@ -132,6 +137,17 @@ impl Attempt {
         });
         let (result, ()) = futures::future::join(work, writer).instrument(span).await;
         self.ended(result)
+    }
+
+    /// A failure as it is told: its words are masked, and those of a whole answer or output are cut.
+    fn told(&self, failure: Failure) -> Failure {
+        let words = |text: String| cut(self.lookup.masks().mask(&text));
+        match failure {
+            Failure::Retry(text) => Failure::Retry(words(text)),
+            Failure::Fatal(text) => Failure::Fatal(words(text)),
+            Failure::Skip(text) => Failure::Skip(words(text)),
+            Failure::Interrupted => Failure::Interrupted,
+        }
     }
 
     /// The operator with its timeout, its stop, its lease and its panics.
@@ -265,6 +281,7 @@ impl Attempt {
             lookup: self.lookup.clone(),
             cancel,
             timed_out,
+            lost: self.stop.lease_lost.clone(),
             log,
             progress: Arc::clone(&self.progress),
             deferring: self.deferring.clone(),
@@ -382,7 +399,6 @@ impl Attempt {
                 (Ending::Failed { retryable: false, jitter: self.jitter }, None, Some(text))
             }
         };
-        let error = error.map(|text| self.lookup.masks().mask(&text).into_owned());
         Some(EndedAttempt { task: self.key.task_run.task, fence: self.key.fence, ending, output, error })
     }
 }
@@ -393,6 +409,15 @@ pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no words were left")
+}
+
+/// The beginning of words that are longer than an error may be, with how many are left out.
+fn cut(words: Cow<'_, str>) -> String {
+    if words.len() <= LONGEST_ERROR {
+        return words.into_owned();
+    }
+    let (shown, rest) = words.split_at(words.floor_char_boundary(LONGEST_ERROR));
+    format!("{shown} … and {} bytes more", rest.len())
 }
 
 /// A duration as people say it: `1.5 s`, `30 m`.

@@ -146,6 +146,8 @@ pub struct TaskContext {
     pub cancel: CancellationToken,
     /// Cancelled before that, where it stops since it took longer than its `execution_timeout`.
     pub timed_out: CancellationToken,
+    /// Cancelled with `cancel`, or after it, where another may hold the task by now: there is no time to clean up.
+    pub lost: CancellationToken,
     /// The attempt's log.
     pub log: TaskLog,
     /// How far it is, for who watches.

@@ -125,6 +125,8 @@ enum TriggerError {
     Exists { dag: DagId, run_id: RunId },
     #[error("DAG `{dag}` has a run of {date} already, of another id")]
     DateTaken { dag: DagId, date: Timestamp },
+    #[error("`{0}` is the run that this task is of: it cannot make or reset itself")]
+    Own(RunId),
     #[error("run `{0}` was deleted")]
     Deleted(RunId),
     #[error(transparent)]
@@ -143,6 +145,7 @@ impl From<TriggerError> for Failure {
             | TriggerError::Params { .. }
             | TriggerError::Exists { .. }
             | TriggerError::DateTaken { .. }
+            | TriggerError::Own(_)
             | TriggerError::Deleted(_) => Self::fatal(&error),
         }
     }
@@ -222,6 +225,7 @@ impl TriggerDagRun {
                 context.log.line(format!("goes on with run `{run_id}`, which an earlier attempt began"));
                 run
             }
+            Some(run) if run.key == context.attempt.task_run.run => return Err(TriggerError::Own(run_id)),
             Some(_) if self.skip_when_already_exists => return Ok(None),
             Some(run) if self.reset_dag_run => self.reset(context, &run).await?,
             Some(_) => return Err(TriggerError::Exists { dag: dag_id, run_id }),

@@ -105,7 +105,8 @@ impl Store {
 
     /// Lets a run begin whose turn it may be: says whether it did. The DAG is as the run's version says.
     ///
-    /// It begins if it still waits, its DAG is not paused, and fewer runs go on than may: of its backfill, for one of those.
+    /// It begins if it still waits, neither its DAG nor its backfill is paused, and fewer runs go on than may: of its
+    /// backfill, for one of those.
     pub async fn begin_run_if_its_turn(&self, run: &Run, dag: &Dag, now: Timestamp) -> Result<bool, StoreError> {
         let failed = StoreError::query("let a run begin");
         let mut transaction = self.pool.begin().await.map_err(&failed)?;
@@ -116,8 +117,9 @@ impl Store {
              WHERE r.id = $1
                AND r.state = 'queued'
                AND r.cancel_requested_at IS NULL
+               AND NOT $5
                AND CASE WHEN r.backfill_id IS NULL
-                   THEN NOT $5 AND $6 > (
+                   THEN $6 > (
                         SELECT count(*) FROM run AS o
                         WHERE o.dag_key = $2 AND o.state = 'running' AND o.backfill_id IS NULL AND o.owner_id IS NULL)
                    ELSE (

@@ -395,8 +395,9 @@ impl Store {
             FROM ranked
             JOIN dag AS d ON d.id = ranked.dag_key
             LEFT JOIN backfill AS b ON b.id = ranked.backfill_id
-            WHERE CASE WHEN b.id IS NULL
-                THEN NOT d.is_paused AND ranked.place <= d.max_active_runs - (
+            WHERE NOT d.is_paused
+              AND CASE WHEN b.id IS NULL
+                THEN ranked.place <= d.max_active_runs - (
                     SELECT count(*) FROM run AS o
                     WHERE o.dag_key = ranked.dag_key AND o.state = 'running' AND o.backfill_id IS NULL
                       AND o.owner_id IS NULL)

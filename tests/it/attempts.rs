@@ -172,6 +172,7 @@ impl TestRun {
             ),
             cancel: CancellationToken::new(),
             timed_out: CancellationToken::new(),
+            lost: CancellationToken::new(),
             log,
             progress: Arc::new(Progress::default()),
             deferring: Deferring::of_nobody(key),

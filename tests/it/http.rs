@@ -143,14 +143,20 @@ async fn redirects_without_end_end_for_good() {
 }
 
 #[tokio::test]
-async fn long_answers_are_cut_and_a_cancelled_request_ends() {
+async fn an_answer_is_kept_whole_or_not_at_all_and_a_cancelled_request_ends() {
     let mut servers = Servers { tasks: JoinSet::new() };
     let address = server(&mut servers).await;
     let mut run = TestRun::start().await;
-    let output =
-        run.run("t", "http", json!({"url": format!("http://{address}/large"), "method": "GET"})).await.unwrap();
-    assert_eq!(output["truncated"], json!(true));
-    assert_eq!(output["body"].as_str().unwrap().len(), 1 << 20);
+    let url = format!("http://{address}/large");
+    let large = json!({"url": url, "method": "GET"});
+    let output = run.run("t", "http", large.clone()).await.unwrap();
+    assert!(output["body"].as_str().unwrap().len() > 1 << 20);
+    let mut small = run.claim("small").await;
+    small.context.output_limit = 1000;
+    let words = format!(
+        "GET {url} was answered with more than 1000 bytes, which is more than an output (`outputs.limit`) may have"
+    );
+    assert_eq!(attempts::run(&small.context, "http", large).await, Err(Failure::Fatal(words)));
 
     let Attempt { context, .. } = run.claim("slow").await;
     context.cancel.cancel();

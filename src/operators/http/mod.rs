@@ -40,8 +40,11 @@ static KIND: OperatorKind = OperatorKind {
     file_keys: &[],
 };
 
-/// An answer is kept up to here: outputs are for other tasks' templates, not for downloads.
-const BODY_LIMIT: usize = 1024 * 1024;
+/// What an answer to a look may have: thousands may look at once, each for a word of it.
+const LOOK_LIMIT: u64 = 1024 * 1024;
+
+/// What is read of an answer that is refused anyway.
+const REFUSED_LIMIT: u64 = 64 * 1024;
 
 /// As many redirects as browsers and other clients follow.
 const REDIRECTS: usize = 10;
@@ -64,6 +67,8 @@ pub(in crate::operators) enum HttpError {
     Exchange { method: Method, address: String, message: String },
     #[error("could not {method} {address}: it redirects more than {REDIRECTS} times")]
     Redirects { method: Method, address: String },
+    #[error("{method} {address} was answered with more than {limit} bytes, which is more than {of} may have")]
+    TooLong { method: Method, address: String, limit: u64, of: &'static str },
     #[error("{method} {address} was answered with {status}{advice}{body}")]
     Status { method: Method, address: String, status: StatusCode, advice: String, body: String },
 }
@@ -78,6 +83,7 @@ impl HttpError {
             | Self::Address { .. }
             | Self::Key { .. }
             | Self::Exchange { .. }
+            | Self::TooLong { .. }
             | Self::Redirects { .. } => None,
         }
     }
@@ -97,6 +103,7 @@ impl From<HttpError> for Failure {
             HttpError::Lookup(error) => error.is_transient(),
             HttpError::NotHttp { .. }
             | HttpError::Redirects { .. }
+            | HttpError::TooLong { .. }
             | HttpError::Address { .. }
             | HttpError::Key { .. } => false,
         };
@@ -142,7 +149,12 @@ impl Http {
         if !self.is_quiet {
             context.log.line(format!("{method} {shown}: {status}"));
         }
-        let (body, is_whole) = read(&mut response).await.map_err(failed)?;
+        let (limit, of) = match self.is_quiet {
+            true => (LOOK_LIMIT, "an answer to a look"),
+            false => (context.output_limit, "an output (`outputs.limit`)"),
+        };
+        let limit = if self.expects(status.as_u16()) { limit } else { REFUSED_LIMIT };
+        let (body, is_whole) = read(&mut response, limit).await.map_err(failed)?;
         if self.log_response {
             String::from_utf8_lossy(&body).lines().for_each(|line| context.log.line(line));
         }
@@ -151,15 +163,14 @@ impl Http {
             let (advice, body) = (advice(&response), excerpt(&body));
             return Err(HttpError::Status { method, address: shown, status, advice, body });
         }
+        if !is_whole {
+            return Err(HttpError::TooLong { method, address: shown, limit, of });
+        }
         let mut output = Output::new();
         output.insert("status".to_owned(), Value::from(status.as_u16()));
         // An answer may say back what it was sent.
-        let body = context.lookup.masks().mask_value(content(&response, &body, is_whole));
+        let body = context.lookup.masks().mask_value(content(&response, &body));
         output.insert("body".to_owned(), body);
-        if !is_whole {
-            context.log.line(format!("the answer is longer than {BODY_LIMIT} bytes: the rest was left out"));
-            output.insert("truncated".to_owned(), Value::from(true));
-        }
         Ok(output)
     }
 
@@ -303,10 +314,11 @@ fn shown(address: &Url) -> String {
 }
 
 /// The body up to its limit, and whether that is all.
-async fn read(response: &mut Response) -> Result<(Vec<u8>, bool), reqwest::Error> {
+async fn read(response: &mut Response, limit: u64) -> Result<(Vec<u8>, bool), reqwest::Error> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
-        let room = BODY_LIMIT - body.len();
+        let room = limit - body.len();
         body.extend_from_slice(&chunk[..chunk.len().min(room)]);
         if chunk.len() > room {
             return Ok((body, false));
@@ -316,10 +328,10 @@ async fn read(response: &mut Response) -> Result<(Vec<u8>, bool), reqwest::Error
 }
 
 /// JSON as JSON, everything else as text.
-fn content(response: &Response, body: &[u8], is_whole: bool) -> Value {
+fn content(response: &Response, body: &[u8]) -> Value {
     let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let is_json = kind.starts_with("application/json") || kind.split(';').next().unwrap_or_default().ends_with("+json");
-    let parsed = (is_json && is_whole).then(|| serde_json::from_slice(body).ok()).flatten();
+    let parsed = is_json.then(|| serde_json::from_slice(body).ok()).flatten();
     parsed.unwrap_or_else(|| Value::from(String::from_utf8_lossy(body)))
 }
 

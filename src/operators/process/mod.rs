@@ -166,9 +166,10 @@ pub(super) async fn run(
     let Some(status) = context.cancel.run_until_cancelled(running).await else {
         group.signal(Signal::TERM);
         // What it prints while it cleans up is read on: a pipe without a reader would kill it by SIGPIPE. Whether it
-        // ends in time makes no difference: what is left of the group is killed either way.
+        // ends in time makes no difference: what is left of the group is killed either way, and at once where another
+        // attempt may begin beside it.
         let ending = lines.copy_while(&mut output, child.wait());
-        let _ = tokio::time::timeout(TERMINATION_GRACE, ending).await;
+        let _ = tokio::time::timeout(TERMINATION_GRACE, context.lost.run_until_cancelled(ending)).await;
         let seen = group.kill().await;
         let _ = lines.copy_rest(&mut output, KILLED_GRACE).await;
         let reached = limit.filter(|_| seen.refused > 0);
