@@ -28,13 +28,14 @@ mapped_beside:
     pauses_expanded:
       operator: s3_key_sensor
       bucket_name: lake
-      max_wait: 5m
-      expand: {bucket_key: [a, b], exponential_backoff: [true]}
+      bucket_key: a
+      expand: {max_wait: [5m], exponential_backoff: [true]}
     pauses_of_variable:
       operator: s3_key_sensor
       bucket_name: lake
+      bucket_key: a
       exponential_backoff: "{{ var.value.grow }}"
-      expand: {bucket_key: [a, b], max_wait: [5m, 10m]}
+      expand: {max_wait: [5m, 10m]}
 "#;
     assert_eq!(said(text), Vec::<String>::new());
 }
