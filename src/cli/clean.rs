@@ -22,12 +22,12 @@ struct Report {
     runs: usize,
     objects: usize,
     bytes: u64,
-    /// Large outputs, wherever they were put.
-    outputs: LargeOutputs,
+    /// Large outputs, wherever they were put; none where not all could be looked for.
+    outputs: Option<LargeOutputs>,
     deleted: bool,
 }
 
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize)]
 struct LargeOutputs {
     runs: u64,
     objects: u64,
@@ -58,17 +58,18 @@ pub(crate) async fn clean(session: &Session, arguments: &CleanArguments) -> anyh
         runs: left.runs,
         objects: left.objects.len(),
         bytes: left.objects.iter().map(|(_, size)| size).sum(),
-        outputs: unused.as_ref().map_or_else(
-            |_| LargeOutputs::default(),
-            |unused| LargeOutputs { runs: unused.runs, objects: unused.objects, bytes: unused.bytes },
-        ),
+        outputs: unused.as_ref().ok().map(|unused| LargeOutputs {
+            runs: unused.runs,
+            objects: unused.objects,
+            bytes: unused.bytes,
+        }),
         deleted,
         bucket: left.bucket,
     };
     session.printer.answer(&report, || report.render())?;
     // What is told above was deleted all the same.
-    unused?;
-    if !deleted && !arguments.dry_run && report.objects as u64 + report.outputs.objects > 0 {
+    let unused = unused?;
+    if !deleted && !arguments.dry_run && report.objects as u64 + unused.objects > 0 {
         session.printer.error(
             "nothing was deleted: --yes says that no other pinsched, with another database, has this staging bucket",
         );
@@ -94,10 +95,15 @@ impl Report {
                 line(what, self.runs as u64, self.bytes, format!(" in bucket {}", self.bucket))
             }
         };
-        let LargeOutputs { runs, objects, bytes } = self.outputs;
-        text.push_str(&match objects {
-            0 => "there are no large outputs of runs that are gone\n".to_owned(),
-            _ => line(counted(objects, "large output", "large outputs"), runs, bytes, String::new()),
+        text.push_str(&match self.outputs {
+            None => {
+                let what = if self.deleted { "deleted" } else { "looked for" };
+                format!("large outputs of runs that are gone could not all be {what}\n")
+            }
+            Some(LargeOutputs { objects: 0, .. }) => "there are no large outputs of runs that are gone\n".to_owned(),
+            Some(LargeOutputs { runs, objects, bytes }) => {
+                line(counted(objects, "large output", "large outputs"), runs, bytes, String::new())
+            }
         });
         text
     }

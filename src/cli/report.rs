@@ -14,6 +14,7 @@ use crate::cli::table::Field;
 use crate::cli::task_word::{TaskWord, find_task_run};
 use crate::cli::times::{Times, duration_ms};
 use crate::cli::words;
+use crate::clock;
 use crate::domain::dag::Dag;
 use crate::domain::ids::TaskIndex;
 use crate::domain::reconcile::{self, AccountTask, TopicBalance};
@@ -209,7 +210,7 @@ impl RunReport {
                 *by_task.entry(map_of).or_default().entry(task.state).or_default() += 1;
             }
         }
-        let times = Times::of_all(&all, driver);
+        let (times, now) = (Times::of_all(&all, driver), clock::now());
         for task in all {
             let times = times.get(&task.task).copied().unwrap_or_default();
             let described = task.map_of.unwrap_or(task.task);
@@ -226,7 +227,7 @@ impl RunReport {
                 lost: task.lost,
                 started_at: times.from.map(|at| at.to_rfc3339()),
                 finished_at: times.to.map(|at| at.to_rfc3339()),
-                duration_ms: times.duration_ms(),
+                duration_ms: times.duration_ms(now),
                 error: task.error,
                 output: task.output,
                 spilled: task.spilled,

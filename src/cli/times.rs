@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::clock;
 use crate::domain::Timestamp;
 use crate::domain::ids::TaskIndex;
 use crate::domain::task_state::TaskState;
@@ -45,8 +44,8 @@ impl Times {
     }
 
     /// How long it took, or has taken until now. A task whose process is gone does not take longer and longer.
-    pub(crate) fn duration_ms(self) -> Option<i64> {
-        duration_ms(self.from, self.to.or_else(|| self.goes_on.then(clock::now)))
+    pub(crate) fn duration_ms(self, now: Timestamp) -> Option<i64> {
+        duration_ms(self.from, self.to.or(self.goes_on.then_some(now)))
     }
 }
 
@@ -89,6 +88,7 @@ mod tests {
 
     #[test]
     fn a_mapped_task_goes_from_its_first_instance_to_its_last() {
+        let now = at(80).unwrap();
         let times = |state, last| {
             let expansion = task(0, state, Some(0), Some(1), None);
             let alone = task(1, TaskState::Success, Some(3), Some(4), None);
@@ -101,18 +101,18 @@ mod tests {
         };
         let over = times(TaskState::Failed, task(4, TaskState::Success, Some(20), Some(25), Some(0)));
         assert_eq!((over[&TaskIndex(0)].from, over[&TaskIndex(0)].to), (at(10), at(40)));
-        assert_eq!(over[&TaskIndex(0)].duration_ms(), Some(30_000));
-        assert_eq!(over[&TaskIndex(1)].duration_ms(), Some(1_000), "another task's times are its own");
+        assert_eq!(over[&TaskIndex(0)].duration_ms(now), Some(30_000));
+        assert_eq!(over[&TaskIndex(1)].duration_ms(now), Some(1_000), "another task's times are its own");
         let waits = times(TaskState::Mapped, task(4, TaskState::UpForRetry, Some(20), Some(25), Some(0)));
         assert_eq!((waits[&TaskIndex(0)].from, waits[&TaskIndex(0)].to), (at(10), None));
-        assert_eq!(waits[&TaskIndex(0)].duration_ms(), None, "nobody works on it");
+        assert_eq!(waits[&TaskIndex(0)].duration_ms(now), None, "nobody works on it");
         let runs = times(TaskState::Mapped, task(4, TaskState::Running, Some(20), None, Some(0)));
-        assert!(runs[&TaskIndex(0)].duration_ms() > Some(30_000), "it goes on");
+        assert_eq!(runs[&TaskIndex(0)].duration_ms(now), Some(70_000), "it goes on");
     }
 
     #[test]
     fn a_mapped_task_that_made_no_instances_has_the_times_of_its_expansion() {
         let times = Times::of_all(&[task(0, TaskState::Skipped, Some(5), Some(6), None)], None);
-        assert_eq!(times[&TaskIndex(0)].duration_ms(), Some(1_000));
+        assert_eq!(times[&TaskIndex(0)].duration_ms(at(80).unwrap()), Some(1_000));
     }
 }

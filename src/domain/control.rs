@@ -207,10 +207,15 @@ impl Change<'_> {
         Ok(!is_so)
     }
 
+    /// The instances of a mapped task that there are after.
+    fn instances_of(&self, map_of: TaskIndex) -> impl Iterator<Item = TaskIndex> {
+        self.standing.of(map_of).map(|instance| instance.task).filter(|index| !self.removed.contains(index))
+    }
+
     /// How the instances of a mapped task stand after.
     fn counts_of(&self, map_of: TaskIndex) -> UpstreamCounts {
         let states: Vec<TaskState> =
-            self.standing.of(map_of).filter_map(|instance| self.instances.get(&instance.task).copied()).collect();
+            self.instances_of(map_of).filter_map(|index| self.instances.get(&index).copied()).collect();
         let unfinished = u32::try_from(states.len()).unwrap_or(u32::MAX);
         let mut counts = UpstreamCounts { unfinished, ..UpstreamCounts::default() };
         states.into_iter().filter(|state| state.is_final()).for_each(|state| counts.count(state, Role::Work));
@@ -315,7 +320,7 @@ impl Change<'_> {
     ) -> Result<Vec<UpstreamCounts>, IllegalTransition> {
         let dag = self.dag;
         let mapped =
-            dag.tasks().iter().map(|task| task.index).filter(|index| self.standing.of(*index).next().is_some());
+            dag.tasks().iter().map(|task| task.index).filter(|index| self.instances_of(*index).next().is_some());
         let instances: BTreeMap<TaskIndex, UpstreamCounts> =
             mapped.map(|index| (index, self.counts_of(index))).collect();
         let mut counts = vec![UpstreamCounts::default(); self.after.len()];
@@ -388,5 +393,47 @@ impl Change<'_> {
             _ => RunState::Running,
         };
         Outcome { steps, removed: removed.into_iter().collect(), counts, tasks_unfinished, leaves_failed, run }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::check::check;
+    use crate::domain::operator_kind::OperatorKind;
+    use crate::domain::source::SourceFile;
+
+    static NOTHING: OperatorKind = OperatorKind {
+        name: "nothing",
+        class_paths: &[],
+        about: "",
+        schema: || schemars::json_schema!({ "type": "object", "properties": { "value": {} } }),
+        check: |_| Vec::new(),
+        late_fields: &[],
+        file_keys: &[],
+    };
+
+    /// Its instances are gone with the clearing: to what comes after it is one upstream that was skipped.
+    #[test]
+    fn a_mapped_task_that_is_cleared_and_skipped_again_is_one_upstream() {
+        let text = "d:
+  tasks:
+    decides: {operator: nothing}
+    each: {operator: nothing, dependencies: [decides], expand: {value: [1, 2, 3]}}
+    after: {operator: nothing, dependencies: [each], trigger_rule: all_done}";
+        let dag = check(&SourceFile::new("d.yaml", text), &[&NOTHING]).dags.remove(0);
+        let [decides, each, after] = [0, 1, 2].map(TaskIndex);
+        let instance = |index| InstanceState { task: TaskIndex(index), map_of: each, state: TaskState::Skipped };
+        let standing = RunStates {
+            states: &[TaskState::Success, TaskState::Skipped, TaskState::Success],
+            instances: &[instance(3), instance(4), instance(5)],
+        };
+        let kept_back = BTreeMap::from([(decides, vec![each])]);
+        let outcome = apply(&dag, standing, &[each].into(), Action::Clear, &kept_back).unwrap();
+        assert_eq!(outcome.removed, [3, 4, 5].map(TaskIndex));
+        let events = [Some(TaskEvent::Cleared), Some(TaskEvent::Skipped)];
+        let step = Step { task: each, events, from: TaskState::Skipped, to: TaskState::Skipped };
+        assert_eq!(outcome.steps, [step]);
+        assert_eq!(outcome.counts[after.as_usize()], UpstreamCounts { skipped: 1, ..UpstreamCounts::default() });
     }
 }

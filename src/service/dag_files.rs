@@ -12,7 +12,7 @@ use crate::domain::ids::DagId;
 use crate::domain::operator_kind::OperatorKind;
 use crate::domain::source::{LARGEST_FILE, SourceFile, Span};
 use crate::service::named_files;
-use crate::service::walk::walk;
+use crate::service::walk::{FOLDERS_BEHIND_LINK, What, walk};
 
 /// A DAG file and what became of it.
 #[derive(Debug)]
@@ -82,6 +82,18 @@ fn refused(source: SourceFile, diagnostic: Diagnostic) -> LoadedFile {
     LoadedFile { source, checked: Checked { dags: Vec::new(), diagnostics: vec![diagnostic], files: Vec::new() } }
 }
 
+/// What is wrong with a link that leads to more folders than are read.
+pub(super) fn cut_link(path: &Path) -> LoadedFile {
+    let message = format!(
+        "`{}` is a symbolic link with more than {FOLDERS_BEHIND_LINK} folders behind it: DAG files in the first \
+         {FOLDERS_BEHIND_LINK} are read, others are not",
+        path.display()
+    );
+    let help = "remove the link, or let it lead to the folder with the DAG files alone";
+    let diagnostic = Diagnostic::error(Code::Unreadable, Span::default(), message).help(help);
+    refused(SourceFile::new(path.display().to_string(), ""), diagnostic)
+}
+
 fn empty_folder(path: &Path) -> LoadedFile {
     let name = path.display().to_string();
     let message = format!("there is no *.yaml and no *.yml file in `{name}`");
@@ -117,20 +129,25 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// Reads and checks files, and the `*.yaml` and `*.yml` files of folders and the folders in them, in order of name;
-/// symbolic links are followed.
+/// symbolic links are followed, each to so many folders.
 ///
 /// A DAG id that two files use is an error in the later one, and so is a file that a folder has twice, by a link.
 pub fn load_all(paths: &[PathBuf], catalog: &[&'static OperatorKind]) -> Vec<LoadedFile> {
     let mut files = Vec::new();
     let mut loaded: Vec<LoadedFile> = Vec::new();
     for (place, path) in paths.iter().enumerate() {
-        let before = files.len();
+        let (before, refused_before) = (files.len(), loaded.len());
         if path.is_dir() {
-            files.extend(walk(path, &mut ()).into_iter().map(|file| (place, file)));
+            for found in walk(path, &mut (), &|| false) {
+                match found.what {
+                    What::File => files.push((place, found.path)),
+                    What::CutLink => loaded.push(cut_link(&found.path)),
+                }
+            }
         } else {
             files.push((place, path.clone()));
         }
-        if files.len() == before {
+        if files.len() == before && loaded.len() == refused_before {
             // Reading it as a file would say "is a directory": what was looked for says more.
             loaded.push(empty_folder(path));
         }

@@ -24,9 +24,9 @@ use crate::engine::bells::Bells;
 use crate::engine::operator::chain;
 use crate::engine::shutdown::Shutdown;
 use crate::engine::versions::Versions;
-use crate::service::dag_files::{LoadedFile, load, why_same};
+use crate::service::dag_files::{LoadedFile, cut_link, load, why_same};
 use crate::service::registry::{Registered, Registry};
-use crate::service::walk::walk;
+use crate::service::walk::{Found, What, walk};
 use crate::service::watch::Watch;
 use crate::store::{DagRegistration, ImportError, Store, StoreError};
 
@@ -85,6 +85,9 @@ pub(super) struct Folder {
     versions: Arc<Versions>,
     bells: Bells,
     files: BTreeMap<PathBuf, Known>,
+    /// Files that are gone, and whether something changed, since the last time that all was registered.
+    gone: BTreeSet<PathBuf>,
+    is_due: bool,
     /// Whether what the database knows of these files was looked at.
     begun: bool,
 }
@@ -98,7 +101,8 @@ impl Folder {
         versions: Arc<Versions>,
         bells: Bells,
     ) -> Self {
-        Self { path, operators, store, registry, versions, bells, files: BTreeMap::new(), begun: false }
+        let (files, gone) = (BTreeMap::new(), BTreeSet::new());
+        Self { path, operators, store, registry, versions, bells, files, gone, is_due: true, begun: false }
     }
 
     /// Follows the folder until the process stops.
@@ -106,7 +110,7 @@ impl Folder {
         let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
         let watch = Arc::new(Mutex::new(Watch::new(sender)));
         loop {
-            if let Err(error) = self.look(&watch).await {
+            if let Err(error) = self.look(&watch, &shutdown).await {
                 tracing::warn!(error = %chain(&error), "could not register DAGs; trying again");
             }
             tokio::select! {
@@ -118,38 +122,51 @@ impl Folder {
     }
 
     /// Looks once: reads what changed, registers it, and publishes the result.
-    async fn look(&mut self, watch: &Arc<Mutex<Watch>>) -> Result<(), StoreError> {
+    async fn look(&mut self, watch: &Arc<Mutex<Watch>>, shutdown: &Shutdown) -> Result<(), StoreError> {
         let (path, operators, watch) = (self.path.clone(), self.operators.clone(), Arc::clone(watch));
+        let stop = shutdown.clone();
         let stamps: BTreeMap<PathBuf, Option<Stamp>> =
             self.files.iter().map(|(path, known)| (path.clone(), known.stamp)).collect();
-        let looked = tokio::task::spawn_blocking(move || read_changes(&path, &stamps, &operators, &watch));
-        let Ok((present, changes)) = looked.await else { return Ok(()) }; // it was aborted at a stop
-        let gone: Vec<PathBuf> = self.files.keys().filter(|path| !present.contains(*path)).cloned().collect();
-        if changes.is_empty() && gone.is_empty() && self.begun {
-            return Ok(());
+        let looked = tokio::task::spawn_blocking(move || read_changes(&path, &stamps, &operators, &watch, &stop));
+        let Ok(Some((present, changes))) = looked.await else { return Ok(()) }; // the process stops
+        let gone: Vec<PathBuf> = self.files.keys().filter(|path| !present.contains_key(*path)).cloned().collect();
+        self.is_due |= !changes.is_empty() || !gone.is_empty();
+        for path in gone {
+            self.files.remove(&path);
+            self.gone.insert(path);
         }
-        for path in &gone {
-            self.files.remove(path);
+        for (path, known) in &mut self.files {
+            if let Some(real) = present.get(path).filter(|real| **real != known.real) {
+                known.real.clone_from(real);
+                self.is_due = true;
+            }
         }
-        for (path, stamp, loaded) in changes {
-            self.take(path, stamp, loaded).await?;
+        for (found, stamp, loaded) in changes {
+            self.take(found, stamp, loaded).await?;
         }
-        self.register(&gone).await?;
-        self.begun = true;
-        self.bells.schedule().ring();
+        if self.is_due {
+            self.register().await?;
+            self.gone.clear();
+            (self.is_due, self.begun) = (false, true);
+            self.bells.schedule().ring();
+        }
         Ok(())
     }
 
-    async fn take(&mut self, path: PathBuf, stamp: Option<Stamp>, loaded: LoadedFile) -> Result<(), StoreError> {
+    async fn take(&mut self, found: Found, stamp: Option<Stamp>, loaded: LoadedFile) -> Result<(), StoreError> {
+        let Found { path, real, what } = found;
         let before = self.files.remove(&path);
-        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
         let known = if loaded.checked.has_errors() {
             let broken = import_error(&path, &loaded);
             let (good, source) = match before {
                 Some(before) => (before.good, before.source),
                 None => self.last_good(&path).await?,
             };
-            let goes_on = if good.is_empty() { "nothing of it runs" } else { "its last good version goes on" };
+            let goes_on = match what {
+                What::CutLink => "what was found behind it runs",
+                What::File if good.is_empty() => "nothing of it runs",
+                What::File => "its last good version goes on",
+            };
             tracing::error!("{} is broken; {goes_on}:\n{}", path.display(), broken.message);
             Known { stamp, real, good, source, broken: Some(broken) }
         } else {
@@ -174,7 +191,7 @@ impl Folder {
     }
 
     /// Registers what changed since the last time, and publishes all.
-    async fn register(&mut self, gone: &[PathBuf]) -> Result<(), StoreError> {
+    async fn register(&mut self) -> Result<(), StoreError> {
         let (now, before) = (clock::now(), self.registry.dags());
         let mut dags: BTreeMap<DagId, Registered> = BTreeMap::new();
         let mut fresh: BTreeMap<DagId, Fresh> = BTreeMap::new();
@@ -223,7 +240,8 @@ impl Folder {
             }
         }
         self.retire(&before.keys().filter(|id| !dags.contains_key(*id)).cloned().collect(), &dags).await?;
-        let mut fixed: Vec<String> = self.files.keys().chain(gone).map(|path| path.to_string_lossy().into()).collect();
+        let mut fixed: Vec<String> =
+            self.files.keys().chain(&self.gone).map(|path| path.to_string_lossy().into()).collect();
         if !self.begun {
             let noted = self.store.import_errors().await?;
             let ours = noted.into_iter().filter(|error| Path::new(&error.file).starts_with(&self.path));
@@ -315,38 +333,49 @@ async fn changed(events: &mut UnboundedReceiver<()>) {
     }
 }
 
-type Change = (PathBuf, Option<Stamp>, LoadedFile);
+type Change = (Found, Option<Stamp>, LoadedFile);
 
-/// The files that there are, and those that are new or look otherwise than `known`, read and checked.
+/// The files that there are, each with where it really is; and those that are new or look otherwise than `known`, read and
+/// checked. Nothing when the process stops meanwhile: what was found until then is not all.
 fn read_changes(
     folder: &Path,
     known: &BTreeMap<PathBuf, Option<Stamp>>,
     operators: &[&'static OperatorKind],
     watch: &Mutex<Watch>,
-) -> (BTreeSet<PathBuf>, Vec<Change>) {
+    shutdown: &Shutdown,
+) -> Option<(BTreeMap<PathBuf, PathBuf>, Vec<Change>)> {
+    let is_over = || shutdown.is_draining();
     let present = {
         let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner); // nobody else looks
         watch.begin();
-        let present = walk(folder, &mut *watch);
+        let present = walk(folder, &mut *watch, &is_over);
         if let Some(error) = watch.end() {
             tracing::warn!(error = %error, "could not watch all of {}: it is looked at twice a minute", folder.display());
         }
         present
     };
-    let stamped = present.iter().map(|path| (path, Stamp::of(path)));
-    let changed: Vec<(&PathBuf, Option<Stamp>)> =
-        stamped.filter(|(path, stamp)| stamp.is_none() || known.get(*path) != Some(stamp)).collect();
+    let stamped = present.iter().map(|found| (found, Stamp::of(&found.path)));
+    let changed: Vec<(&Found, Option<Stamp>)> =
+        stamped.filter(|(found, stamp)| stamp.is_none() || known.get(&found.path) != Some(stamp)).collect();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let share = changed.len().div_ceil(cores).max(1);
-    let read = |part: &[(&PathBuf, Option<Stamp>)]| -> Vec<Change> {
-        part.iter().map(|(path, stamp)| ((*path).clone(), *stamp, load(path, operators))).collect()
+    let read = |part: &[(&Found, Option<Stamp>)]| -> Vec<Change> {
+        let read_one = |(found, stamp): &(&Found, Option<Stamp>)| {
+            let loaded = match found.what {
+                What::File => load(&found.path, operators),
+                What::CutLink => cut_link(&found.path),
+            };
+            ((*found).clone(), *stamp, loaded)
+        };
+        part.iter().take_while(|_| !is_over()).map(read_one).collect()
     };
     let changes = std::thread::scope(|scope| {
         let parts: Vec<_> = changed.chunks(share).map(|part| scope.spawn(move || read(part))).collect();
         // A check that panics is a bug of ours: its files are looked at again by the next look.
         parts.into_iter().flat_map(|part| part.join().unwrap_or_default()).collect()
     });
-    (present.into_iter().collect(), changes)
+    let present = present.into_iter().map(|found| (found.path, found.real)).collect();
+    (!is_over()).then_some((present, changes))
 }
 
 fn import_error(path: &Path, loaded: &LoadedFile) -> ImportError {

@@ -2,7 +2,8 @@
 //! many folders of DAGs are deployed.
 //!
 //! A link back to a folder that it lies in is not followed, and so are, where a folder is come by once more, the links to
-//! folders in it: a walk ends, and takes each link once at most.
+//! folders in it: a walk ends, and takes each link once at most. Behind a link it reads so many folders and no more: a link to
+//! a whole lake, or to `/`, is a slip.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -11,6 +12,29 @@ use std::path::{Component, Path, PathBuf};
 
 /// As many links on the way to one file as Linux itself follows.
 const LONGEST_CHAIN: usize = 40;
+
+/// So many folders behind one link are read; each costs a watch, and time at every look. Whoever deploys DAGs by a link has a
+/// few.
+pub(super) const FOLDERS_BEHIND_LINK: usize = 1_000;
+
+/// What a walk came by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    /// As it was walked to.
+    pub(super) path: PathBuf,
+    /// Where it really is, without a link on the way.
+    pub(super) real: PathBuf,
+    pub(super) what: What,
+}
+
+/// What something is that a walk came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// A file to be read; also what cannot be read, which reading it says.
+    File,
+    /// A link with more folders behind it than are read: what is in the others is not among what was found.
+    CutLink,
+}
 
 /// Told of each folder before it is read, and of each name that the way passes; all of them as they really are, without a
 /// link on the way to them.
@@ -28,42 +52,62 @@ impl Witness for () {
 }
 
 /// The `*.yaml` and `*.yml` files of a folder and of the folders in it, in order of name, hidden ones aside; or the file
-/// itself. Nothing where nothing is.
-pub(super) fn walk(root: &Path, witness: &mut dyn Witness) -> Vec<PathBuf> {
+/// itself. Nothing where nothing is, and part of it where it `is_over` before its end.
+pub(super) fn walk(root: &Path, witness: &mut dyn Witness, is_over: &dyn Fn() -> bool) -> Vec<Found> {
     let real = follow(root, witness);
-    let mut walk = Walk { witness, files: Vec::new(), within: Vec::new(), known: HashSet::new() };
+    let (within, known) = (Vec::new(), HashSet::new());
+    let mut walk = Walk { witness, is_over, found: Vec::new(), within, known, behind_link: None };
     match real {
         Ok(real) if real.is_dir() => walk.folder(root, real),
-        Ok(_) => walk.files.push(root.to_owned()),
+        Ok(real) => walk.file(root.to_owned(), real),
         Err(_) => {}
     }
-    walk.files
+    walk.found
 }
 
 struct Walk<'a> {
     witness: &'a mut dyn Witness,
-    files: Vec<PathBuf>,
+    is_over: &'a dyn Fn() -> bool,
+    found: Vec<Found>,
     /// The folders that this one lies in, on this way, as they really are.
     within: Vec<PathBuf>,
     /// All folders that were come by.
     known: HashSet<PathBuf>,
+    /// Behind a link: how many folders were come by since.
+    behind_link: Option<usize>,
 }
 
 impl Walk<'_> {
+    fn file(&mut self, path: PathBuf, real: PathBuf) {
+        self.found.push(Found { path, real, what: What::File });
+    }
+
+    /// Whether nothing more is read: at all, or behind this link.
+    fn is_enough(&self) -> bool {
+        self.behind_link.is_some_and(|folders| folders > FOLDERS_BEHIND_LINK) || (self.is_over)()
+    }
+
     fn folder(&mut self, path: &Path, real: PathBuf) {
         if self.within.contains(&real) {
+            return;
+        }
+        self.behind_link = self.behind_link.map(|folders| folders.saturating_add(1));
+        if self.is_enough() {
             return;
         }
         let is_known = !self.known.insert(real.clone());
         self.witness.folder(&real);
         let Ok(entries) = std::fs::read_dir(path) else {
-            self.files.push(path.to_owned());
+            self.file(path.to_owned(), real);
             return;
         };
-        let mut entries: Vec<_> = entries.filter_map(Result::ok).collect();
+        let mut entries: Vec<_> = entries.take_while(|_| !(self.is_over)()).filter_map(Result::ok).collect();
         entries.sort_by_key(std::fs::DirEntry::file_name);
         self.within.push(real.clone());
         for entry in entries {
+            if self.is_enough() {
+                break;
+            }
             let name = entry.file_name();
             let Ok(kind) = entry.file_type() else { continue }; // it is gone
             if name.to_string_lossy().starts_with('.') {
@@ -75,7 +119,7 @@ impl Walk<'_> {
             } else if kind.is_dir() {
                 self.folder(&path, real.join(name));
             } else if kind.is_file() && is_yaml(&path) {
-                self.files.push(path);
+                self.file(path, real.join(name));
             }
         }
         self.within.pop();
@@ -85,16 +129,29 @@ impl Walk<'_> {
         match follow(&real, self.witness) {
             Ok(target) if target.is_dir() => {
                 if !is_known {
-                    self.folder(&path, target);
+                    self.linked(path, target);
                 }
             }
             // A named pipe, a socket or a device would be waited for; nobody puts them into a folder of DAGs.
             Ok(target) if !target.is_file() => {}
-            Ok(_) | Err(_) => {
+            found => {
                 if is_yaml(&path) {
-                    self.files.push(path);
+                    self.file(path, found.unwrap_or(real));
                 }
             }
+        }
+    }
+
+    /// A folder behind a link. Links in it count with it: it is what a person has linked.
+    fn linked(&mut self, path: PathBuf, target: PathBuf) {
+        if self.behind_link.is_some() {
+            self.folder(&path, target);
+            return;
+        }
+        self.behind_link = Some(0);
+        self.folder(&path, target.clone());
+        if self.behind_link.take().is_some_and(|folders| folders > FOLDERS_BEHIND_LINK) {
+            self.found.push(Found { path, real: target, what: What::CutLink });
         }
     }
 }
@@ -144,6 +201,7 @@ fn backwards(path: &Path) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::collections::BTreeSet;
     use std::os::unix::fs::symlink;
 
@@ -178,8 +236,11 @@ mod tests {
     }
 
     fn found(root: &Path, told: &mut Told) -> Vec<String> {
-        let files = walk(root, told);
-        files.iter().map(|file| file.strip_prefix(root).unwrap().to_string_lossy().into_owned()).collect()
+        let found = walk(root, told, &|| false);
+        for found in found.iter().filter(|found| found.real.exists()) {
+            assert_eq!(found.real, found.path.canonicalize().unwrap());
+        }
+        found.iter().map(|found| found.path.strip_prefix(root).unwrap().to_string_lossy().into_owned()).collect()
     }
 
     #[test]
@@ -237,11 +298,47 @@ mod tests {
         }
     }
 
+    /// As a link in the folder of DAGs to a whole lake.
+    #[test]
+    fn behind_a_link_the_walk_ends_after_so_many_folders() {
+        let (_scratch, root) = scratch(&["dags/z.yaml", "small/s.yaml", "lake/a.yaml"]);
+        for number in 0..1_500 {
+            std::fs::create_dir(root.join(format!("lake/{number:04}"))).unwrap();
+        }
+        std::fs::write(root.join("lake/0000/first.yaml"), "").unwrap();
+        std::fs::write(root.join("lake/1499/last.yaml"), "").unwrap();
+        symlink("../lake", root.join("dags/data")).unwrap();
+        symlink("../small", root.join("dags/team")).unwrap();
+        symlink("../small", root.join("lake/inner")).unwrap();
+        let mut told = Told::default();
+        let found = found(&root.join("dags"), &mut told);
+        assert!(told.folders.len() < 1_100, "{} folders were read", told.folders.len());
+        assert_eq!(found, ["data/0000/first.yaml", "data", "team/s.yaml", "z.yaml"]);
+    }
+
+    #[test]
+    fn a_walk_that_is_over_reads_no_further() {
+        struct Counted<'c>(&'c Cell<usize>);
+        impl Witness for Counted<'_> {
+            fn folder(&mut self, _: &Path) {
+                self.0.set(self.0.get() + 1);
+            }
+
+            fn name(&mut self, _: &Path, _: &OsStr) {}
+        }
+        let (_scratch, root) = scratch(&["a/a.yaml", "b/b.yaml", "c/c.yaml"]);
+        for most in [0, 2] {
+            let folders = Cell::new(0);
+            walk(&root, &mut Counted(&folders), &|| folders.get() >= most);
+            assert_eq!(folders.get(), most);
+        }
+    }
+
     #[test]
     fn what_is_missing_is_told_of_where_it_would_come() {
         let (_scratch, root) = scratch(&[]);
         let mut told = Told::default();
-        assert_eq!(walk(&root.join("dags/deep"), &mut told), Vec::<PathBuf>::new());
+        assert_eq!(walk(&root.join("dags/deep"), &mut told, &|| false), []);
         assert_eq!(told.names, [root.join("dags")].into());
     }
 }

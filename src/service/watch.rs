@@ -93,9 +93,13 @@ impl Watch {
     /// A look begins.
     pub(super) fn begin(&mut self) {
         self.met = Interest::default();
-        if std::mem::take(&mut lock(&self.interest).is_doubtful) {
-            // Watching once more what is still watched changes nothing.
-            self.watched.values_mut().for_each(|identity| *identity = (0, 0));
+        let is_doubtful = std::mem::take(&mut lock(&self.interest).is_doubtful);
+        if is_doubtful {
+            // All of it, before anything is watched anew: a folder with another name now has the watch that it had by the old
+            // one, and would lose it with that.
+            for folder in std::mem::take(&mut self.watched).into_keys() {
+                self.unwatch(&folder);
+            }
         }
     }
 
@@ -177,9 +181,46 @@ fn lock(interest: &Mutex<Interest>) -> MutexGuard<'_, Interest> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use notify::event::{CreateKind, RemoveKind, RenameMode};
 
     use super::*;
+    use crate::service::walk::walk;
+
+    /// As a folder is renamed and the link to it follows: what it leads to has the same inode, and so the same watch.
+    #[tokio::test]
+    async fn a_folder_that_gets_another_name_before_the_next_look_is_watched_on() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().canonicalize().unwrap();
+        let at = |path: &str| root.join(path);
+        std::fs::create_dir_all(at("one/deep/dags")).unwrap();
+        std::os::unix::fs::symlink("one", at("current")).unwrap();
+        let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
+        let mut watch = Watch::new(sender);
+        let look = |watch: &mut Watch| {
+            watch.begin();
+            walk(&at("current/deep/dags"), watch, &|| false);
+            assert!(watch.end().is_none());
+        };
+        look(&mut watch);
+        std::fs::rename(at("one"), at("two")).unwrap();
+        std::os::unix::fs::symlink("two", at("current.new")).unwrap();
+        std::fs::rename(at("current.new"), at("current")).unwrap();
+        let long = Duration::from_secs(10);
+        while !lock(&watch.interest).is_doubtful {
+            tokio::time::timeout(long, events.recv()).await.expect("the rename is told of");
+        }
+        // What was told of late is no word of what comes now, and that watches were made anew is no change.
+        for _ in 0..2 {
+            look(&mut watch);
+            while tokio::time::timeout(Duration::from_millis(200), events.recv()).await.is_ok() {}
+        }
+        assert!(!lock(&watch.interest).is_doubtful);
+        std::fs::write(at("two/deep/dags/a.yaml"), "").unwrap();
+        let told = tokio::time::timeout(long, events.recv()).await;
+        assert!(told.is_ok(), "nothing was told of a file that is new");
+    }
 
     #[test]
     fn of_a_busy_folder_the_names_that_count_are_told_of_alone() {

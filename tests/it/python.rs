@@ -206,6 +206,21 @@ async fn what_json_would_change_is_refused_for_good_with_its_path() {
     }
 }
 
+/// Python itself exits with 1 then, which may be a code that skips.
+#[tokio::test]
+async fn an_output_that_is_refused_is_no_skip() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = run_in(folder.path()).await;
+    fs::write(folder.path().join("tasks.py"), "def nan(): return float('nan')\ndef ends(): exit(1)").unwrap();
+    let mut call = async |name: &str| {
+        let config = json!({"python_callable": format!("tasks:{name}"), "skip_on_exit_code": 1});
+        run.run("t", "python", config).await
+    };
+    let Err(Failure::Fatal(refused)) = call("nan").await else { panic!("it is kept, or skipped") };
+    assert!(refused.starts_with("the output cannot be kept: `return_value` is nan"), "{refused}");
+    assert_eq!(call("ends").await, Err(Failure::Skip("the process exited with code 1".to_owned())));
+}
+
 #[tokio::test]
 async fn numbers_that_are_none_are_named_in_what_a_script_wrote() {
     let dump = |value: &str| {

@@ -204,30 +204,46 @@ fn values_of(node: &Node) -> Cow<'_, [Node]> {
 }
 
 /// Lets the operator look at the values that are written out, each beside what all instances share (`rest`, rendered with
-/// the DAG's defaults).
+/// the DAG's defaults) and the first value of every other expanded key. Where one of those comes in the run, what the operator
+/// says of two keys together is not known before.
 pub(super) fn try_values(spec: &TaskSpec, operator: &Described, rest: &Value, problems: &mut Problems<'_>) {
     let expand = spec.keys.expand.iter().flat_map(|typed| &typed.value.0);
-    let of_expand = expand.flat_map(|entry| {
-        let values = values_of(&entry.value).into_owned().into_iter();
-        values.map(|value| vec![Entry { key: entry.key.clone(), value }])
+    let expand: Vec<(&Key, Cow<'_, [Node]>)> = expand.map(|entry| (&entry.key, values_of(&entry.value))).collect();
+    let of_key = |key: &Key, value: &Node| Entry { key: key.clone(), value: value.clone() };
+    let first = |(key, values): &(&Key, Cow<'_, [Node]>)| Some(of_key(key, values.iter().find(|one| is_written(one))?));
+    let firsts: Vec<Entry> = expand.iter().map_while(first).collect();
+    let product = expand.iter().enumerate().filter(|_| firsts.len() == expand.len());
+    let of_expand = product.flat_map(|(place, (key, values))| {
+        let firsts = &firsts;
+        values.iter().map(move |value| {
+            let mut own = firsts.clone();
+            own[place] = of_key(key, value);
+            (own, Some(key.text.as_str()))
+        })
     });
     let items = spec.keys.expand_kwargs.iter().flat_map(|typed| written_items(&typed.value.0));
-    let of_items = items.filter_map(|item| Some(item.as_mapping()?.to_vec()));
-    for own in of_expand.chain(of_items).take(TRIED) {
+    let of_items = items.filter_map(|item| Some((item.as_mapping()?.to_vec(), None)));
+    for (own, tried) in of_expand.chain(of_items).take(TRIED) {
         let own = Node { span: Span::default(), kind: NodeKind::Mapping(own) };
         let (Value::Object(mut config), Value::Object(fields)) = (rest.clone(), own.to_json()) else { continue };
-        if is_template(&own.to_json().to_string()) {
+        if !is_written(&own) {
             continue; // what it comes to is known in the run
         }
         config.extend(fields.clone());
+        let is_of_own = |key: &String| tried.map_or_else(|| fields.contains_key(key), |tried| tried == key);
         for problem in problems_by_key(operator.kind, &Value::Object(config)) {
-            if problem.path.first().is_some_and(|key| fields.contains_key(key)) {
+            if problem.path.first().is_some_and(is_of_own) {
                 let mut diagnostic = Diagnostic::error(Code::BadConfig, own.span_at(&problem.path), problem.message);
                 diagnostic.help = problem.help;
                 problems.add(diagnostic);
             }
         }
     }
+}
+
+/// Whether a value stands in the file as the instances get it.
+fn is_written(value: &Node) -> bool {
+    !is_template(&value.to_json().to_string())
 }
 
 /// A list, a mapping, or what comes to one.

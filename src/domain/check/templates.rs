@@ -378,11 +378,12 @@ fn try_out(task: &CheckedTask<'_>, facts: &RunFacts, at_run_time: &[&str], probl
         }
         return;
     }
-    if mapping::is_mapped(task.spec) {
-        mapping::try_values(task.spec, operator, &rendered, problems);
+    // What an operator says of one key may follow from another.
+    if !at_run_time.is_empty() {
         return;
     }
-    if !at_run_time.is_empty() {
+    if mapping::is_mapped(task.spec) {
+        mapping::try_values(task.spec, operator, &rendered, problems);
         return;
     }
     for problem in (operator.kind.check)(&rendered) {

@@ -125,19 +125,19 @@ impl Python {
         }
         let finished = process::run(command, "python", context).await?;
         let status = finished.status;
+        if status.success() {
+            return Ok(output(&left, context.output_limit).await?);
+        }
+        // First: Python exits with 1 then, which may be a code that skips.
+        if let Ok(words) = tokio::fs::read_to_string(&refused).await {
+            return Err(PythonError::OutputRefused(words).into());
+        }
         if let Some(code) = status.code()
-            && code != 0
             && self.skip_on_exit_code.as_ref().is_some_and(|codes| codes.contain(code))
         {
             return Err(Failure::Skip(format!("the process exited with code {code}")));
         }
-        if !status.success() {
-            return match tokio::fs::read_to_string(&refused).await {
-                Ok(words) => Err(PythonError::OutputRefused(words).into()),
-                Err(_) => Err(finished.failure(context)),
-            };
-        }
-        Ok(output(&left, context.output_limit).await?)
+        Err(finished.failure(context))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The DAG file language: every fixture in `tests/fixtures/bad` with what is said of it, every good one as a DAG.
 
 mod commands;
+mod mapped;
 mod operators;
 
 use std::path::{Path, PathBuf};

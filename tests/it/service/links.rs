@@ -141,3 +141,44 @@ async fn a_file_by_two_paths_is_one_problem_and_runs_from_where_it_ran() {
     assert_eq!(served.dag("orders", |_| true).await, first);
     served.stop().await;
 }
+
+/// The file itself is the same one, and looks the same: what its path leads to is not where it was.
+#[tokio::test]
+async fn where_a_file_is_is_found_anew_when_the_folder_behind_a_link_is_renamed() {
+    let mut served = Served::nothing().await;
+    served.deploy("team1/orders.yaml", ONE);
+    served.deploy("dags/own.yaml", "own: {tasks: {one: {operator: script}}}");
+    symlink("../team1", served.path("dags/team")).unwrap();
+    served.within = Some("dags");
+    served.start().await;
+    served.dag("orders", |state| state.version.is_some()).await;
+    std::fs::rename(served.path("team1"), served.path("team2")).unwrap();
+    served.swap("dags/team", "../team2");
+    served.deploy("team1/orders.yaml", "users: {tasks: {one: {operator: script}}}");
+    symlink("../team1", served.path("dags/another")).unwrap();
+    served.dag("users", |state| state.version.is_some()).await;
+    served.untold().await;
+    served.dag("orders", |state| state.retired_at.is_none()).await;
+    served.stop().await;
+}
+
+/// A link to a whole lake: what is behind it is looked at no further than it is worth, and it is told.
+#[tokio::test]
+async fn a_link_to_a_great_many_folders_is_told_of_until_it_is_gone() {
+    let mut served = Served::nothing().await;
+    served.deploy("dags/orders.yaml", ONE);
+    for number in 0..1_100 {
+        std::fs::create_dir_all(served.path(&format!("lake/{number:04}"))).unwrap();
+    }
+    symlink("../lake", served.path("dags/data")).unwrap();
+    served.within = Some("dags");
+    served.start().await;
+    served.dag("orders", |state| state.version.is_some()).await;
+    let error = served.told().await;
+    assert!(error.file.ends_with("/dags/data"), "{error:?}");
+    let words = "is a symbolic link with more than 1000 folders behind it";
+    assert!(error.message.contains(words) && error.message.contains("remove the link"), "{}", error.message);
+    std::fs::remove_file(served.path("dags/data")).unwrap();
+    served.untold().await;
+    served.stop().await;
+}

@@ -7,6 +7,7 @@ use pinsched::connect::s3::PutOptions;
 use pinsched::domain::run_state::RunState;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use sqlx::{Connection as _, Executor as _};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
@@ -226,6 +227,27 @@ async fn large_outputs_of_runs_that_are_gone_are_told_of_and_cleaned() {
     // The other run's are there.
     let shown = product.json(&["show", "latest", "--task", "two"]).await;
     assert_eq!(shown["tasks"][0]["output"]["return_value"].as_str().map(str::len), Some(300_000));
+}
+
+#[tokio::test]
+async fn large_outputs_that_cannot_be_looked_for_are_not_said_to_be_none() {
+    let product = Product::embedded().await;
+    let file = product.write("once.yaml", "once: {tasks: {one: {operator: empty}}}");
+    assert_eq!(product.answer(&["run", &file]).await.status.code(), Some(0));
+    product.s3().await.ensure_bucket("pinsched-staging").await.unwrap();
+    let mut database = sqlx::PgConnection::connect(&product.database_url()).await.unwrap();
+    database.execute("INSERT INTO spill_place (place) VALUES ('file:///a/')").await.unwrap();
+    let nothing = "bucket pinsched-staging holds no drawn rows of runs that are gone\n";
+    for (arguments, what) in [(&["clean", "--dry-run"][..], "looked for"), (&["clean"], "deleted")] {
+        let told = product.answer(arguments).await;
+        assert_eq!(told.status.code(), Some(2), "{}", told.stderr);
+        let words = format!("{nothing}large outputs of runs that are gone could not all be {what}\n");
+        assert_eq!(told.stdout, words, "{}", told.stderr);
+        assert!(told.stderr.contains("the output's place `file:///a/` is no s3:// URL"), "{}", told.stderr);
+        let told = product.answer(&[arguments, &["--output", "json"]].concat()).await;
+        let told: Value = serde_json::from_str(&told.stdout).unwrap();
+        assert_eq!(told["outputs"], Value::Null, "{told}");
+    }
 }
 
 #[tokio::test]
