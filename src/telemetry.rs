@@ -85,20 +85,22 @@ fn quieted(filter: &str) -> String {
     };
     let libraries = level.min(LevelFilter::WARN);
     let mut quieted = vec![libraries.to_string(), format!("pinsched={level}")];
-    // A pool that loses its connections says so in many lines; what follows from it the engine tells in one.
-    let names = |directive: &&str| {
-        let target = directive.split(['=', '[']).next().unwrap_or_default();
-        !target.is_empty() && NOISY.starts_with(target)
+    let is_named = |noisy: &str| {
+        named.iter().any(|directive| {
+            let target = directive.split(['=', '[']).next().unwrap_or_default();
+            !target.is_empty() && noisy.starts_with(target)
+        })
     };
-    if libraries == LevelFilter::WARN && !named.iter().any(names) {
-        quieted.push(format!("{NOISY}=error"));
+    if libraries == LevelFilter::WARN {
+        quieted.extend(NOISY.iter().filter(|noisy| !is_named(noisy)).map(|noisy| format!("{noisy}=error")));
     }
     quieted.extend(named.into_iter().map(str::to_owned));
     quieted.join(",")
 }
 
-/// What warns of what is nobody's business.
-const NOISY: &str = "sqlx_core";
+/// What warns of what is nobody's business. A pool that loses its connections says so in many lines; what follows from it the
+/// engine tells in one. Who reads a database's URL tells of what it does not know in there, and that may be of a password.
+const NOISY: [&str; 2] = ["sqlx_core", "sqlx_postgres::options::parse"];
 
 /// A file for each day, by UTC: `pinsched.log` is `pinsched.2026-03-01.log`. So many are kept.
 fn daily(path: &Path, files: usize) -> Result<RollingFileAppender, TelemetryError> {
@@ -170,18 +172,31 @@ mod tests {
 
     #[test]
     fn a_level_is_that_of_our_own_lines_and_what_is_named_stays() {
-        assert_eq!(quieted("info"), "warn,pinsched=info,sqlx_core=error");
-        assert_eq!(quieted(" DEBUG "), "warn,pinsched=debug,sqlx_core=error");
+        assert_eq!(quieted("info"), "warn,pinsched=info,sqlx_core=error,sqlx_postgres::options::parse=error");
+        assert_eq!(quieted(" DEBUG "), "warn,pinsched=debug,sqlx_core=error,sqlx_postgres::options::parse=error");
         assert_eq!(quieted("error"), "error,pinsched=error");
         assert_eq!(quieted("info,"), quieted("info"));
         assert_eq!(quieted("off"), "off,pinsched=off");
-        assert_eq!(quieted("debug,aws_config=info"), "warn,pinsched=debug,sqlx_core=error,aws_config=info");
+        assert_eq!(
+            quieted("debug,aws_config=info"),
+            "warn,pinsched=debug,sqlx_core=error,sqlx_postgres::options::parse=error,aws_config=info"
+        );
         assert_eq!(quieted("info,sqlx=debug"), "warn,pinsched=info,sqlx=debug");
-        assert_eq!(quieted("info,pinsched::store=trace"), "warn,pinsched=info,sqlx_core=error,pinsched::store=trace");
+        assert_eq!(
+            quieted("info,sqlx_core=debug"),
+            "warn,pinsched=info,sqlx_postgres::options::parse=error,sqlx_core=debug"
+        );
+        assert_eq!(
+            quieted("info,pinsched::store=trace"),
+            "warn,pinsched=info,sqlx_core=error,sqlx_postgres::options::parse=error,pinsched::store=trace"
+        );
         for same in ["pinsched=debug", "rdkafka=trace,s3s=info", "[task{a=1}]=debug", "no such=filter="] {
             assert_eq!(quieted(same), same);
         }
-        assert_eq!(quieted("[task{a=1}]=debug,warn"), "warn,pinsched=warn,sqlx_core=error,[task{a=1}]=debug");
+        assert_eq!(
+            quieted("[task{a=1}]=debug,warn"),
+            "warn,pinsched=warn,sqlx_core=error,sqlx_postgres::options::parse=error,[task{a=1}]=debug"
+        );
         for filter in ["info", "debug,aws_config=info", "[task{a=1}]=debug,warn"] {
             assert!(EnvFilter::try_new(quieted(filter)).is_ok(), "{filter}");
         }

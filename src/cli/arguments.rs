@@ -109,7 +109,7 @@ pub(crate) enum Command {
   pinsched trigger pinterest_daily --param rows=11000 --note 'the big one'
   pinsched trigger pinterest_daily --conf '{\"rows\": 11000}' --wait")]
     Trigger(TriggerArguments),
-    /// Pause a DAG: what runs ends, nothing new begins
+    /// Pause a DAG: tasks that run end, their runs stop there, nothing new begins
     Pause {
         /// The DAG
         dag: DagId,

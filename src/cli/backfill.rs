@@ -15,6 +15,7 @@ use crate::cli::words;
 use crate::clock;
 use crate::domain::Timestamp;
 use crate::domain::dag::Dag;
+use crate::domain::diagnostic::listed;
 use crate::domain::run_state::RunState;
 use crate::domain::run_type::RunType;
 use crate::domain::schedule::DataInterval;
@@ -59,8 +60,10 @@ pub(crate) async fn backfill(session: &Session, arguments: &BackfillArguments) -
     let from = parse_date(&arguments.from, zone, "date")?;
     let to = parse_date(&arguments.to, zone, "date")?;
     anyhow::ensure!(from < to, "`--to {}` is not after `--from {}`", arguments.to, arguments.from);
-    let (mut planned, left_out) = plan(&store, &dag, from, to, arguments.only).await?;
+    let now = clock::now();
+    let (mut planned, left_out) = plan(&store, &dag, from, to, now, arguments.only).await?;
     if arguments.reverse {
+        ensure_no_past_is_waited_for(&dag)?;
         planned.reverse();
     }
     let max_active_runs = arguments.max_active.unwrap_or(dag.settings.max_active_runs);
@@ -99,11 +102,25 @@ pub(crate) async fn backfill(session: &Session, arguments: &BackfillArguments) -
     };
     if !arguments.dry_run && !runs.is_empty() {
         let new = NewBackfill { dag: state.key, from, to, max_active_runs, runs };
-        made.backfill_id = Some(store.create_backfill(&new, clock::now()).await?);
+        made.backfill_id = Some(store.create_backfill(&new, now).await?);
         store.tell(Word::Schedule).await?;
     }
     session.printer.answer(&made, || made.render(session))?;
     Ok(Exit::Done)
+}
+
+/// Newest first, a task that depends on the past would run without its past.
+fn ensure_no_past_is_waited_for(dag: &Dag) -> anyhow::Result<()> {
+    let waits = || dag.tasks().iter().filter(|task| task.depends_on_past).map(|task| task.id.as_str());
+    anyhow::ensure!(
+        waits().next().is_none(),
+        "DAG `{}` cannot be filled in with `--reverse`: {} {} for the run before (depends_on_past, \
+         wait_for_downstream), which would come after; leave `--reverse` out",
+        dag.id(),
+        listed(waits()),
+        if waits().count() == 1 { "waits" } else { "wait" }
+    );
+    Ok(())
 }
 
 /// The ticks of the stretch that become runs, and how many are left out.
@@ -112,6 +129,7 @@ async fn plan(
     dag: &Dag,
     from: Timestamp,
     to: Timestamp,
+    now: Timestamp,
     only: Only,
 ) -> anyhow::Result<(Vec<Planned>, usize)> {
     let settings = &dag.settings;
@@ -123,6 +141,13 @@ async fn plan(
     let mut intervals = Vec::new();
     let mut next = settings.tick_from(from);
     while let Some(tick) = next.filter(|tick| *tick < to) {
+        anyhow::ensure!(
+            tick <= now,
+            "the tick of {} is still to come, and its run is made by the schedule when it does; end the stretch before it, \
+             with `--to {}` or earlier",
+            tick.to_rfc3339(),
+            tick.to_rfc3339()
+        );
         anyhow::ensure!(
             intervals.len() < LARGEST,
             "there are more than {LARGEST} ticks in that stretch; fill it in by parts"

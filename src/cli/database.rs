@@ -233,6 +233,7 @@ struct BackedUp {
 }
 
 async fn backup(session: &Session, file: &Path) -> anyhow::Result<Exit> {
+    anyhow::ensure!(!file.is_dir(), "could not write {}: that is a folder; name a file in it", file.display());
     session.must_have_run()?;
     let (_held, url) = session.database().await?;
     // As it is: who backs up before an upgrade does not want the schema of after it.
@@ -251,14 +252,15 @@ async fn backup(session: &Session, file: &Path) -> anyhow::Result<Exit> {
         .open(&beside)
         .with_context(|| format!("could not write {}", beside.display()))?;
     dump.args(["--format=custom", "--no-owner", "--no-privileges", "--file"]).arg(&beside);
-    let dumped = run(dump, "pg_dump").await;
+    let dumped = run(dump, "pg_dump").await.and_then(|()| {
+        std::fs::rename(&beside, file).with_context(|| format!("could not move the backup to {}", file.display()))
+    });
     if let Err(error) = dumped {
         if let Err(left) = std::fs::remove_file(&beside) {
             tracing::debug!(error = %left, "what pg_dump had written is left");
         }
         return Err(error);
     }
-    std::fs::rename(&beside, file).with_context(|| format!("could not move the backup to {}", file.display()))?;
     let bytes = std::fs::metadata(file).with_context(|| format!("could not look at {}", file.display()))?.len();
     let report = BackedUp { file: file.to_owned(), bytes };
     session.printer.answer(&report, || format!("{} ({} bytes)\n", report.file.display(), count(report.bytes)))?;

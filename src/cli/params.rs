@@ -1,6 +1,5 @@
 //! The values that a command gives a run's params.
 
-use anyhow::Context;
 use serde_json::{Map, Value};
 
 use crate::domain::dag::Dag;
@@ -11,15 +10,26 @@ use crate::domain::params::{self, Undeclared};
 pub(crate) fn merge(dag: &Dag, overrides: &[String], conf: &Map<String, Value>) -> anyhow::Result<Map<String, Value>> {
     let (mut values, more): (Map<String, Value>, Map<String, Value>) =
         conf.clone().into_iter().partition(|(name, _)| dag.settings.params.contains_key(name));
+    let mut mistakes = Vec::new();
     for text in overrides {
-        let (key, value) =
-            text.split_once('=').with_context(|| format!("`{text}` is no param: write --param key=value"))?;
-        values.insert(key.to_owned(), params::typed(&dag.settings, key, value)?);
+        let Some((key, value)) = text.split_once('=') else {
+            mistakes.push(format!("`{text}` is no param: write --param key=value"));
+            continue;
+        };
+        match params::typed(&dag.settings, key, value) {
+            Ok(value) => drop(values.insert(key.to_owned(), value)),
+            Err(problem) => mistakes.push(problem.message),
+        }
     }
-    let mut params = params::resolve(&dag.settings, values, Undeclared::Refused).map_err(|problems| {
-        let words: Vec<String> = problems.into_iter().map(|problem| problem.message).collect();
-        anyhow::anyhow!(words.join("\n"))
-    })?;
-    params.extend(more);
-    Ok(params)
+    match params::resolve(&dag.settings, values, Undeclared::Refused) {
+        Ok(mut params) if mistakes.is_empty() => {
+            params.extend(more);
+            Ok(params)
+        }
+        Ok(_) => Err(anyhow::anyhow!(mistakes.join("\n"))),
+        Err(problems) => {
+            mistakes.extend(problems.into_iter().map(|problem| problem.message));
+            Err(anyhow::anyhow!(mistakes.join("\n")))
+        }
+    }
 }

@@ -12,7 +12,7 @@ use crate::domain::Timestamp;
 use crate::domain::catchup;
 use crate::domain::dag::{Catchup, Dag};
 use crate::domain::ids::DagId;
-use crate::store::{DagState, Pause, Store, Word};
+use crate::store::{DagState, Pause, RunsHeld, Store, Word};
 
 #[derive(Debug, Serialize)]
 struct Paused {
@@ -21,6 +21,8 @@ struct Paused {
     changed: bool,
     /// The ticks that become runs at once, oldest first; the first hundred.
     runs_now: Vec<String>,
+    /// Runs that have begun and stand still for the pause, which go on.
+    runs_begun: u64,
     /// Runs that were asked for and wait, which begin now in their turn.
     runs_waiting: u64,
     next_tick: Option<String>,
@@ -36,12 +38,16 @@ pub(crate) async fn pause(session: &Session, dag: &DagId) -> anyhow::Result<Exit
         is_paused: true,
         changed,
         runs_now: Vec::new(),
+        runs_begun: 0,
         runs_waiting: 0,
         next_tick: None,
     };
     session.printer.answer(&report, || {
         let already = if changed { "" } else { " already" };
-        format!("{dag} is paused{already}: what runs ends, nothing new begins\n")
+        format!(
+            "{dag} is paused{already}: tasks that run end, and their runs stop there until `pinsched unpause`; nothing new \
+             begins\n"
+        )
     })?;
     Ok(Exit::Done)
 }
@@ -50,7 +56,7 @@ pub(crate) async fn unpause(session: &Session, dag: &DagId, dry_run: bool) -> an
     let (_held, store) = session.connect_store().await?;
     let state = find_dag(&store, dag).await?;
     let now = clock::now();
-    let waiting = store.count_waiting_runs(dag).await?;
+    let held = store.runs_held(dag).await?;
     let ahead = match registered(&store, &state).await? {
         Some(dag) => Ahead::of(&dag, &state, now, session.settings.misfire_grace),
         None => Ahead::default(),
@@ -68,10 +74,11 @@ pub(crate) async fn unpause(session: &Session, dag: &DagId, dry_run: bool) -> an
         is_paused: dry_run && state.is_paused,
         changed: changed && !dry_run,
         runs_now: ahead.ticks.iter().map(instant).collect(),
-        runs_waiting: waiting,
+        runs_begun: held.begun,
+        runs_waiting: held.waiting,
         next_tick: ahead.next.as_ref().map(instant),
     };
-    session.printer.answer(&report, || ahead.render(dag, changed, dry_run, waiting))?;
+    session.printer.answer(&report, || ahead.render(dag, changed, dry_run, held))?;
     Ok(Exit::Done)
 }
 
@@ -96,7 +103,7 @@ impl Ahead {
         Self { begins, ticks: due.ticks, more: due.more, next: settings.next_tick(now) }
     }
 
-    fn render(&self, dag: &DagId, changed: bool, dry_run: bool, waiting: u64) -> String {
+    fn render(&self, dag: &DagId, changed: bool, dry_run: bool, held: RunsHeld) -> String {
         let goes_on = match (changed, dry_run) {
             (true, true) => "would go on",
             (true, false) => "goes on",
@@ -116,12 +123,17 @@ impl Ahead {
             Some(next) => format!("the next tick is {}", next.to_rfc3339()),
             None => "its schedule has no further tick".to_owned(),
         };
-        let waiting = match waiting {
+        let begun = match held.begun {
+            0 => String::new(),
+            1 => "; one run that has begun goes on".to_owned(),
+            many => format!("; {many} runs that have begun go on"),
+        };
+        let waiting = match held.waiting {
             0 => String::new(),
             1 => "; one run that waits begins in its turn".to_owned(),
             many => format!("; {many} runs that wait begin in their turn"),
         };
-        format!("{dag} {goes_on}: {now}{waiting}; {next}\n")
+        format!("{dag} {goes_on}: {now}{begun}{waiting}; {next}\n")
     }
 }
 

@@ -294,10 +294,13 @@ impl RunReport {
             Field::coloured(state, Colour::of_run(self.state)),
         ]));
         if let Some(reason) = &self.cancel_reason {
-            let _ = writeln!(text, "cancelled: {reason}");
+            let _ = writeln!(text, "cancelled: {}", words::printable(reason));
         }
         if let Some(note) = &self.note {
-            let _ = writeln!(text, "note: {note}");
+            for (place, line) in note.trim().lines().enumerate() {
+                let before = if place == 0 { "note:" } else { "     " };
+                let _ = writeln!(text, "{before} {}", words::printable(line));
+            }
         }
         if detail == Detail::Full && !self.state.is_final() && !self.driven {
             let _ = writeln!(text, "nobody drives it; `pinsched resume {}` goes on", self.run_id);
@@ -320,7 +323,7 @@ impl RunReport {
         };
         let mut facts = vec![
             ("uuid", self.run_uuid.clone()),
-            ("type", format!("{}, by {}", self.run_type, self.triggered_by)),
+            ("type", format!("{}, by {}", self.run_type, words::printable(&self.triggered_by))),
             ("logical date", words::instant(&self.logical_date)),
             ("data interval", interval),
             ("queued", words::instant(&self.queued_at)),
@@ -414,7 +417,7 @@ impl RunReport {
             }
             let _ = writeln!(text, "\nerror of `{}`", task.name());
             for line in error.trim().lines() {
-                let _ = writeln!(text, "  {line}");
+                let _ = writeln!(text, "  {}", words::printable(line));
             }
         }
         if left_out {
@@ -473,7 +476,7 @@ impl RunReport {
         if !places.is_empty() {
             text.push_str("\nobjects are in\n");
             for place in places {
-                let _ = writeln!(text, "  {place}");
+                let _ = writeln!(text, "  {}", words::printable(&place));
             }
         }
     }
@@ -533,7 +536,7 @@ fn write_results(printer: Printer, results: &Map<String, Value>, text: &mut Stri
     let by_name: BTreeMap<&String, &Value> = results.iter().collect();
     for (name, result) in by_name {
         let rows = result.get("rows").and_then(Value::as_u64).unwrap_or(0);
-        let _ = writeln!(text, "\n{name}  ({})", words::counted(rows, "row", "rows"));
+        let _ = writeln!(text, "\n{}  ({})", words::printable(name), words::counted(rows, "row", "rows"));
         let empty = Vec::new();
         let columns = result.get("columns").and_then(Value::as_array).unwrap_or(&empty);
         let preview = result.get("preview").and_then(Value::as_array).unwrap_or(&empty);

@@ -113,7 +113,7 @@ pub(crate) struct BackfillArguments {
     /// Runs at once [default: the DAG's max_active_runs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) max_active: Option<u32>,
-    /// The latest first
+    /// The latest first, where no task depends on the past
     #[arg(long)]
     pub(crate) reverse: bool,
     /// Set a param; may be repeated

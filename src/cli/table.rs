@@ -21,8 +21,9 @@ pub(crate) struct Field {
 }
 
 impl Field {
+    /// A text, whoever wrote it.
     pub(crate) fn text(text: impl ToString) -> Self {
-        Self { text: text.to_string(), colour: None, alignment: CellAlignment::Left }
+        Self { text: words::printable(&text.to_string()), colour: None, alignment: CellAlignment::Left }
     }
 
     /// A number, a size or a duration: their ends line up.
@@ -57,7 +58,7 @@ pub(crate) struct Table {
 impl Table {
     /// An empty one for lines of `width`, which nobody knows where no terminal reads.
     pub(crate) fn new(headings: &[&str], colours: bool, width: Option<usize>) -> Self {
-        let headings = headings.iter().map(|heading| (*heading).to_owned()).collect();
+        let headings = headings.iter().map(|heading| words::printable(heading)).collect();
         Self { headings, names: 1, rows: Vec::new(), colours, width }
     }
 

@@ -16,7 +16,7 @@ use crate::cli::words;
 use crate::clock;
 use crate::domain::run_state::RunState;
 use crate::domain::run_type::RunType;
-use crate::store::{Begin, NewRun, Run, Store, Word};
+use crate::store::{Begin, NewRun, Run, Store, StoreError, Word};
 
 /// How often the run is looked at while its end is waited for.
 const LOOK: Duration = Duration::from_millis(200);
@@ -54,7 +54,10 @@ pub(crate) async fn trigger(session: &Session, arguments: &TriggerArguments) -> 
         triggered_by: "cli",
         begin: Begin::InTurn,
     };
-    let run = store.create_run(&new, now).await?;
+    let run = match store.create_run(&new, now).await {
+        Err(error @ StoreError::RunExists { .. }) => return Err(in_its_place(&store, &new, error).await?),
+        made => made?,
+    };
     store.tell(Word::Work).await?;
     let is_served = store.live_driver(&run).await?.is_some();
     if !arguments.wait {
@@ -66,6 +69,23 @@ pub(crate) async fn trigger(session: &Session, arguments: &TriggerArguments) -> 
     let ended = end_of(&store, &run).await?;
     report::answer_end(session, &store, &ended).await?;
     Ok(if ended.state == RunState::Success { Exit::Done } else { Exit::No })
+}
+
+/// Which run there is where none can be made: one of that id, or one of that date under another id.
+async fn in_its_place(store: &Store, new: &NewRun<'_>, error: StoreError) -> anyhow::Result<anyhow::Error> {
+    let at = Some(new.logical_date);
+    let of_date = store.runs_between(new.dag.id(), at, at).await?;
+    Ok(match of_date.iter().find(|run| run.rerun == new.rerun && run.run_id != new.run_id) {
+        Some(run) => anyhow::anyhow!(
+            "DAG `{}` has a run of the logical date {} already, `{}` ({}); `pinsched restart` and `pinsched clear` run it \
+             again",
+            run.dag_id,
+            run.logical_date.to_rfc3339(),
+            run.run_id,
+            run.state
+        ),
+        None => error.into(),
+    })
 }
 
 fn waits(run: &Run, is_paused: bool, is_served: bool) -> String {

@@ -82,6 +82,11 @@ pub(crate) fn excerpt(text: &str, most: usize) -> String {
     line.chars().take(beginning).chain(['…']).chain(line.chars().skip(length - end)).collect()
 }
 
+/// A text that others wrote without what would command a terminal; its lines stay.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() && letter != '\n' { ' ' } else { letter }).collect()
+}
+
 /// Whether an excerpt of so many characters is the whole text.
 pub(crate) fn fits(text: &str, most: usize) -> bool {
     one_line(text).chars().count() <= most
@@ -126,5 +131,10 @@ mod tests {
         );
         assert_eq!(excerpt("a\u{1b}[31m\0b", 10), "a [31m b");
         assert_eq!(excerpt("", 10), "");
+    }
+
+    #[test]
+    fn nothing_printable_commands_a_terminal() {
+        assert_eq!(printable("a\u{1b}]0;x\u{7}\tb\u{9b}1m\nc\r"), "a ]0;x  b 1m\nc ");
     }
 }

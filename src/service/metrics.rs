@@ -149,7 +149,7 @@ impl Metrics {
         self.schedule_delay.observe(delay.to_std().unwrap_or_default().as_secs_f64());
     }
 
-    /// What became of ticks: `run`, `skipped` or `dropped`.
+    /// What became of ticks: `run`, `exists`, `skipped` or `dropped`.
     pub(super) fn ticked(&self, outcome: &'static str, ticks: u64) {
         self.ticks.get_or_create(&[("outcome", outcome.to_owned())]).inc_by(ticks);
     }

@@ -182,7 +182,11 @@ impl Scheduler {
         let mut fired = false;
         for tick in &due.ticks {
             match self.fire(&registered, until, *tick, now).await? {
-                Fired::Run(run, cancelled) => {
+                None => {
+                    self.metrics.ticked("exists", 1);
+                    tracing::info!(dag.id = %id, tick = %tick, "there is a run of this tick's logical date already");
+                }
+                Some(Fired::Run(run, cancelled)) => {
                     tracing::info!(dag.id = %id, run.id = %run.run_id, state = %run.state, "scheduled");
                     self.metrics.ticked("run", 1);
                     if run.state == RunState::Running {
@@ -194,11 +198,11 @@ impl Scheduler {
                     }
                     fired = true;
                 }
-                Fired::Skipped => {
+                Some(Fired::Skipped) => {
                     self.metrics.ticked("skipped", 1);
                     tracing::info!(dag.id = %id, tick = %tick, "skipped: an earlier run is unfinished (overlap: skip)");
                 }
-                Fired::Elsewhere => {
+                Some(Fired::Elsewhere) => {
                     // Another process was first, or a person paused it: how it stands now is read anew.
                     self.bells.schedule().ring();
                     return Ok(fired);
@@ -223,13 +227,14 @@ impl Scheduler {
         Ok(fired)
     }
 
+    /// Makes a tick a run; nothing where somebody has made the run of its logical date before.
     async fn fire(
         &self,
         registered: &Registered,
         was_until: Option<Timestamp>,
         tick: Timestamp,
         now: Timestamp,
-    ) -> Result<Fired, StoreError> {
+    ) -> Result<Option<Fired>, StoreError> {
         let settings = &registered.dag.settings;
         let interval = settings.data_interval(tick);
         let next = if settings.schedule.is_by_the_clock() { settings.next_tick(tick) } else { None };
@@ -252,12 +257,11 @@ impl Scheduler {
         let (dag, version, overlap) = (registered.key, registered.version, settings.overlap);
         let tick = Tick { dag, version, new, was_until, until: tick, next, overlap };
         match self.store.fire(&tick, now).await {
-            Err(StoreError::RunExists { run_id, .. }) => {
-                tracing::info!(dag.id = %registered.dag.id(), run.id = %run_id, "the run of this tick is there already");
+            Err(StoreError::RunExists { .. }) => {
                 self.store.pass_ticks(dag, was_until, Some(tick.until), next).await?;
-                Ok(Fired::Skipped)
+                Ok(None)
             }
-            fired => fired,
+            fired => fired.map(Some),
         }
     }
 

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 use crate::domain::Timestamp;
 use crate::domain::choice;
-use crate::domain::control::{self, Action, InstanceState, Outcome, Reach, RunStates};
+use crate::domain::control::{self, Action, InstanceState, Outcome, Reach, RunStates, Step};
 use crate::domain::dag::Dag;
 use crate::domain::ids::{RunKey, TaskIndex, TaskRunKey};
 use crate::domain::mapping::TaskName;
@@ -88,7 +88,9 @@ impl Store {
         let kept_back = kept_back(&mut transaction, run, dag).await?;
         let outcome = control::apply(dag, standing, &selected, request.action, &kept_back)
             .map_err(|source| StoreError::Inconsistent { run, source: source.into() })?;
-        let changed = outcome.steps.iter().filter_map(|step| {
+        // A mark forgets failures after it, and finds some of them again. Who clears is told of all that is cleared.
+        let changes = |step: &&Step| step.from != step.to || request.action == Action::Clear;
+        let changed = outcome.steps.iter().filter(changes).filter_map(|step| {
             let (index, map_index) = match instances.binary_search_by_key(&step.task, |instance| instance.task) {
                 Ok(place) => (instances[place].map_of, Some(map_indexes[place])),
                 Err(_) => (step.task, None),

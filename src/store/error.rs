@@ -1,11 +1,11 @@
 //! What can go wrong with the store, and whose fault it is.
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use sqlx::migrate::MigrateError;
-use url::Url;
 
 use crate::domain::ids::{AttemptKey, DagId, RunId, RunKey};
 use crate::domain::plan::PlanError;
+use crate::store::address;
 
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +18,14 @@ pub enum StoreError {
         /// What the driver said.
         #[source]
         source: sqlx::Error,
+    },
+    /// The URL has a parameter that no connection takes. What it is may be a part of a password.
+    #[error(
+        "the database's URL has a parameter that no connection takes (these are known: {known}); in a user's name or password, `/`, `?`, `#` and `@` are written `%2F`, `%3F`, `%23` and `%40`"
+    )]
+    Parameter {
+        /// The parameters that there are, and which may have been meant.
+        known: String,
     },
     /// No answer.
     #[error("the database did not answer for {} s", .after.as_secs())]
@@ -112,16 +120,7 @@ impl StoreError {
         if is_pooled(&source) {
             return Self::Pooler;
         }
-        let address = match Url::parse(url.expose_secret()) {
-            Ok(url) => format!(
-                "postgres://{}:{}{}",
-                url.host_str().unwrap_or("localhost"),
-                url.port().unwrap_or(5432),
-                url.path()
-            ),
-            Err(_) => "at a URL that cannot be read".to_owned(),
-        };
-        Self::Unreachable { address, source }
+        Self::Unreachable { address: address::told(url), source }
     }
 
     pub(in crate::store) fn migrate(source: MigrateError) -> Self {
@@ -162,6 +161,7 @@ impl StoreError {
             | Self::Newer { .. }
             | Self::Fenced { .. }
             | Self::RunExists { .. }
+            | Self::Parameter { .. }
             | Self::Pooler
             | Self::Inconsistent { .. }
             | Self::Corrupt { .. } => false,

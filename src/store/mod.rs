@@ -3,6 +3,7 @@
 //! What a function writes is one transaction: when the process dies in the middle of it, nothing of it happened. (A
 //! [`Stepper`]'s step may take several, each of them whole.) None is open while an operator runs.
 
+mod address;
 mod backfills;
 mod connections;
 mod control;
@@ -52,7 +53,7 @@ pub use load::Load;
 pub use logs::LogChunk;
 pub use notices::{Due, Notification};
 pub use pools::Pool;
-pub use runs::{Run, RunSource, SHORTEST_OF_UUID};
+pub use runs::{Run, RunSource, RunsHeld, SHORTEST_OF_UUID};
 pub use schema::{Facts, Schema};
 pub use sealing::{Kind, SealError, SecretKeys};
 pub use sinking::SinkClaimError;
@@ -74,7 +75,7 @@ impl Store {
     /// Connects with at most `connections` connections; does not migrate.
     ///
     /// # Errors
-    /// [`StoreError::Unreachable`] names host and database, never the password.
+    /// [`StoreError::Unreachable`] names host and database, never the password; [`StoreError::Parameter`] nothing of the URL.
     pub async fn connect(url: &SecretString, connections: u32) -> Result<Self, StoreError> {
         Self::connect_telling(url, connections, Exports::default()).await
     }
@@ -84,6 +85,7 @@ impl Store {
     /// # Errors
     /// As [`Self::connect`].
     pub async fn connect_telling(url: &SecretString, connections: u32, exports: Exports) -> Result<Self, StoreError> {
+        address::check(url)?;
         // A pool tries again and again until its patience ends, and then has forgotten why: one plain try tells.
         let unreachable = |source| StoreError::unreachable(url, source);
         match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect(url.expose_secret())).await {

@@ -59,6 +59,15 @@ pub struct Run {
     pub file: String,
 }
 
+/// How many of a DAG's runs a pause holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunsHeld {
+    /// They have begun; their next tasks wait.
+    pub begun: u64,
+    /// They wait for their turn.
+    pub waiting: u64,
+}
+
 /// The DAG file that a run was made from, as it was then.
 pub struct RunSource {
     /// Its path, absolute.
@@ -268,19 +277,20 @@ impl Store {
         .collect()
     }
 
-    /// How many of a DAG's runs wait for their turn.
-    pub async fn count_waiting_runs(&self, dag: &DagId) -> Result<u64, StoreError> {
-        sqlx::query_scalar!(
-            r#"SELECT count(*) AS "count!"
+    /// How many of a DAG's runs a pause holds: those that have begun and no process of their own drives, and those that wait.
+    pub async fn runs_held(&self, dag: &DagId) -> Result<RunsHeld, StoreError> {
+        let row = sqlx::query!(
+            r#"SELECT count(*) FILTER (WHERE r.state = 'running' AND r.owner_id IS NULL) AS "begun!",
+                      count(*) FILTER (WHERE r.state = 'queued') AS "waiting!"
                FROM run AS r
                JOIN dag AS d ON d.id = r.dag_key
-               WHERE d.dag_id = $1 AND r.state = 'queued'"#,
+               WHERE d.dag_id = $1 AND r.state IN ('queued', 'running')"#,
             dag.as_str()
         )
         .fetch_one(&self.pool)
         .await
-        .map(i64::unsigned_abs)
-        .map_err(StoreError::query("count a DAG's waiting runs"))
+        .map_err(StoreError::query("count a DAG's unfinished runs"))?;
+        Ok(RunsHeld { begun: row.begun.unsigned_abs(), waiting: row.waiting.unsigned_abs() })
     }
 
     /// The ids of the DAGs that have runs, in order, at most 1,000.

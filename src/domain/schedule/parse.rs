@@ -23,6 +23,9 @@ const PRESETS: [(&str, &str); 9] = [
     ("@minutely", "* * * * *"),
 ];
 
+/// No schedule comes more often: cron has no finer step, and runs that come faster are one that goes on.
+const SHORTEST: Duration = Duration::from_secs(1);
+
 /// A schedule that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -71,12 +74,7 @@ impl FromStr for Schedule {
             return CronExpression::parse(text).map(Self::cron);
         }
         match parse_duration(trimmed) {
-            Ok(Duration::ZERO) => Err(ScheduleError {
-                message: "a schedule of no time at all".to_owned(),
-                range: whole,
-                help: Some("`@continuous` starts the next run as soon as one ends".to_owned()),
-            }),
-            Ok(every) => Ok(Self::Every(every)),
+            Ok(every) => Self::every(every, whole),
             Err(DurationError::Form(_)) => Err(ScheduleError {
                 message: format!("`{trimmed}` is neither a cron expression nor a duration"),
                 range: whole,
@@ -88,6 +86,22 @@ impl FromStr for Schedule {
 }
 
 impl Schedule {
+    /// At that distance, which stands in this part of a text.
+    ///
+    /// # Errors
+    /// It is shorter than a second: a service makes runs, and each is a row for good.
+    pub fn every(every: Duration, range: Range<usize>) -> Result<Self, ScheduleError> {
+        let message = match every {
+            Duration::ZERO => "a schedule of no time at all".to_owned(),
+            short if short < SHORTEST => {
+                format!("a schedule of {} s is too short", short.as_secs_f64())
+            }
+            every => return Ok(Self::Every(every)),
+        };
+        let help = "the shortest is `1s`; `@continuous` starts the next run as soon as one ends";
+        Err(ScheduleError { message, range, help: Some(help.to_owned()) })
+    }
+
     fn cron(cron: CronExpression) -> Self {
         Self::Times(vec![Time::Cron(cron)])
     }
@@ -156,6 +170,10 @@ mod tests {
         let error = "0 0 30 2 *".parse::<Schedule>().unwrap_err();
         assert_eq!(error.to_string(), "`0 0 30 2 *` never comes");
         assert_eq!("@dayly".parse::<Schedule>().unwrap_err().help.as_deref(), Some("did you mean `@daily`?"));
+        for short in ["1ms", "999ms", "0.5"] {
+            let error = short.parse::<Schedule>().unwrap_err();
+            assert!(error.to_string().ends_with("s is too short") && error.help.is_some(), "{error}");
+        }
         assert!("* * *".parse::<Schedule>().unwrap_err().to_string().contains("this has 3"));
         assert_eq!("2026-13-24".parse::<Schedule>().unwrap_err().to_string(), "`2026-13-24` is not a date");
     }

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use pinsched::clock;
 use pinsched::domain::run_state::RunState;
 use pinsched::service::Door;
+use pinsched::store::{Begin, NewRun, Pause, Word};
 use regex::Regex;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -87,6 +89,30 @@ async fn metrics_count_what_happened() {
     assert_eq!(value("pinsched_database_up"), 1.0);
     assert!(value("process_resident_memory_bytes") > 1_000_000.0);
     assert_eq!(value(&format!("pinsched_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"))), 1.0);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_tick_whose_run_somebody_made_before_is_no_skipped_one() {
+    let text = "orders: {schedule: '@daily', start_date: 2026-01-01, end_date: 2026-01-01, catchup: all, \
+                is_paused_upon_creation: true, tasks: {one: {operator: script}}}";
+    let served = Served::by_one(&[("orders.yaml", text)]).await;
+    let state = served.dag("orders", |state| state.version.is_some()).await;
+    let (dag, store) = (crate::dags::dag(text), &served.house.store);
+    let at = "2026-01-01T00:00:00Z".parse().unwrap();
+    let by_hand = NewRun { logical_date: at, begin: Begin::InTurn, ..crate::dags::new_run(&dag, text) };
+    store.create_run(&by_hand, clock::now()).await.unwrap();
+    store.pause_dag(&state.dag_id, Pause::GoOn { begins: None }).await.unwrap();
+    store.tell(Word::Schedule).await.unwrap();
+    let address = served.addresses[0];
+    let counted = async |_: &House| {
+        let seen = metrics(address).await;
+        seen.contains_key("pinsched_ticks_total{outcome=\"exists\"}").then_some(seen)
+    };
+    let seen = served.until("the tick", counted).await;
+    assert_eq!(seen["pinsched_ticks_total{outcome=\"exists\"}"], 1.0);
+    assert!(!seen.contains_key("pinsched_ticks_total{outcome=\"skipped\"}"), "{seen:#?}");
+    assert_eq!(served.runs("orders").await.len(), 1);
     served.stop().await;
 }
 

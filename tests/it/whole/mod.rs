@@ -13,4 +13,5 @@ mod refused;
 mod slips;
 mod terminal;
 mod told;
+mod told_why;
 mod upkeep;

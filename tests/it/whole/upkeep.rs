@@ -133,6 +133,11 @@ async fn a_backup_that_cannot_be_written_is_an_error_and_leaves_nothing() {
     assert_eq!(code, Some(2));
     assert!(stderr.contains("there is nothing to back up"), "{stderr}");
     assert!(!folder.path().join("empty.dump").exists());
+    std::fs::create_dir(folder.path().join("dags")).unwrap();
+    let (code, _, stderr) = on(&folder, &url, &["db", "backup", "dags"]).await;
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("could not write dags: that is a folder"), "{stderr}");
+    assert!(!folder.path().join("dags.part").exists());
 }
 
 #[tokio::test]

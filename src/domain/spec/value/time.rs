@@ -100,13 +100,15 @@ impl FromNode for Schedule {
     fn from_node(node: &Node, key: &str, problems: &mut Problems<'_>) -> Option<Self> {
         match &node.kind {
             NodeKind::Null => Some(Self::None),
-            NodeKind::Number(_) => Seconds::from_node(node, key, problems).and_then(|every| {
-                if every.0.is_zero() {
-                    problems.add(Diagnostic::error(Code::BadSchedule, node.span, "a schedule of no time at all"));
-                    return None;
-                }
-                Some(Self::Every(every.0))
-            }),
+            NodeKind::Number(_) => {
+                let every = Seconds::from_node(node, key, problems)?;
+                let tell = |error: ScheduleError| {
+                    let mut problem = Diagnostic::error(Code::BadSchedule, node.span, error.message);
+                    problem.help = error.help;
+                    problems.add(problem);
+                };
+                Self::every(every.0, 0..0).map_err(tell).ok()
+            }
             NodeKind::Text(_) => one_schedule(node, problems),
             NodeKind::List(items) if !items.is_empty() => {
                 let mut times = Vec::new();
@@ -132,7 +134,7 @@ impl FromNode for Schedule {
 described!(Schedule, "Schedule", {
     "anyOf": [
         { "type": "string" },
-        { "type": "number", "exclusiveMinimum": 0 },
+        { "type": "number", "minimum": 1 },
         { "type": "array", "minItems": 1, "items": { "type": "string" } }
     ]
 });
