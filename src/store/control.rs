@@ -99,7 +99,7 @@ impl Store {
             Some(Changed { task: step.task, name, from: step.from, to: step.to })
         });
         let changed: Vec<Changed> = changed.collect();
-        if mode == Mode::Do && !changed.is_empty() {
+        if mode == Mode::Do && !outcome.steps.is_empty() {
             write(&mut transaction, run, &outcome, request, now).await?;
             if !outcome.removed.is_empty() {
                 remove(&mut transaction, run, &outcome.removed, request.words, now).await?;
