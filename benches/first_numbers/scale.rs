@@ -16,7 +16,8 @@ use sqlx::{Connection, PgConnection};
 
 use super::{PROGRAM, ROUNDS, chain, drive, fan, line, median, megabytes, milliseconds, verdict};
 
-/// Rows of the history by default: `PINSCHED_BENCH_HISTORY` sets another number.
+/// Rows of the history by default: `BENCH_HISTORY` sets another number (pinsched refuses variables of its own that it does
+/// not know).
 const HISTORY: i64 = 10_000_000;
 
 /// How long the idle service is watched.
@@ -228,7 +229,7 @@ pub(super) async fn waiting(url: &str, folder: &Path) {
 /// What claiming and completing cost beside years of finished tasks.
 #[expect(clippy::disallowed_methods, reason = "how large the history is to be is no setting of the product's")]
 pub(super) async fn history(url: &str) {
-    let rows: i64 = std::env::var("PINSCHED_BENCH_HISTORY").map_or(HISTORY, |rows| rows.parse().unwrap());
+    let rows: i64 = std::env::var("BENCH_HISTORY").map_or(HISTORY, |rows| rows.parse().unwrap());
     let (empty, full) = (database(url, "bench_empty").await, database(url, "bench_full").await);
     let mut stores = Vec::new();
     for url in [&empty, &full] {
