@@ -4,6 +4,7 @@
 use crate::domain::Timestamp;
 use crate::domain::ids::{RunKey, TaskId, TaskIndex};
 use crate::domain::mapping::TaskName;
+use crate::store::tasks::AttemptRow;
 use crate::store::{AttemptRecord, Store, StoreError, rows};
 
 /// How long a row is its sender's: longer than the exchanges of a large run's trace.
@@ -122,7 +123,7 @@ impl TaskAttempt {
 macro_rules! select_attempts {
     ($rest:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
-            AttemptRow,
+            TaskAttemptRow,
             "SELECT t.task_index, t.task_id, t.map_of, t.map_index, a.fence, a.try_number, a.started_at, a.finished_at,
                     a.outcome, a.error
              FROM task_run AS t
@@ -257,7 +258,8 @@ impl Store {
         task: TaskIndex,
         fence: i64,
     ) -> Result<Option<AttemptRecord>, StoreError> {
-        let row = sqlx::query!(
+        sqlx::query_as!(
+            AttemptRow,
             "SELECT fence, try_number, started_at, finished_at, outcome, error
              FROM attempt
              WHERE run_key = $1 AND task_index = $2 AND fence = $3",
@@ -267,17 +269,8 @@ impl Store {
         )
         .fetch_optional(&self.pool)
         .await
-        .map_err(StoreError::query("read an attempt"))?;
-        row.map(|row| {
-            Ok(AttemptRecord {
-                fence: row.fence,
-                try_number: row.try_number,
-                started_at: row.started_at,
-                finished_at: row.finished_at,
-                outcome: row.outcome.as_deref().map(rows::attempt_outcome).transpose()?,
-                error: row.error,
-            })
-        })
+        .map_err(StoreError::query("read an attempt"))?
+        .map(AttemptRecord::try_from)
         .transpose()
     }
 }
@@ -287,7 +280,7 @@ fn run_end(stored: String) -> Result<RunEnd, StoreError> {
     known.ok_or(StoreError::Corrupt { what: "the end of a run that is told", value: stored })
 }
 
-struct AttemptRow {
+struct TaskAttemptRow {
     task_index: i32,
     task_id: String,
     map_of: Option<i32>,
@@ -300,23 +293,17 @@ struct AttemptRow {
     error: Option<String>,
 }
 
-impl TryFrom<AttemptRow> for TaskAttempt {
+impl TryFrom<TaskAttemptRow> for TaskAttempt {
     type Error = StoreError;
 
-    fn try_from(row: AttemptRow) -> Result<Self, StoreError> {
+    fn try_from(row: TaskAttemptRow) -> Result<Self, StoreError> {
         let index = |index: i32| TaskIndex(index.cast_unsigned());
+        let TaskAttemptRow { fence, try_number, started_at, finished_at, outcome, error, .. } = row;
         Ok(Self {
             task: index(row.task_index),
             task_id: rows::id("a task id", &row.task_id)?,
             instance_of: row.map_of.map(index).zip(row.map_index.map(i32::cast_unsigned)),
-            record: AttemptRecord {
-                fence: row.fence,
-                try_number: row.try_number,
-                started_at: row.started_at,
-                finished_at: row.finished_at,
-                outcome: row.outcome.as_deref().map(rows::attempt_outcome).transpose()?,
-                error: row.error,
-            },
+            record: AttemptRow { fence, try_number, started_at, finished_at, outcome, error }.try_into()?,
         })
     }
 }

@@ -322,7 +322,8 @@ impl Store {
 
     /// A task run's attempts, oldest first, at most 1,000.
     pub async fn attempts(&self, run: RunKey, task: TaskIndex) -> Result<Vec<AttemptRecord>, StoreError> {
-        let rows = sqlx::query!(
+        sqlx::query_as!(
+            AttemptRow,
             "SELECT fence, try_number, started_at, finished_at, outcome, error
              FROM attempt
              WHERE run_key = $1 AND task_index = $2
@@ -333,19 +334,30 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await
-        .map_err(StoreError::query("read a task's attempts"))?;
-        rows.into_iter()
-            .map(|row| {
-                Ok(AttemptRecord {
-                    fence: row.fence,
-                    try_number: row.try_number,
-                    started_at: row.started_at,
-                    finished_at: row.finished_at,
-                    outcome: row.outcome.as_deref().map(rows::attempt_outcome).transpose()?,
-                    error: row.error,
-                })
-            })
-            .collect()
+        .map_err(StoreError::query("read a task's attempts"))?
+        .into_iter()
+        .map(AttemptRecord::try_from)
+        .collect()
+    }
+}
+
+/// An attempt as the database has it.
+pub(in crate::store) struct AttemptRow {
+    pub(in crate::store) fence: i64,
+    pub(in crate::store) try_number: i32,
+    pub(in crate::store) started_at: Timestamp,
+    pub(in crate::store) finished_at: Option<Timestamp>,
+    pub(in crate::store) outcome: Option<String>,
+    pub(in crate::store) error: Option<String>,
+}
+
+impl TryFrom<AttemptRow> for AttemptRecord {
+    type Error = StoreError;
+
+    fn try_from(row: AttemptRow) -> Result<Self, StoreError> {
+        let AttemptRow { fence, try_number, started_at, finished_at, outcome, error } = row;
+        let outcome = outcome.as_deref().map(rows::attempt_outcome).transpose()?;
+        Ok(Self { fence, try_number, started_at, finished_at, outcome, error })
     }
 }
 
