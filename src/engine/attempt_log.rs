@@ -175,30 +175,27 @@ async fn keep(store: Store, mut waiting: UnboundedReceiver<Waiting>) {
 async fn write_batch(store: &Store, batch: Vec<Waiting>) {
     let mut parts = vec![batch];
     while let Some(mut part) = parts.pop() {
-        let (chunks, told): (Vec<_>, Vec<_>) = part.drain(..).map(|one| (one.chunk, one.told)).unzip();
-        if chunks.is_empty() {
-            continue;
-        }
+        let Some(first) = part.first() else { continue };
+        let task_run = first.chunk.attempt.task_run;
+        let chunks: Vec<&LogChunk> = part.iter().map(|one| &one.chunk).collect();
         let written = answered(store.append_logs(&chunks)).await;
         let is_refused = written.as_ref().is_err_and(|error| !error.is_transient());
-        let mut all: Vec<Waiting> = chunks.into_iter().zip(told).map(|(chunk, told)| Waiting { chunk, told }).collect();
         match written {
-            Ok(()) => all.into_iter().for_each(|one| one.tell(|_| Fate::Written)),
-            Err(_) if is_refused && all.len() > 1 => {
-                let rest = all.split_off(all.len() / 2);
-                parts.extend([rest, all]);
+            Ok(()) => part.into_iter().for_each(|one| one.tell(|_| Fate::Written)),
+            Err(_) if is_refused && part.len() > 1 => {
+                let rest = part.split_off(part.len() / 2);
+                parts.extend([rest, part]);
             }
             Err(error) => {
-                let task_run = all[0].chunk.attempt.task_run;
                 tracing::warn!(
                     error = %chain(&error),
-                    chunks = all.len(),
+                    chunks = part.len(),
                     run.key = task_run.run.0,
                     task.index = task_run.task.0,
                     "a part of a task's log could not be written"
                 );
                 let fate = |body| if is_refused { Fate::Refused } else { Fate::Again(body) };
-                all.into_iter().for_each(|one| one.tell(fate));
+                part.into_iter().for_each(|one| one.tell(fate));
             }
         }
     }

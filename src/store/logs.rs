@@ -1,5 +1,7 @@
 //! The logs of attempts: chunks of many lines, appended while the attempt runs.
 
+use std::borrow::Borrow;
+
 use crate::domain::ids::{AttemptKey, RunKey, TaskIndex};
 use crate::store::{Store, StoreError, rows};
 
@@ -20,12 +22,13 @@ impl Store {
     ///
     /// # Errors
     /// None of them is written.
-    pub async fn append_logs(&self, chunks: &[LogChunk]) -> Result<(), StoreError> {
-        let runs: Vec<i64> = chunks.iter().map(|chunk| chunk.attempt.task_run.run.0).collect();
-        let tasks: Vec<i32> = chunks.iter().map(|chunk| chunk.attempt.task_run.task.0.cast_signed()).collect();
-        let fences: Vec<i64> = chunks.iter().map(|chunk| chunk.attempt.fence).collect();
-        let places: Vec<i32> = chunks.iter().map(|chunk| chunk.seq).collect();
-        let bodies: Vec<String> = chunks.iter().map(|chunk| rows::text(&chunk.body)).collect();
+    pub async fn append_logs(&self, chunks: &[impl Borrow<LogChunk>]) -> Result<(), StoreError> {
+        let chunks = || chunks.iter().map(Borrow::<LogChunk>::borrow);
+        let runs: Vec<i64> = chunks().map(|chunk| chunk.attempt.task_run.run.0).collect();
+        let tasks: Vec<i32> = chunks().map(|chunk| chunk.attempt.task_run.task.0.cast_signed()).collect();
+        let fences: Vec<i64> = chunks().map(|chunk| chunk.attempt.fence).collect();
+        let places: Vec<i32> = chunks().map(|chunk| chunk.seq).collect();
+        let bodies: Vec<String> = chunks().map(|chunk| rows::text(&chunk.body)).collect();
         sqlx::query!(
             "INSERT INTO attempt_log (run_key, task_index, fence, seq, body)
              SELECT * FROM unnest($1::bigint[], $2::int[], $3::bigint[], $4::int[], $5::text[])
