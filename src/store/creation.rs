@@ -148,7 +148,8 @@ impl Store {
     }
 }
 
-fn content_hash(source: &str) -> Vec<u8> {
+/// What a text is known by among the versions of its DAG: its SHA-256.
+pub(in crate::store) fn content_hash(source: &str) -> Vec<u8> {
     Sha256::digest(source.as_bytes()).to_vec()
 }
 

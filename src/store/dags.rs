@@ -1,12 +1,11 @@
 //! DAGs as a service knows them: registered from their files, paused, retired, and how far their schedules are done.
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::domain::Timestamp;
 use crate::domain::dag::{Dag, Overlap};
 use crate::domain::ids::{DagId, RunKey};
-use crate::store::creation::{Turn, insert_run};
+use crate::store::creation::{Turn, content_hash, insert_run};
 use crate::store::runs::cancel_runs;
 use crate::store::{DagVersionId, NewRun, Run, Store, StoreError, rows};
 
@@ -129,8 +128,7 @@ impl Store {
     ) -> Result<Vec<DagState>, StoreError> {
         let settings = || registrations.iter().map(|one| &one.dag.settings);
         let ids: Vec<String> = settings().map(|settings| settings.id.to_string()).collect();
-        let hashes: Vec<Vec<u8>> =
-            registrations.iter().map(|one| Sha256::digest(one.source.as_bytes()).to_vec()).collect();
+        let hashes: Vec<Vec<u8>> = registrations.iter().map(|one| content_hash(one.source)).collect();
         let files: Vec<String> = registrations.iter().map(|one| one.file.to_owned()).collect();
         let sources: Vec<String> = registrations.iter().map(|one| one.source.to_owned()).collect();
         let begins: Vec<Option<Timestamp>> = registrations.iter().map(|one| one.begins).collect();
